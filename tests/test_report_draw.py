@@ -1,0 +1,115 @@
+"""Boxes on pictures: the line is where the box is, the label can be read, any picture will do."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageColor
+
+from xvlm import report
+from xvlm.report.draw import thumbnail
+
+GREY = Image.new("RGB", (200, 100), (120, 120, 120))
+
+
+def changed(image: Image.Image, drawn: Image.Image) -> np.ndarray:
+    """(height, width) bool: which pixels the drawing changed."""
+    return np.asarray((np.asarray(image.convert("RGB")) != np.asarray(drawn)).any(-1))
+
+
+def test_the_line_is_on_the_box_and_nowhere_else() -> None:
+    drawn = report.draw_box(GREY, [report.DrawnBox((50, 20, 150, 80), colour="#ff0000")])
+    assert drawn.size == GREY.size and np.asarray(GREY).max() == 120, "the picture itself stays"
+    rows, columns = np.nonzero(changed(GREY, drawn))
+    assert abs(rows.min() - 20) <= 3 and abs(rows.max() - 80) <= 3
+    assert abs(columns.min() - 50) <= 3 and abs(columns.max() - 150) <= 3
+    assert not changed(GREY, drawn)[25:75, 55:145].any()
+    assert all(drawn.getpixel(at) == (255, 0, 0) for at in [(50, 50), (150, 50), (100, 20), (100, 80)])
+
+
+def test_dashes_leave_gaps_but_close_the_corners() -> None:
+    solid, dashed = (
+        report.draw_box(GREY, [report.DrawnBox((50, 20, 150, 80), colour="#00ff00", dashed=flag)])
+        for flag in (False, True)
+    )
+    share = changed(GREY, dashed).sum() / changed(GREY, solid).sum()
+    assert 0.4 < share < 0.8
+    assert all(dashed.getpixel(at) == (0, 255, 0) for at in [(50, 20), (150, 20), (50, 80), (150, 80)])
+
+
+def test_line_and_letters_grow_with_the_picture() -> None:
+    small, large = Image.new("RGB", (300, 300)), Image.new("RGB", (1200, 1200))
+    areas = []
+    for image, scale in ((small, 1), (large, 4)):
+        box = report.DrawnBox((100 * scale, 100 * scale, 200 * scale, 200 * scale), "0.93", "#ffffff")
+        areas.append(changed(image, report.draw_box(image, [box])).sum() / scale**2)
+    assert areas[1] == pytest.approx(areas[0], rel=0.4)
+
+
+side = st.integers(-30, 330)
+
+
+@given(
+    st.tuples(side, side), st.tuples(st.integers(0, 300), st.integers(0, 300)), st.text("abc 09", max_size=80)
+)
+def test_any_box_with_some_part_inside_is_drawn(
+    corner: tuple[int, int], size: tuple[int, int], label: str
+) -> None:
+    image = Image.new("RGB", (160, 90), (120, 120, 120))
+    box = (corner[0], corner[1], corner[0] + size[0], corner[1] + size[1])
+    inside = box[0] < 160 and box[1] < 90 and box[2] > 0 and box[3] > 0
+    if inside:
+        assert changed(image, report.draw_box(image, [report.DrawnBox(box, label)])).any()
+    else:
+        with pytest.raises(ValueError, match="160 x 90 pixels"):
+            report.draw_box(image, [report.DrawnBox(box, label)])
+
+
+@pytest.mark.parametrize("box", [(50, 20, 40, 80), (math.nan, 0, 5, 5), (0, 50, 10, 40)])
+def test_a_box_that_is_none_is_refused(box: tuple[float, float, float, float]) -> None:
+    with pytest.raises(ValueError, match="x0 <= x1"):
+        report.draw_box(GREY, [report.DrawnBox(box)])
+
+
+@pytest.mark.parametrize("box", [(0, 0, 199, 99), (150, 2, 198, 40), (2, 70, 60, 98), (90, 40, 110, 60)])
+def test_the_label_lies_wholly_in_the_picture(box: tuple[float, float, float, float]) -> None:
+    """On a wider canvas with the same picture in it, the plate has as many pixels: none was cut off."""
+    colour = ImageColor.getrgb("#12ab34")
+    drawn = report.draw_box(GREY, [report.DrawnBox(box, "0.93", "#12ab34")])
+    bare = report.draw_box(GREY, [report.DrawnBox(box, "", "#12ab34")])
+    plate = (np.asarray(drawn) != np.asarray(bare)).any(-1)
+    rows, columns = np.nonzero(plate)
+    assert rows.max() - rows.min() >= 8 and columns.max() - columns.min() >= 20
+    inner = np.asarray(drawn)[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    letters = (inner < 60).all(-1) | (inner > 220).all(-1)
+    assert letters.any(), "the letters are there"
+    ring = np.concatenate([inner[0], inner[-1], inner[:, 0], inner[:, -1]])
+    assert (ring == colour).all(-1).mean() > 0.8, "a margin of the plate's colour surrounds the letters"
+
+
+def test_labels_keep_clear_of_each_other() -> None:
+    image = Image.new("RGB", (400, 300))
+    box = (100, 100, 300, 200)
+    one = changed(image, report.draw_box(image, [report.DrawnBox(box, "0.93")])).sum()
+    bare = changed(image, report.draw_box(image, [report.DrawnBox(box)])).sum()
+    two = changed(
+        image, report.draw_box(image, [report.DrawnBox(box, "0.93"), report.DrawnBox(box, "0.93")])
+    ).sum()
+    assert two - bare > 1.5 * (one - bare)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "CMYK"])
+def test_pictures_of_every_mode_are_drawn_on(mode: str) -> None:
+    assert report.draw_box(GREY.convert(mode), [report.DrawnBox((10, 10, 50, 50), "x")]).mode == "RGB"
+
+
+def test_thumbnail_scales_boxes_with_the_picture() -> None:
+    small = thumbnail(Image.new("RGB", (50, 25)), 400, [report.DrawnBox((10, 5, 40, 20), colour="#ff0000")])
+    assert small.size == (400, 200)
+    assert small.getpixel((80, 100)) == small.getpixel((320, 100)) == (255, 0, 0)
+    clear = thumbnail(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), 20)
+    assert clear.getpixel((10, 10)) == (255, 255, 255), "what is transparent is white"

@@ -1,0 +1,274 @@
+"""Sources + order + view + collate -> the batch of a step, in worker processes.
+
+What a step holds is a pure function of the step, so the number of workers does not matter, and resuming is
+starting at another step.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from xvlm.data.order import WINDOW, Order
+from xvlm.data.sources import Source
+from xvlm.records import BadRecord, Record
+
+View = Callable[[Record, np.random.Generator], Any]
+"""One record -> one sample for `collate`; may raise BadRecord.
+
+A sample that left out bad concepts may say so in an attribute `bad` (a tuple of BadRecord), and in `read` how
+many concepts it looked at (1 where there is no such attribute).
+"""
+
+FedStream = Generator["Fed", None, None]
+"""An iterator that can be closed."""
+
+ATTEMPTS = 20
+LOGGED_PER_REASON = 100
+
+
+@dataclass(frozen=True)
+class Part:
+    """One kind of sample of which every step holds `global_batch`, over all ranks.
+
+    Attributes:
+        name: its key in what `collate` gets; it also seeds the part, so renaming changes the order.
+        weights: share of each source; by default their lengths.
+        window: see `Order`.
+    """
+
+    name: str
+    sources: Sequence[Source]
+    global_batch: int
+    view: View
+    weights: Sequence[float] | None = None
+    window: int = WINDOW
+
+
+@dataclass(frozen=True)
+class Fed:
+    """What one rank gets for one step.
+
+    Attributes:
+        batches: one for each of the step's micro-batches.
+        keys: by part, the keys of all records in them, in order.
+        read: how many records (or concepts, see `View`) were looked at, the bad ones included.
+        bad: those that could not be used.
+    """
+
+    step: int
+    batches: list[Any]
+    keys: dict[str, list[str]]
+    read: int
+    bad: list[BadRecord]
+
+    def pin_memory(self) -> Fed:
+        """The same in page-locked memory; called by torch's loader."""
+        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+
+
+class Feed(Dataset[Fed]):
+    """`feed[step]` -> `Fed`: this rank's slice of the global batch of a step."""
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        collate: Callable[[dict[str, list[Any]]], Any],
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        """Set up the order of every part.
+
+        Args:
+            collate: samples by part name -> batch; called once for each micro-batch.
+            accumulate: consecutive micro-batches that a rank's slice is split into.
+        Raises:
+            ValueError: a global batch that cannot be split evenly, two parts of one name.
+        """
+        names = [part.name for part in parts]
+        if not parts or len(set(names)) < len(names):
+            raise ValueError(f"part names are {names}; a feed needs at least one part, each name once")
+        for part in parts:
+            if part.global_batch < 1 or part.global_batch % (world * accumulate):
+                raise ValueError(
+                    f"part {part.name!r}: a global batch of {part.global_batch} cannot be split evenly "
+                    f"into {world} ranks x {accumulate} micro-batches"
+                )
+        self.collate = collate
+        self.rank, self.world, self.accumulate = rank, world, accumulate
+        self._readers = [_Reader(part, seed) for part in parts]
+
+    def __getitem__(self, step: int) -> Fed:
+        keys: dict[str, list[str]] = {}
+        micro: list[dict[str, list[Any]]] = [{} for _ in range(self.accumulate)]
+        read, bad = 0, []
+        for reader in self._readers:
+            part = reader.part
+            taken = [
+                reader.take(position, step)
+                for position in reader.order.step(step, part.global_batch, self.rank, self.world)
+            ]
+            keys[part.name] = [one.key for one in taken]
+            size = len(taken) // self.accumulate
+            for number, samples in enumerate(micro):
+                samples[part.name] = [one.sample for one in taken[number * size : (number + 1) * size]]
+            read += sum(one.read for one in taken)
+            bad += [record for one in taken for record in one.bad]
+        try:
+            batches = [self.collate(samples) for samples in micro]
+        except Exception as error:
+            raise RuntimeError(f"step {step}: collate failed on {keys}: {_describe(error)}") from error
+        return Fed(step, batches, keys, read, bad)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    key: str
+    sample: Any
+    read: int
+    bad: list[BadRecord]
+
+
+class _Reader:
+    """Samples of one part by position."""
+
+    def __init__(self, part: Part, seed: int) -> None:
+        self.part = part
+        self.seed = [seed, zlib.crc32(part.name.encode())]
+        self.order = Order(
+            [len(source) for source in part.sources],
+            part.weights,
+            int(np.random.SeedSequence(self.seed).generate_state(1)[0]),
+            [source.shards for source in part.sources],
+            part.window,
+        )
+
+    def take(self, position: int, step: int) -> _Taken:
+        """The sample at `position`; for a bad record another one of the same source, drawn by chance."""
+        place = self.order[position]
+        source = self.part.sources[place.source]
+        bad: list[BadRecord] = []
+        for attempt in range(ATTEMPTS):
+            rng = np.random.default_rng([*self.seed, position, attempt])
+            index = int(rng.integers(len(source))) if attempt else place.index
+            key = f"{source.name}[{index}]"
+            try:
+                record = source[index]
+                key = record.key
+                with _torch_seeded(rng):
+                    sample = self.part.view(record, rng)
+            except BadRecord as found:
+                bad.append(BadRecord(found.reason, found.key or key, found.detail))
+            except Exception as error:
+                raise RuntimeError(
+                    f"step {step}, part {self.part.name!r}, source {source.name!r}, record {key!r}: "
+                    f"{_describe(error)}"
+                ) from error
+            else:
+                dropped = [
+                    BadRecord(one.reason, one.key or key, one.detail) for one in getattr(sample, "bad", ())
+                ]
+                return _Taken(key, sample, len(bad) + getattr(sample, "read", 1), bad + dropped)
+        raise RuntimeError(
+            f"step {step}, part {self.part.name!r}: {ATTEMPTS} records of source {source.name!r} in a row "
+            f"cannot be used, at last: {'; '.join(str(one) for one in bad[-3:])}"
+        )
+
+
+@contextmanager
+def _torch_seeded(rng: np.random.Generator) -> Iterator[None]:
+    """torchvision draws from torch's global generator: tie that to the sample, then put it back."""
+    before = torch.get_rng_state()
+    # not torch.manual_seed, which would reseed the GPUs too
+    torch.default_generator.manual_seed(int(rng.integers(2**63)))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+
+
+def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False) -> FedStream:
+    """Steps `start` to `stop` (excluded) of `feed`, in order, prepared ahead by `workers` processes.
+
+    Closing the iterator, or dropping it, ends the workers.  torch gives each worker one thread.  An error in
+    a worker is raised here; it names step and record.
+    """
+    loader = DataLoader(
+        feed, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin
+    )
+    return _drain(iter(loader))
+
+
+def _drain(steps: Iterator[Fed]) -> FedStream:
+    yield from steps
+
+
+class BadRecords:
+    """Counts what could not be used, by reason; logs the first of each reason; says when it is too much."""
+
+    def __init__(self, log: Path | None = None, max_share: float = 0.01, least_read: int = 200) -> None:
+        """Start at nothing.
+
+        Args:
+            log: a JSONL file to append to, at most `LOGGED_PER_REASON` lines for each reason.
+            max_share: of all that was read, how much may be bad.
+            least_read: no judgement before so many were read.
+        """
+        self.log, self.max_share, self.least_read = log, max_share, least_read
+        self.read = 0
+        self.counts: Counter[str] = Counter()
+        self.first_keys: dict[str, list[str]] = {}
+
+    def add(self, fed: Fed) -> None:
+        """Count one step."""
+        self.read += fed.read
+        lines = []
+        for one in fed.bad:
+            if self.counts[one.reason] < LOGGED_PER_REASON:
+                lines.append(json.dumps({"reason": one.reason, "key": one.key, "detail": one.detail}))
+            if self.counts[one.reason] < 3:
+                self.first_keys.setdefault(one.reason, []).append(one.key)
+            self.counts[one.reason] += 1
+        if lines and self.log is not None:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write("\n".join(lines) + "\n")
+
+    def check(self) -> None:
+        """Raise RuntimeError if more than `max_share` of at least `least_read` read so far was bad."""
+        total = self.counts.total()
+        if self.read < self.least_read or total <= self.max_share * self.read:
+            return
+        reasons = "; ".join(
+            f"{count} x {reason} (first: {', '.join(self.first_keys[reason])})"
+            for reason, count in self.counts.most_common()
+        )
+        raise RuntimeError(
+            f"{total} of {self.read} records read are bad, more than {self.max_share:.2%}: {reasons}"
+            + (f"; see {self.log}" if self.log is not None else "")
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Counts and first keys, as plain values."""
+        return {"read": self.read, "counts": dict(self.counts), "first_keys": dict(self.first_keys)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.read = state["read"]
+        self.counts = Counter(state["counts"])
+        self.first_keys = {reason: list(keys) for reason, keys in state["first_keys"].items()}
+
+
+def _describe(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

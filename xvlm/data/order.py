@@ -1,0 +1,182 @@
+"""Which sample stands at which position of an endless training stream.
+
+The order is a pure function of (seed, epoch, window): shards are permuted, then samples within windows of a
+few consecutive shards, so that reads stay local to those.  Sources are interleaved by weight.  Nothing is
+remembered: to resume, ask for a later position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+WINDOW = 16
+"""Shards whose samples are shuffled together."""
+
+Indices = NDArray[Any]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A sample: which source, where in it, and in which of that source's own passes (from 0)."""
+
+    source: int
+    index: int
+    epoch: int
+
+
+class Order:
+    """Position -> `Place`, for any position from 0 up.
+
+    Each source is read in passes of its own, every sample once in a pass.  In any prefix of the stream a
+    source's count differs from its share by at most (1 + 1/1 + 1/2 + ... + 1/k) / 2 for the k-th of the
+    lighter sources, 1 for a mixture of two.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        weights: Sequence[float] | None = None,
+        seed: int = 0,
+        shards: Sequence[Sequence[int] | None] | None = None,
+        window: int = WINDOW,
+    ) -> None:
+        """Interleave sources.
+
+        Args:
+            lengths: samples of each source.
+            weights: share of each source, any positive scale; by default the lengths, so that all sources
+                end their passes together.
+            seed: 0 to 2**32 - 1.
+            shards: for each source the sizes of its shards, in the order of their indices; `None` counts as
+                one shard.  A source of no more than `window` shards is permuted as a whole.
+            window: shards whose samples are shuffled together.
+        Raises:
+            ValueError: an argument is out of range, or lists do not match; the message names it.
+        """
+        if not lengths or min(lengths) < 1:
+            raise ValueError(f"lengths are {list(lengths)}; every source needs at least one sample")
+        if not 0 <= seed < 2**32 or window < 1:
+            raise ValueError(f"seed is {seed}, in [0, 2**32); window is {window}, at least 1")
+        shards = [None] * len(lengths) if shards is None else shards
+        if len(shards) != len(lengths):
+            raise ValueError(f"shards are given for {len(shards)} sources, lengths for {len(lengths)}")
+        self.shares = _integer_shares(lengths if weights is None else weights, len(lengths))
+        self._heaviest_first = sorted(range(len(lengths)), key=lambda source: -self.shares[source])
+        self._passes = [
+            _Passes(length, sizes, (seed, source), window)
+            for source, (length, sizes) in enumerate(zip(lengths, shards, strict=True))
+        ]
+
+    def __getitem__(self, position: int) -> Place:
+        """The sample at `position`, 0 or more."""
+        if position < 0:
+            raise IndexError(f"position is {position}; the order starts at 0 and has no end")
+        source, nth = self._source_at(position)
+        return Place(source, *self._passes[source][nth])
+
+    def step(self, step: int, global_batch: int, rank: int = 0, world: int = 1) -> range:
+        """Positions that `rank` of `world` reads at global step s: a slice of [sG, (s + 1)G)."""
+        if global_batch < 1 or global_batch % world:
+            raise ValueError(f"global batch {global_batch} cannot be shared equally by {world} ranks")
+        if not 0 <= rank < world:
+            raise ValueError(f"rank is {rank}; with {world} ranks it must be in [0, {world})")
+        share = global_batch // world
+        first = step * global_batch + rank * share
+        return range(first, first + share)
+
+    def _source_at(self, position: int) -> tuple[int, int]:
+        """The source read at `position`, and how many of its samples were read before.
+
+        The heaviest source gets the positions where its rounded share of the prefix grows; the rest, counted
+        anew, go to the others by the same rule.  All in whole numbers, so exact however long the run.
+        """
+        remaining = sum(self.shares)
+        for source in self._heaviest_first[:-1]:
+            share = self.shares[source]
+            before = _rounded(position * share, remaining)
+            if _rounded((position + 1) * share, remaining) > before:
+                return source, before
+            position -= before
+            remaining -= share
+        return self._heaviest_first[-1], position
+
+
+class _Passes:
+    """One source, pass after pass: n-th sample read -> (index, epoch).  Keeps the last windows computed."""
+
+    def __init__(self, length: int, shards: Sequence[int] | None, key: tuple[int, int], window: int) -> None:
+        self.length = length
+        self.sizes = np.asarray([length] if shards is None else shards, dtype=np.int64)
+        if self.sizes.min(initial=0) < 0 or self.sizes.sum() != length:
+            raise ValueError(f"source {key[1]}: its shards hold {self.sizes.sum()}, its length is {length}")
+        self.first_index = np.cumsum(self.sizes) - self.sizes
+        self.key, self.window = key, window
+        self._layouts: OrderedDict[int, tuple[Indices, Indices]] = OrderedDict()
+        self._windows: OrderedDict[tuple[int, int], Indices] = OrderedDict()
+
+    def __getitem__(self, nth: int) -> tuple[int, int]:
+        epoch, read = divmod(nth, self.length)
+        _, ends = _recall(self._layouts, epoch, self._layout)
+        window = int(np.searchsorted(ends, read, side="right"))
+        start = int(ends[window - 1]) if window else 0
+        return int(_recall(self._windows, (epoch, window), self._shuffled)[read - start]), epoch
+
+    def _layout(self, epoch: int) -> tuple[Indices, Indices]:
+        """The order of the shards in a pass, and after how many reads each window ends."""
+        shard_order = self._rng(epoch, 0).permutation(len(self.sizes))
+        window_sizes = np.add.reduceat(self.sizes[shard_order], np.arange(0, len(shard_order), self.window))
+        return shard_order, np.cumsum(window_sizes)
+
+    def _shuffled(self, epoch_window: tuple[int, int]) -> Indices:
+        """The sample indices of a window, in the order of reading."""
+        epoch, window = epoch_window
+        shard_order, _ = _recall(self._layouts, epoch, self._layout)
+        shards = shard_order[window * self.window : (window + 1) * self.window]
+        blocks = [self.first_index[shard] + np.arange(self.sizes[shard]) for shard in shards]
+        # half the memory where it can be: a source without shards is one window, and every worker holds it
+        indices = np.concatenate(
+            blocks, dtype=np.uint32 if self.length < 2**32 else np.int64, casting="unsafe"
+        )
+        self._rng(epoch, 1 + window).shuffle(indices)
+        return indices
+
+    def _rng(self, epoch: int, purpose: int) -> np.random.Generator:
+        # always four words: numpy seeds [1, 2] and [1, 2, 0] alike
+        return np.random.default_rng([*self.key, epoch, purpose])
+
+
+def _recall(cache: OrderedDict[K, V], key: K, compute: Callable[[K], V]) -> V:
+    """`compute(key)`, or what is left of it from the last two keys."""
+    if key not in cache:
+        cache[key] = compute(key)
+        if len(cache) > 2:
+            cache.popitem(last=False)
+    cache.move_to_end(key)
+    return cache[key]
+
+
+def _integer_shares(weights: Sequence[float], sources: int) -> list[int]:
+    """The smallest whole numbers in exactly the proportions of `weights`."""
+    if len(weights) != sources:
+        raise ValueError(f"{len(weights)} weights are given for {sources} sources")
+    if not all(math.isfinite(weight) and weight > 0 for weight in weights):
+        raise ValueError(f"weights are {list(weights)}; each must be positive (leave out unused sources)")
+    fractions = [Fraction(weight) for weight in weights]
+    scale = math.lcm(*(fraction.denominator for fraction in fractions))
+    shares = [int(fraction * scale) for fraction in fractions]
+    divisor = math.gcd(*shares)
+    return [share // divisor for share in shares]
+
+
+def _rounded(numerator: int, denominator: int) -> int:
+    return (2 * numerator + denominator) // (2 * denominator)

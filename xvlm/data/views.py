@@ -1,0 +1,182 @@
+"""Record -> sample: what one visit of a record shows to the model.
+
+A *pairs* view shows the whole image with one caption (or a few); a *regions* view shows it with several
+concepts.  Both are functions of the record and a random generator alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import Tensor
+
+from xvlm.data.checks import usable_concepts
+from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.masking import mask_tokens
+from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.stem_views import StemPairs, StemRegions
+from xvlm.data.transforms import Kept, PairsTransform, RegionsTransform
+from xvlm.records import BadRecord, BoxXYXY, Record
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text with its concept.
+
+    Attributes:
+        ids: tokens of the text; `masked_ids` the same with some hidden, `positions` where, `targets` what.
+        box_xyxy: in [0, 1] of the view, `None` for the whole image.
+        concept_key, text_key: equal for the same concept of the same record, and for the same cleaned text.
+    """
+
+    ids: Sequence[int]
+    masked_ids: Sequence[int]
+    positions: Sequence[int]
+    targets: Sequence[int]
+    box_xyxy: BoxXYXY | None
+    concept_key: int
+    text_key: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image with its rows.
+
+    Attributes:
+        pixels: (3, height, width) uint8, or what the encoder's frozen stem made of them (C, h, w).
+        bad: concepts that could not be used.
+        read: concepts that were looked at.
+    """
+
+    pixels: Tensor
+    rows: tuple[Row, ...]
+    bad: tuple[BadRecord, ...] = ()
+    read: int = 1
+
+
+def key_of(text: str) -> int:
+    """A 64-bit number that is the same for the same text, on every machine."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+@dataclass(frozen=True)
+class TextView:
+    """Text -> row: cleaning, tokens, masking (published values of the 4M recipe by default).
+
+    Attributes:
+        max_words: cut before tokenizing; max_tokens: after it, `[CLS]` included.
+        mask_probability: share of tokens hidden; 0 hides none (when no masked-language loss is asked for).
+    """
+
+    tokenizer: Tokenizer
+    max_words: int = 40
+    max_tokens: int = 40
+    mask_probability: float = 0.25
+    max_masks: int = 8
+    faithful: bool = False
+
+    def row(self, text: str, box_xyxy: BoxXYXY | None, concept_key: int, rng: np.random.Generator) -> Row:
+        """Raises BadRecord if no text is left after cleaning."""
+        cleaned = clean_caption(text, self.max_words)
+        ids = self.tokenizer.encode(cleaned, self.max_tokens)
+        if not self.mask_probability:
+            return Row(ids, ids, (), (), box_xyxy, concept_key, key_of(cleaned))
+        masked = mask_tokens(
+            ids,
+            self.tokenizer,
+            rng,
+            probability=self.mask_probability,
+            max_masks=self.max_masks,
+            faithful=self.faithful,
+        )
+        return Row(ids, masked.ids, masked.positions, masked.targets, box_xyxy, concept_key, key_of(cleaned))
+
+
+def captions_only(record: Record) -> Record:
+    """The record without its boxed concepts.  Raises BadRecord if it has no caption."""
+    captions = tuple(concept for concept in record.concepts if concept.box_xyxy is None)
+    if not captions:
+        raise BadRecord("no caption", record.key, f"{len(record.concepts)} concepts, all with a box")
+    return replace(record, concepts=captions)
+
+
+@dataclass(frozen=True)
+class PairsView:
+    """A random crop with `captions` of its captions (fewer if it has fewer)."""
+
+    transform: PairsTransform | StemPairs
+    text: TextView
+    captions: int = 1
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
+        """Raises BadRecord if the record has no caption or its image cannot be used."""
+        record = captions_only(record)
+        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        concepts, bad = usable_concepts(record, opened)
+        texts = [text for concept in concepts for text in concept.texts]
+        chosen = rng.permutation(len(texts))[: self.captions]
+        pixels, texts_seen = self.transform(opened, [texts[i] for i in chosen], rng)
+        key = key_of(f"{record.key}#image")
+        rows = tuple(self.text.row(text, None, key, rng) for text in texts_seen)
+        return Sample(pixels, rows, bad=tuple(bad))
+
+
+@dataclass(frozen=True)
+class RegionsView:
+    """A crop with up to `max_regions` concepts; a caption, if there is one, counts as one of them.
+
+    Attributes:
+        caption: whether captions are used at all.
+    """
+
+    transform: RegionsTransform | StemRegions
+    text: TextView
+    max_regions: int = 5
+    caption: bool = True
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
+        """Raises BadRecord if nothing of the record can be used."""
+        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        usable, bad = usable_concepts(record, opened)
+        if not self.caption:
+            usable = [concept for concept in usable if concept.box_xyxy is not None]
+        if not usable:
+            raise BadRecord("no concept", record.key, "the record has neither boxes nor captions to use")
+        pixels, kept = self.transform(opened, usable, rng)
+        rows, unusable = rows_of(record.key, kept, self.text, self.max_regions, rng)
+        return Sample(pixels, rows, bad=(*bad, *unusable), read=len(record.concepts))
+
+
+def rows_of(
+    key: str, kept: Sequence[Kept], text: TextView, max_regions: int, rng: np.random.Generator
+) -> tuple[tuple[Row, ...], list[BadRecord]]:
+    """Up to `max_regions` rows from the concepts in view, a caption first, and the concepts without text.
+
+    Raises BadRecord if not one row is left.
+    """
+    order = [int(i) for i in rng.permutation(len(kept))]
+    whole = [i for i in order if kept[i].concept.box_xyxy is None][:1]
+    boxed = [i for i in order if kept[i].concept.box_xyxy is not None]
+    rows: list[Row] = []
+    bad: list[BadRecord] = []
+    for i in [*whole, *boxed]:
+        if len(rows) == max_regions:
+            break
+        concept = kept[i].concept
+        name = "image" if concept.box_xyxy is None else f"{concept.box_xyxy}"
+        box = None if concept.box_xyxy is None else kept[i].box_xyxy
+        words = concept.texts[rng.integers(len(concept.texts))]
+        if concept.attributes:
+            words = f"{concept.attributes[rng.integers(len(concept.attributes))]} {words}"
+        try:
+            rows.append(text.row(words, box, key_of(f"{key}#{name}"), rng))
+        except BadRecord as error:
+            bad.append(BadRecord(error.reason, key, error.detail))
+    if not rows:
+        raise bad[0] if bad else BadRecord("no concept", key, "the view shows none of the record's concepts")
+    return tuple(rows), bad

@@ -1,0 +1,125 @@
+"""Several processes as one: gather with a correct gradient, global means.  No-ops on one process.
+
+Convention: DDP averages gradients over ranks, so each rank returns a loss whose *mean over ranks* is the
+loss of the global batch: local sum x world size / global count.  Two ranks then equal one.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def init() -> None:
+    """Join the other processes when started by `torchrun`; nothing otherwise."""
+    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def is_main() -> bool:
+    """True in the one process that writes files and talks."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world() > 1:
+        dist.barrier()
+
+
+def device() -> torch.device:
+    """This process's GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def sizes(count: int, like: Tensor) -> list[int]:
+    """`count` of every rank."""
+    if world() == 1:
+        return [count]
+    all_counts = [torch.zeros(1, dtype=torch.int64, device=like.device) for _ in range(world())]
+    dist.all_gather(all_counts, torch.tensor([count], device=like.device))
+    return [int(c) for c in torch.cat(all_counts).tolist()]
+
+
+def _gather_padded(x: Tensor, counts: list[int]) -> Tensor:
+    padded = x.new_zeros(max(counts), *x.shape[1:])
+    padded[: x.shape[0]] = x
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenation over ranks; its gradient sums what all ranks did with this rank's rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, counts: list[int], everyones_gradient: bool) -> Tensor:
+        ctx.counts, ctx.everyones_gradient = counts, everyones_gradient
+        return _gather_padded(x, counts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        grad = grads[0].contiguous()
+        if ctx.everyones_gradient:
+            dist.all_reduce(grad)
+        start = sum(ctx.counts[: rank()])
+        return grad[start : start + ctx.counts[rank()]], None, None
+
+
+def gather(x: Tensor, counts: list[int], everyones_gradient: bool = True) -> Tensor:
+    """(N, ...) of each rank -> (sum of N, ...) on all, differentiable; N may differ between ranks.
+
+    Args:
+        counts: N of each rank, from `sizes`.
+        everyones_gradient: False leaves out what other ranks' losses say about this rank's rows, as the
+            published code does: encoders then see 1/world of the contrastive gradient.
+    """
+    if world() == 1:
+        return x
+    if not x.is_floating_point():
+        return _gather_padded(x, counts)
+    return _Gather.apply(x, counts, everyones_gradient)
+
+
+def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
+    """Local sum () and local count -> this rank's part of the global mean (see the module's convention).
+
+    A global count of 0 counts as 1: a batch without a single box has box loss 0.
+    """
+    count = torch.as_tensor(count, dtype=total.dtype, device=total.device).clone()
+    if world() > 1:
+        dist.all_reduce(count)
+    return total * world() / count.clamp(min=1)
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """(...) -> the mean of all ranks' values, for logs; no gradient."""
+    values = values.detach().clone()
+    if world() > 1:
+        dist.all_reduce(values)
+    return values / world()
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """One picklable value of each rank, in order, on every rank."""
+    if world() == 1:
+        return [value]
+    out: list[Any] = [None] * world()
+    dist.all_gather_object(out, value)
+    return out

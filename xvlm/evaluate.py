@@ -1,0 +1,278 @@
+"""Zero-shot grounding and two-stage retrieval, directly from the pre-trained heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xvlm.data.checks import usable_concepts
+from xvlm.data.images import Opened, open_image
+from xvlm.data.sources import Source
+from xvlm.metrics.grounding import grounding_metrics
+from xvlm.metrics.recall import recall_metrics
+from xvlm.model.packing import Packing
+from xvlm.model.text import TextFeatures
+from xvlm.predict import Predictor, embed_images, ground, match_logits, whole_images
+from xvlm.records import BadRecord, BoxXYXY, ImageData
+
+
+@dataclass(frozen=True)
+class GroundingPrediction:
+    """One phrase in one image; boxes in pixels of the upright image."""
+
+    key: str
+    image: ImageData
+    text: str
+    true_xyxy: BoxXYXY
+    predicted_xyxy: BoxXYXY
+    iou: float
+    score: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an image that is no path is left out."""
+        image = self.image if isinstance(self.image, str) else None
+        return {**vars(self), "image": image}
+
+
+def evaluate_grounding(
+    predictor: Predictor, source: Source, limit: int | None = None, batch: int = 32
+) -> tuple[dict[str, float], list[GroundingPrediction]]:
+    """Every text of every boxed concept of a source is a case.
+
+    Records that follow each other and name the same image file are asked on one encoding of it.
+
+    Returns:
+        (metrics, with `grounding_bad_records`; predictions in the source's order).
+    """
+    bad: list[BadRecord] = []
+    predictions: list[GroundingPrediction] = []
+    photos = _photos(source, range(len(source) if limit is None else min(limit, len(source))), bad)
+    for group in _chunks(photos, batch):
+        cases = [(b, case) for b, (_, cases) in enumerate(group) for case in cases]
+        if not cases:
+            continue
+        features = predictor.encode_images([opened for opened, _ in group])
+        texts = predictor.encode_texts([case.text for _, case in cases])
+        image_N = torch.tensor([b for b, _ in cases], device=predictor.device)
+        box_N4, score_N = ground(predictor.model, features, texts, image_N)
+        for (b, case), box, score in zip(cases, box_N4.tolist(), score_N.tolist(), strict=True):
+            opened = group[b][0]
+            x0, y0, x1, y1 = box
+            pixels = (x0 * opened.width, y0 * opened.height, x1 * opened.width, y1 * opened.height)
+            predictions.append(_predicted(case, pixels, score))
+    true_N4 = torch.tensor([p.true_xyxy for p in predictions]).view(-1, 4)
+    predicted_N4 = torch.tensor([p.predicted_xyxy for p in predictions]).view(-1, 4)
+    metrics = grounding_metrics(predicted_N4, true_N4)
+    return {**metrics, "grounding_bad_records": float(len(bad))}, predictions
+
+
+def _predicted(case: _Case, pixels_xyxy: BoxXYXY, score: float) -> GroundingPrediction:
+    one = grounding_metrics(torch.tensor([pixels_xyxy]), torch.tensor([case.box_xyxy]))
+    return GroundingPrediction(
+        case.key, case.image, case.text, case.box_xyxy, pixels_xyxy, one["grounding_miou"], score
+    )
+
+
+@dataclass(frozen=True)
+class _Case:
+    key: str
+    image: ImageData
+    text: str
+    box_xyxy: BoxXYXY
+
+
+def _photos(
+    source: Source, indices: Iterable[int], bad: list[BadRecord]
+) -> Iterator[tuple[Opened, list[_Case]]]:
+    """Images with their cases; neighbours of one path together."""
+    opened: Opened | None = None
+    cases: list[_Case] = []
+    path: ImageData | None = None
+    for index in indices:
+        try:
+            record = source[index]
+            same = opened is not None and isinstance(record.image, str) and record.image == path
+            now = opened if same and opened is not None else open_image(record.image, key=record.key)
+            usable, dropped = usable_concepts(record, now)
+        except BadRecord as error:
+            bad.append(error)
+            continue
+        bad.extend(dropped)
+        if not same:
+            if opened is not None:
+                yield opened, cases
+            opened, cases, path = now, [], record.image
+        cases += [
+            _Case(record.key, record.image, text, concept.box_xyxy)
+            for concept in usable
+            if concept.box_xyxy is not None
+            for text in concept.texts
+        ]
+    if opened is not None:
+        yield opened, cases
+
+
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    chunk: list[Any] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Scores of I images x T texts.
+
+    Attributes:
+        keys, images: of the I images.
+        texts: T.
+        image_T: (T,) which image each text describes.
+        contrastive_IT: (I, T) cosine over temperature.
+        reranked_IT: (I, T) the same order, but that the best `top` of each query stand first, by `rerank`.
+    """
+
+    keys: list[str]
+    images: list[ImageData]
+    texts: list[str]
+    image_T: Tensor
+    contrastive_IT: Tensor
+    reranked_IT: Tensor
+
+    def to_json(self, first: int = 10) -> dict[str, Any]:
+        """The ranked lists: for every query its first candidates with their scores."""
+
+        def ranked(score_QC: Tensor) -> list[list[list[float]]]:
+            best = score_QC.topk(min(first, score_QC.shape[1]), dim=1)
+            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            return [[[i, s] for i, s in zip(index, value, strict=True)] for index, value in pairs]
+
+        return {
+            "images": [
+                {"key": key, "image": image if isinstance(image, str) else None}
+                for key, image in zip(self.keys, self.images, strict=True)
+            ],
+            "texts": [
+                {"text": text, "image": image}
+                for text, image in zip(self.texts, self.image_T.tolist(), strict=True)
+            ],
+            "i2t": ranked(self.reranked_IT),
+            "t2i": ranked(self.reranked_IT.T),
+        }
+
+
+RERANK = ("both", "matching")
+
+
+def evaluate_retrieval(
+    predictor: Predictor,
+    source: Source,
+    limit: int | None = None,
+    top: int = 32,
+    rerank: str = "both",
+    texts_per_image: int | None = None,
+    batch: int = 32,
+) -> tuple[dict[str, float], Retrieval]:
+    """Rank by contrastive scores, then rerank each query's best `top` by the matching head.
+
+    Args:
+        rerank: "both" adds the matching log-odds to the contrastive score: matching is trained on negatives
+            drawn in proportion to the contrastive similarity, so its log-odds are the correction to that
+            distribution, and the sum is the estimate of the true one.  "matching" ranks by
+            the log-odds alone (published).
+        top: candidates reranked for every query; 0 does not rerank.
+        texts_per_image: use only the first so many captions of every image.
+    """
+    if rerank not in RERANK:
+        raise ValueError(f"rerank is {rerank!r}; it may be {' or '.join(RERANK)}")
+    model = predictor.model
+    bad: list[BadRecord] = []
+    keys, images, texts, image_of_text, embedded = [], [], [], [], []
+    for index in range(len(source) if limit is None else min(limit, len(source))):
+        try:
+            record = source[index]
+            opened = open_image(record.image, key=record.key)
+            usable, dropped = usable_concepts(record, opened)
+        except BadRecord as error:
+            bad.append(error)
+            continue
+        bad.extend(dropped)
+        captions = [text for concept in usable if concept.box_xyxy is None for text in concept.texts]
+        if not captions:
+            bad.append(BadRecord("no caption", record.key))
+            continue
+        captions = captions[:texts_per_image]
+        image_of_text += [len(images)] * len(captions)
+        texts += captions
+        keys.append(record.key)
+        images.append(record.image)
+    if not images:
+        raise ValueError(f"{source.name} has no image with a caption; first problem: {bad[0] if bad else 'it is empty'}")
+    for chunk in _chunks(range(len(images)), batch):
+        opened_chunk = [open_image(images[i], key=keys[i]) for i in chunk]
+        embedded.append(embed_images(model, predictor.encode_images(opened_chunk)))
+    encoded = encode_all(predictor, texts)
+    image_T = torch.tensor(image_of_text, device=predictor.device)
+    cosine_IT = torch.cat(embedded) @ model.contrastive.embed_texts(encoded.summary_ND).T
+    contrastive_IT = cosine_IT.detach() / model.contrastive.temperature.detach()
+    metrics = {
+        "retrieval_images": float(len(images)),
+        "retrieval_texts": float(len(texts)),
+        "retrieval_bad_records": float(len(bad)),
+        **recall_metrics(contrastive_IT, image_T, "_contrastive"),
+    }
+    reranked_IT = contrastive_IT
+    if top:
+        reranked_IT = _rerank(predictor, images, keys, encoded, contrastive_IT, top, rerank, batch)
+        metrics |= recall_metrics(reranked_IT, image_T)
+    return metrics, Retrieval(keys, images, texts, image_T, contrastive_IT, reranked_IT)
+
+
+def encode_all(predictor: Predictor, texts: Sequence[str], batch: int = 256) -> TextFeatures:
+    """Any number of texts -> one packed whole."""
+    parts = [predictor.encode_texts(chunk) for chunk in _chunks(texts, batch)]
+    states_TD = torch.cat([part.states_TD for part in parts])
+    lengths_N = torch.cat([part.packing.lengths_S for part in parts])
+    packing = Packing.of(lengths_N, states_TD.shape[0], max(part.packing.longest for part in parts))
+    return TextFeatures(states_TD, packing, torch.cat([part.summary_ND for part in parts]))
+
+
+@torch.no_grad()
+def _rerank(
+    predictor: Predictor,
+    images: Sequence[ImageData],
+    keys: Sequence[str],
+    texts: TextFeatures,
+    contrastive_IT: Tensor,
+    top: int,
+    rerank: str,
+    batch: int,
+) -> Tensor:
+    """(I, T): candidates of either direction scored once, image by image, above all others."""
+    wanted_IT = torch.zeros_like(contrastive_IT, dtype=torch.bool)
+    for dim in (0, 1):
+        best = contrastive_IT.topk(min(top, contrastive_IT.shape[dim]), dim=dim).indices
+        wanted_IT.scatter_(dim, best, True)
+    lowest = contrastive_IT.amin() - contrastive_IT.amax() - 1e4
+    score_IT = contrastive_IT + lowest  # those that are not reranked keep their order, behind
+    for chunk in _chunks(range(len(images)), batch):
+        features = predictor.encode_images([open_image(images[i], key=keys[i]) for i in chunk])
+        concepts = whole_images(predictor.model, features)
+        keys_values = predictor.model.fusion.keys_values(concepts)
+        index = torch.tensor(chunk, device=wanted_IT.device)
+        pairs_R2 = wanted_IT[index].nonzero()
+        for rows in pairs_R2.split(1024):
+            logit_R = match_logits(
+                predictor.model, concepts, texts, rows[:, 0], rows[:, 1], keys_values
+            )
+            image_R, text_R = index[rows[:, 0]], rows[:, 1]
+            prior_R = contrastive_IT[image_R, text_R] if rerank == "both" else 0.0
+            score_IT[image_R, text_R] = logit_R + prior_R
+    return score_IT

@@ -1,0 +1,119 @@
+"""A model's answers as a report: right and wrong boxes, rankings both ways, curves and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from xvlm.data.images import open_image
+from xvlm.evaluate import GroundingPrediction, Retrieval
+from xvlm.records import ImageData
+from xvlm.report import (
+    Curve,
+    GroundingExample,
+    ImageRanking,
+    Metric,
+    TextRanking,
+    curves_from_log,
+    read_log,
+    write_report,
+)
+
+LOSSES = {
+    "loss": "all losses",
+    "itc": "contrastive, images",
+    "region_itc": "contrastive, regions",
+    "itm": "matching, images",
+    "region_itm": "matching, regions",
+    "mlm": "masked words, images",
+    "region_mlm": "masked words, regions",
+    "bbox": "box, L1",
+    "giou": "box, 1 - GIoU",
+}
+
+
+def picture(image: ImageData) -> Image.Image:
+    """What was read, upright, to be shown."""
+    return open_image(image, key="image").image
+
+
+def grounding_examples(predictions: Sequence[GroundingPrediction], count: int, seed: int = 0) -> list[GroundingExample]:
+    """Drawn blindly, so that the page shows right and wrong as often as they are."""
+    chosen = np.random.default_rng(seed).permutation(len(predictions))[:count]
+    return [
+        GroundingExample(
+            picture(p.image), p.text, p.true_xyxy, p.predicted_xyxy, p.score, p.iou
+        )
+        for p in (predictions[i] for i in chosen)
+    ]
+
+
+def text_rankings(retrieval: Retrieval, count: int, first: int = 5, seed: int = 1) -> list[TextRanking]:
+    """For a few images the best texts, and the first true one if it is not among them."""
+    chosen = np.random.default_rng(seed).permutation(len(retrieval.images))[:count]
+    rankings = []
+    for i in chosen.tolist():
+        score_T = shares(retrieval.reranked_IT[i])
+        order = score_T.argsort(descending=True).tolist()
+        shown = order[:first]
+        true = [t for t in order if int(retrieval.image_T[t]) == i]
+        shown += [t for t in true[:1] if t not in shown]
+        texts = [(retrieval.texts[t], float(score_T[t]), int(retrieval.image_T[t]) == i) for t in shown]
+        rankings.append(TextRanking(picture(retrieval.images[i]), texts))
+    return rankings
+
+
+def image_rankings(retrieval: Retrieval, count: int, first: int = 4, seed: int = 2) -> list[ImageRanking]:
+    """For a few texts the best images, and the true one if it is not among them."""
+    chosen = np.random.default_rng(seed).permutation(len(retrieval.texts))[:count]
+    rankings = []
+    for t in chosen.tolist():
+        score_I = shares(retrieval.reranked_IT[:, t])
+        true = int(retrieval.image_T[t])
+        shown = score_I.topk(min(first, len(score_I))).indices.tolist()
+        shown += [true] * (true not in shown)
+        images = [(picture(retrieval.images[i]), float(score_I[i]), i == true) for i in shown]
+        rankings.append(ImageRanking(retrieval.texts[t], images))
+    return rankings
+
+
+def shares(score_C: torch.Tensor) -> torch.Tensor:
+    """(C,) scores of one query's candidates -> (C,) probabilities among them."""
+    return score_C.double().softmax(0)
+
+
+def loss_curves(log: Path) -> list[Curve]:
+    """The losses of a run's `log.jsonl`."""
+    rows = read_log(log)
+    present = {name for row in rows if "event" not in row for name in row}
+    return curves_from_log(rows, {name: title for name, title in LOSSES.items() if name in present})
+
+
+def write_gallery(
+    path: Path,
+    title: str,
+    lead: str,
+    summary: Sequence[Metric],
+    metrics: Mapping[str, float],
+    grounding: Sequence[GroundingPrediction],
+    retrieval: Retrieval | None,
+    log: Path | None,
+    notes: Sequence[str] = (),
+) -> Path:
+    """`report.html` of a run: numbers, answers, curves."""
+    numbers = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return write_report(
+        path,
+        title,
+        summary,
+        loss_curves(log) if log else (),
+        grounding_examples(grounding, 24),
+        text_rankings(retrieval, 6) if retrieval else (),
+        image_rankings(retrieval, 6) if retrieval else (),
+        [*notes, f"All numbers: {numbers}."],
+        lead=lead,
+    )

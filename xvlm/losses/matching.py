@@ -1,0 +1,61 @@
+"""Matching loss: does this text belong to this concept?  With hard negatives (X-VLM, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from xvlm import dist
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """A hard negative concept for each text and a hard negative text for each concept.
+
+    Attributes:
+        row_N: (N,) rows for which there is any; a row whose whole batch is the same thing has none.
+        concept_N: (N,) for text `row_N[i]`, the row of the concept drawn.
+        text_N: (N,) for concept `row_N[i]`, the row of the text drawn.
+    """
+
+    row_N: Tensor
+    concept_N: Tensor
+    text_N: Tensor
+
+
+@torch.no_grad()
+def draw_negatives(
+    concept_NE: Tensor, text_NE: Tensor, temperature: Tensor, same_NN: Tensor
+) -> Negatives:
+    """One negative each way for every row, drawn in proportion to the contrastive similarity.
+
+    Args:
+        concept_NE, text_NE: (N, E) of unit length.
+        same_NN: (N, N) True where row i's text describes row j's concept as well: never drawn.
+    """
+    similarity_NN = text_NE @ concept_NE.T / temperature
+    allowed_NN = ~same_NN
+    row_N = allowed_NN.any(1).nonzero()[:, 0]
+    of_text_NN = ((similarity_NN.softmax(1) + 1e-5) * allowed_NN)[row_N]
+    of_concept_NN = ((similarity_NN.T.softmax(1) + 1e-5) * allowed_NN.T)[row_N]
+    if row_N.shape[0] == 0:
+        return Negatives(row_N, row_N, row_N)
+    return Negatives(
+        row_N, torch.multinomial(of_text_NN, 1)[:, 0], torch.multinomial(of_concept_NN, 1)[:, 0]
+    )
+
+
+def matching_loss(logits_R2: Tensor, is_match_R: Tensor) -> Tensor:
+    """Two-way cross-entropy over N positives and 2N negatives of the global batch.
+
+    Args:
+        logits_R2: (R, 2) no match, match.
+        is_match_R: (R,) bool.
+    Returns:
+        () this rank's part of the global mean.
+    """
+    total = F.cross_entropy(logits_R2, is_match_R.long(), reduction="sum")
+    return dist.global_mean(total, logits_R2.shape[0])

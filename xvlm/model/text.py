@@ -1,0 +1,160 @@
+"""The text encoder: BERT or RoBERTa layers over packed tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xvlm.batch import Texts
+from xvlm.model.attention import CrossAttention, Looking, SelfAttention
+from xvlm.model.packing import Packing
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Sizes of a BERT-like text stack, text and cross-modal layers together.
+
+    Attributes:
+        vocab_size: tokens of the vocabulary.
+        width: D.
+        heads: H; divides the width.
+        mlp_width: inner width of the MLP.
+        text_layers: layers that read the text alone (published: 6).
+        cross_layers: layers that also look at the image (published: 6).
+        max_positions: learnt absolute positions; texts may not be longer.
+        first_position: 0 for BERT; RoBERTa's positions start at 2 (padding index + 1).
+        norm_eps: of every LayerNorm; 1e-12 for BERT, 1e-5 for RoBERTa.
+        dropout: on embeddings, attention weights and residual branches.
+        type_vocab_size: rows of BERT's token-type table (RoBERTa has 1).  Every token here is of the first
+            type; the table is kept whole so that published weights go in and out unchanged.
+        pooling: "first": a text's vector is its `[CLS]` state (published); "mean": the mean of all its
+            states (MiniLM and other sentence encoders were trained so).
+    """
+
+    vocab_size: int = 30522
+    width: int = 768
+    heads: int = 12
+    mlp_width: int = 3072
+    text_layers: int = 6
+    cross_layers: int = 6
+    max_positions: int = 512
+    first_position: int = 0
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+    type_vocab_size: int = 2
+    pooling: str = "first"
+
+
+class MLP(nn.Module):
+    """Linear, GELU (exact, as BERT's), linear."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        return self.down(F.gelu(self.up(x)))
+
+
+class Layer(nn.Module):
+    """A post-norm BERT layer; with `vision_width` it has cross-attention between the two others."""
+
+    def __init__(self, config: TextConfig, vision_width: int | None = None) -> None:
+        super().__init__()
+        width, eps = config.width, config.norm_eps
+        self.dropout = nn.Dropout(config.dropout)
+        self.attention = SelfAttention(width, config.heads, config.dropout)
+        self.attention_norm = nn.LayerNorm(width, eps)
+        if vision_width is not None:
+            self.cross = CrossAttention(width, vision_width, config.heads, config.dropout)
+            self.cross_norm = nn.LayerNorm(width, eps)
+        self.mlp = MLP(width, config.mlp_width)
+        self.mlp_norm = nn.LayerNorm(width, eps)
+
+    def forward(
+        self,
+        x_TD: Tensor,
+        texts: Packing,
+        keys_values: Tensor | None = None,
+        looking: Looking | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """(T, D) packed -> (T, D).  A cross layer is given `keys_values` (2, S, H, P, K) and `looking`."""
+        x_TD = self.attention_norm(x_TD + self.dropout(self.attention(x_TD, texts, causal)))
+        if keys_values is not None and looking is not None:
+            x_TD = self.cross_norm(x_TD + self.dropout(self.cross(x_TD, keys_values, looking)))
+        return self.mlp_norm(x_TD + self.dropout(self.mlp(x_TD)))
+
+
+class TextEmbedding(nn.Module):
+    """Token, position and token-type embeddings, summed and normed."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.max_positions = config.max_positions
+        self.first_position = config.first_position
+        self.token = nn.Embedding(config.vocab_size, config.width)
+        self.position = nn.Embedding(config.max_positions, config.width)
+        self.token_type = nn.Embedding(config.type_vocab_size, config.width)
+        self.norm = nn.LayerNorm(config.width, config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids_T: Tensor, texts: Packing) -> Tensor:
+        """(T,) ids -> (T, D).  Raises ValueError if a text is longer than the positions reach."""
+        if texts.longest + self.first_position > self.max_positions:
+            raise ValueError(
+                f"a text has {texts.longest} tokens; this model's positions reach "
+                f"{self.max_positions - self.first_position}"
+            )
+        position_TD = self.position(texts.place_T + self.first_position)
+        return self.dropout(self.norm(self.token(ids_T) + self.token_type.weight[0] + position_TD))
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """Texts after the text encoder.
+
+    Attributes:
+        states_TD: (T, D) packed states of all tokens.
+        packing: which token belongs to which of the N texts.
+        summary_ND: (N, D) w_cls, one vector a text.
+    """
+
+    states_TD: Tensor
+    packing: Packing
+    summary_ND: Tensor
+
+
+class TextEncoder(nn.Module):
+    """The first half of the text stack: reads texts alone."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ValueError(f"width {config.width} is not a multiple of {config.heads} heads")
+        if config.pooling not in ("first", "mean"):
+            raise ValueError(f"pooling is {config.pooling!r}; it may be 'first' or 'mean'")
+        self.config = config
+        self.embedding = TextEmbedding(config)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.text_layers))
+
+    def forward(self, texts: Texts) -> TextFeatures:
+        """N packed texts -> their states and vectors."""
+        packing = Packing.of(texts.lengths_N, texts.ids_T.shape[0], texts.longest)
+        x_TD = self.embedding(texts.ids_T, packing)
+        for layer in self.layers:
+            x_TD = layer(x_TD, packing)
+        return TextFeatures(x_TD, packing, self.summary(x_TD, packing))
+
+    def summary(self, x_TD: Tensor, packing: Packing) -> Tensor:
+        """(T, D) -> (N, D), by the configured pooling."""
+        if self.config.pooling == "first":
+            return x_TD[packing.first_S]
+        x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
+        total_ND = x_TD.new_zeros(packing.lengths_S.shape[0], x_TD.shape[1])
+        return total_ND.index_add(0, packing.segment_T, x_TD) / packing.lengths_S[:, None]

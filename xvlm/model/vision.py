@@ -1,0 +1,255 @@
+"""Vision encoders: any timm model behind one contract.
+
+Two kinds, found from the model itself (design, section 4):
+
+- *grid* (Swin, ConvNeXt, EfficientNet, ResNet, ...): the final feature map is the patches; a concept's
+  vector is the mean of the patches its box touches.
+- *ViT* (DeiT, CLIP, ...): the last `local_depth` blocks run again for each region, with attention limited
+  to its patches and the class token; the class token is the concept's vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers import set_fused_attn
+from torch import Tensor, nn
+
+from xvlm.batch import Concepts, Images
+from xvlm.boxes import patches_touched
+from xvlm.model.attention import ConceptTokens
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+set_fused_attn(True, experimental=True)  # Swin's fused attention counts as experimental in timm
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Which timm model, and how it is used.
+
+    Attributes:
+        name: of the timm model.
+        image_hw: (height, width) in pixels; a multiple of the model's stride.
+        options: keyword arguments of `timm.create_model`.
+        mean, std: of the pixels in [0, 1]; CLIP's by default, as published.
+        local_depth: ViT only: blocks that run again for each region (published: 4).
+        stem_stages: EfficientNet only: leading stages that stay frozen, so that their output may be computed
+            once and kept (`model/stem.py`).
+        freeze_norm: BatchNorm keeps its pre-trained statistics while training.
+    """
+
+    name: str = "swin_base_patch4_window7_224"
+    image_hw: tuple[int, int] = (224, 224)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    local_depth: int = 4
+    stem_stages: int = 0
+    freeze_norm: bool = False
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Images after the vision encoder.
+
+    Attributes:
+        tokens_BPD: (B, P, D) patches, row-major; ViT encoders have the class token first.
+        grid_hw: (rows, columns) of patches.
+        before_local_BPD: ViT only: the tokens before the blocks that run again for regions.
+    """
+
+    tokens_BPD: Tensor
+    grid_hw: tuple[int, int]
+    before_local_BPD: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.tokens_BPD.shape[0]
+
+
+class VisionEncoder(nn.Module):
+    """What every kind shares: normalisation, frozen parts.  Subclasses say what tokens and concepts are."""
+
+    width: int
+
+    def __init__(self, model: nn.Module, config: VisionConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.stem: nn.Module | None = None
+        self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1) * 255, persistent=False)
+
+    def normalised(self, images: Images) -> Tensor:
+        """(B, 3, h, w) uint8 -> float, in the parameters' precision; what a stem has seen passes as it is."""
+        pixels = images.pixels_BCHW.to(self.mean.dtype)
+        if images.after_stem:
+            return pixels
+        return (pixels - self.mean) / self.std
+
+    def tower(self) -> nn.Module:
+        """The timm model's parts in its own order, stem first."""
+        return self.model if self.stem is None else nn.ModuleList([self.stem, self.model])
+
+    def train(self, mode: bool = True) -> VisionEncoder:
+        """Training mode, but for BatchNorm whose statistics are frozen."""
+        super().train(mode)
+        if self.config.freeze_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, images: Images) -> ImageFeatures:
+        """B images -> their tokens (B, P, D)."""
+        raise TypeError(f"{type(self).__name__} does not say what its tokens are")
+
+    def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
+        """What texts look at, for N concepts and then, after them, for the B whole images.
+
+        Returns:
+            (tokens of N + B concepts, their vectors v_cls (N + B, D)).
+        """
+        raise TypeError(f"{type(self).__name__} does not say what its concepts are")
+
+    def whole_mask(self, features: ImageFeatures, concepts: Concepts) -> Tensor:
+        """(N + B, rows * columns) bool: the patches of each concept, then all of each image."""
+        mask_NP = patches_touched(concepts.box_xyxy_N4, features.grid_hw)
+        whole_BP = mask_NP.new_ones(len(features), mask_NP.shape[1])
+        return torch.cat((mask_NP, whole_BP))
+
+
+class GridEncoder(VisionEncoder):
+    """A feature map as patches."""
+
+    def __init__(self, model: nn.Module, config: VisionConfig) -> None:
+        super().__init__(model, config)
+        self.width = int(model.num_features)  # type: ignore[arg-type]
+        self.channels_last_output = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        # A CNN's map is not normed and carries no position; a Swin's is and does.
+        self.norm = nn.Identity() if self.channels_last_output else nn.LayerNorm(self.width)
+        self.adds_position = not self.channels_last_output
+        if not self.channels_last_output:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, images: Images) -> ImageFeatures:
+        """B images -> (B, P, D), P = rows * columns of the final map."""
+        x_BCHW = self.normalised(images)
+        if not self.channels_last_output:
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+        if self.stem is not None and not images.after_stem:
+            with torch.no_grad():
+                x_BCHW = self.stem(x_BCHW)
+        x = self.model.forward_features(x_BCHW)  # type: ignore[operator]
+        x_BHWD = x if self.channels_last_output else x.permute(0, 2, 3, 1)
+        return ImageFeatures(self.norm(x_BHWD.flatten(1, 2)), (x_BHWD.shape[1], x_BHWD.shape[2]))
+
+    def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
+        """Every concept looks at its image's tokens, all at the one set of keys and values."""
+        tokens_BPD = features.tokens_BPD
+        images = torch.arange(len(features), device=tokens_BPD.device)
+        mask_CP = self.whole_mask(features, concepts)
+        region_NPD = tokens_BPD[concepts.image_N]
+        share_NP = mask_CP[: len(concepts)].to(tokens_BPD.dtype)
+        region_ND = (share_NP[:, None] @ region_NPD)[:, 0] / share_NP.sum(-1, keepdim=True)
+        cls_CD = torch.cat((region_ND, tokens_BPD.mean(1)))
+        if self.adds_position:
+            position_PD = sincos_position(features.grid_hw, self.width).to(tokens_BPD)
+            tokens_BPD = tokens_BPD + position_PD
+        set_C = torch.cat((concepts.image_N, images))
+        return ConceptTokens(tokens_BPD, set_C, mask_CP, mean_summary=True), cls_CD
+
+
+class ViTEncoder(VisionEncoder):
+    """Class token and patches; regions by local attention."""
+
+    def __init__(self, model: nn.Module, config: VisionConfig) -> None:
+        super().__init__(model, config)
+        self.width = int(model.num_features)  # type: ignore[arg-type]
+        if model.num_prefix_tokens != 1:
+            raise ValueError(
+                f"{config.name} has {model.num_prefix_tokens} tokens before its patches; "
+                "this encoder needs exactly one, the class token"
+            )
+        if not 0 < config.local_depth <= len(model.blocks):  # type: ignore[arg-type]
+            raise ValueError(
+                f"local_depth is {config.local_depth}; {config.name} has {len(model.blocks)} blocks"  # type: ignore[arg-type]
+            )
+
+    def forward(self, images: Images) -> ImageFeatures:
+        """B images -> (B, 1 + P, D)."""
+        model: Any = self.model
+        x_BCHW = self.normalised(images)
+        x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x_BCHW))))
+        shared = len(model.blocks) - self.config.local_depth
+        for block in model.blocks[:shared]:
+            x = block(x)
+        before_local = x
+        for block in model.blocks[shared:]:
+            x = block(x)
+        stride = model.patch_embed.feat_ratio()
+        grid_hw = (x_BCHW.shape[2] // stride, x_BCHW.shape[3] // stride)
+        return ImageFeatures(model.norm(x), grid_hw, before_local)
+
+    def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
+        """Regions get token sets of their own, after those of the B whole images."""
+        model: Any = self.model
+        assert features.before_local_BPD is not None
+        images = torch.arange(len(features), device=features.tokens_BPD.device)
+        mask_CP = F.pad(self.whole_mask(features, concepts), (1, 0), value=True)
+        region_N = concepts.has_box_N.nonzero()[:, 0]
+        x = features.before_local_BPD[concepts.image_N[region_N]]
+        # Additive, since timm's unfused path adds whatever mask it is given.
+        mask = torch.zeros_like(mask_CP[region_N], dtype=x.dtype).masked_fill(
+            ~mask_CP[region_N], torch.finfo(x.dtype).min
+        )
+        for block in model.blocks[len(model.blocks) - self.config.local_depth :]:
+            x = block(x, attn_mask=mask[:, None, None, :])
+        sets_SPD = torch.cat((features.tokens_BPD, model.norm(x)))
+        set_N = concepts.image_N.index_copy(
+            0, region_N, len(features) + torch.arange(len(region_N), device=region_N.device)
+        )
+        set_C = torch.cat((set_N, images))
+        return ConceptTokens(sets_SPD, set_C, mask_CP, mean_summary=False), sets_SPD[set_C, 0]
+
+
+def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
+    """Fixed 2-D position embedding (rows * columns, width), of about the scale of normed tokens.
+
+    A quarter of the width each for sine and cosine of the row and of the column, at wavelengths from 2
+    patches to 20 times the grid; components are scaled to unit mean square.
+    """
+    quarter = width // 4
+    frequency = torch.pi / torch.logspace(0, 1, quarter, base=20 * max(grid_hw) / 2)
+    row, column = torch.meshgrid(torch.arange(grid_hw[0]), torch.arange(grid_hw[1]), indexing="ij")
+    angles = [place.flatten()[:, None] * frequency for place in (row.float(), column.float())]
+    parts = [function(angle) for angle in angles for function in (torch.sin, torch.cos)]
+    return F.pad(torch.cat(parts, dim=1) * 2**0.5, (0, width - 4 * quarter))
+
+
+def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
+    """A timm model as an encoder of the kind that it is.
+
+    Raises ValueError for a name that timm does not know, or a model that gives neither a map nor tokens.
+    """
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
+        raise ValueError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
+    options = dict(config.options)
+    model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
+        model.set_input_size(img_size=config.image_hw)
+    if hasattr(model, "blocks") and hasattr(model, "cls_token"):
+        return ViTEncoder(model, config)
+    encoder = GridEncoder(model, config)
+    if config.stem_stages:
+        from xvlm.model.stem import split_stem
+
+        encoder.stem = split_stem(model, config)
+    return encoder

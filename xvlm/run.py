@@ -1,0 +1,127 @@
+"""What a run is: a tree of dataclasses that can be written, read back and repeated.
+
+A recipe returns one, the command line overrides fields by dotted name, `run.json` keeps it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        lr: peak learning rate; parameters that no checkpoint gave learn at `new_multiplier` times it.
+        warmup: steps of linear rise; afterwards the rate falls to `final_lr` of the peak.
+        schedule: "linear" (published) or "cosine".
+        vision_multiplier, text_multiplier: on the rate of pre-trained vision and text parameters.
+        weight_decay: on matrices only; 1-D parameters have none.
+        clip: largest norm of all gradients together; 0 never clips.
+        ema: decay of the running average of the weights that is evaluated and saved; 0 keeps none.
+    """
+
+    steps: int = 1000
+    lr: float = 1e-4
+    new_multiplier: float = 2.0
+    vision_multiplier: float = 1.0
+    text_multiplier: float = 1.0
+    warmup: int = 100
+    schedule: str = "linear"
+    final_lr: float = 0.0
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-8
+    clip: float = 1.0
+    ema: float = 0.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every task's run has.
+
+    Attributes:
+        recipe: name of the recipe it came from.
+        task: file name in `xvlm/tasks`.
+        seed: of weights, order, augmentation and dropout.
+        precision: "fp32", or "bf16" (autocast; weights stay float32).
+        accumulate: micro-batches per step and rank.
+        workers: processes that read data; 0 reads in the training process.
+        log_every, save_every, eval_every: steps; 0 never does it before the end.
+        max_bad: share of records read that may be bad before the run stops.
+        faithful: reproduce the published behaviour where it differs (design, section 5).
+    """
+
+    recipe: str = ""
+    task: str = "pretrain"
+    seed: int = 0
+    precision: str = "fp32"
+    accumulate: int = 1
+    workers: int = 1
+    log_every: int = 1
+    save_every: int = 200
+    eval_every: int = 0
+    max_bad: float = 0.01
+    faithful: bool = False
+    compile: bool = False
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass tree as plain JSON values."""
+    if dataclasses.is_dataclass(value):
+        return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_json(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(inner) for inner in value]
+    return value
+
+
+def from_json(kind: type[T], data: Mapping[str, Any], where: str = "") -> T:
+    """The dataclass `kind` from `to_json`'s output.
+
+    Raises ValueError for a name that `kind` does not have, with the nearest that it has.
+    """
+    hints = typing.get_type_hints(kind)
+    for name in data:
+        if name not in hints:
+            near = difflib.get_close_matches(name, hints, n=1)
+            raise ValueError(
+                f"{where}{name} is not a field of {kind.__name__}"
+                + (f"; did you mean {where}{near[0]}?" if near else f"; it has {', '.join(hints)}")
+            )
+    return kind(**{name: _value(hints[name], value, f"{where}{name}.") for name, value in data.items()})
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_json(hint, value, where)  # type: ignore[arg-type]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in arguments if kind is not type(None)]
+        return None if value is None else _value(kinds[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(to_json(value), indent=1) + "\n")
+    partial.replace(path)

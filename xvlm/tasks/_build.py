@@ -1,0 +1,144 @@
+"""What every task's run is built from: a tokenizer, a model with its first weights, sources of records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from xvlm.data.loader import Feed
+from xvlm.data.sources import Source, open_source
+from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.model.folder import Loaded, load_model
+from xvlm.model.weights import bert_config, bert_folder, find_weights, load_bert, load_vision_by_order
+from xvlm.model.xvlm import ModelConfig, build_model
+from xvlm.records import BadRecord
+
+
+@dataclass(frozen=True)
+class Init:
+    """Where first weights come from; empty: new ones.
+
+    Attributes:
+        model: a model folder of ours, or a hub repository of that form; everything else is then ignored.
+        vision: "timm" for timm's pre-trained weights, or `python:PACKAGE` or a file whose tensors stand in the
+            timm model's order.
+        text: a BERT or RoBERTa: a folder, a hub id, or `python:PACKAGE`.  Sizes and tokenizer are its own;
+            only the numbers of layers and the pooling are taken from the model's configuration.
+        tokenizer: a folder with one, where `text` gives none; empty: a WordPiece vocabulary is trained on
+            the texts of the training sources.
+        vocab_size: of such a vocabulary.
+    """
+
+    model: str = ""
+    vision: str = ""
+    text: str = ""
+    tokenizer: str = ""
+    vocab_size: int = 8000
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """Records from one place, as `open_source` reads it.
+
+    Attributes:
+        path: file, glob, folder or scheme.
+        image_root: where image paths start; empty: beside the file.
+        weight: share in a mixture; 0 stands for the number of records.
+    """
+
+    path: str
+    image_root: str = ""
+    weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class StemPlan:
+    """Views of which the frozen stem is to be computed before training (`train/stem_cache.py`)."""
+
+    folder: Path
+    sources: Sequence[Source]
+    views: int
+    scale: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Built:
+    """A run, ready to start.
+
+    Attributes:
+        task: losses by name from a batch; `task.model` is what is trained.
+        feed: the batch of every step.
+        loaded: the model with its tokenizer, as it will be saved.
+        given: names of the model's parameters that came from somewhere.
+        stem: what has to be computed first, if anything.
+    """
+
+    task: nn.Module
+    feed: Feed
+    loaded: Loaded
+    given: set[str]
+    stem: StemPlan | None = None
+
+
+def open_sources(configs: Sequence[SourceConfig]) -> list[Source]:
+    """Raises FileNotFoundError or ValueError for what cannot be opened."""
+    return [open_source(config.path, config.image_root or None) for config in configs]
+
+
+def mixture(configs: Sequence[SourceConfig], sources: Sequence[Source]) -> list[float]:
+    """The share of each source."""
+    return [config.weight or float(len(source)) for config, source in zip(configs, sources, strict=True)]
+
+
+def build_tokenizer(init: Init, sources: Iterable[Source], saved: Path) -> Tokenizer:
+    """The tokenizer that `init` names, or one trained on the sources' texts; kept in `saved` for resuming."""
+    if (saved / "tokenizer.json").is_file():
+        return Tokenizer.from_folder(saved)
+    if init.text or init.tokenizer:
+        tokenizer = Tokenizer.from_folder(bert_folder(init.text) if init.text else Path(init.tokenizer))
+    else:
+        tokenizer = Tokenizer.train_wordpiece(corpus(sources), init.vocab_size)
+    tokenizer.save(saved)
+    return tokenizer
+
+
+def corpus(sources: Iterable[Source], limit: int = 20_000) -> list[str]:
+    """Cleaned texts of up to `limit` records of each source, evenly spread; bad records are passed over here,
+    for the loader counts them."""
+    texts = []
+    for source in sources:
+        for index in range(0, len(source), max(1, len(source) // limit)):
+            try:
+                texts += [clean_caption(t) for concept in source[index].concepts for t in concept.texts]
+            except BadRecord:
+                continue
+    return texts
+
+
+def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: int) -> tuple[Loaded, set[str]]:
+    """A model with its first weights, and the names of the parameters that came from somewhere."""
+    if init.model:
+        loaded = load_model(init.model)
+        return loaded, {name for name, _ in loaded.model.named_parameters()}
+    folder = bert_folder(init.text) if init.text else None
+    if folder:
+        text = bert_config(folder, config.text.text_layers, config.text.cross_layers, config.text.pooling)
+        text = dataclasses.replace(text, dropout=config.text.dropout)
+    else:
+        text = dataclasses.replace(config.text, vocab_size=tokenizer.vocab_size)
+    config = dataclasses.replace(config, text=text)
+    torch.manual_seed(seed)
+    given: set[str] = set()
+    model = build_model(config, pretrained_vision=init.vision == "timm")
+    if init.vision and init.vision != "timm":
+        load_vision_by_order(model.vision.tower(), find_weights(init.vision))
+    if init.vision:
+        given |= {f"vision.{name}" for name, _ in model.vision.named_parameters() if not name.startswith("norm.")}
+    if folder:
+        given |= load_bert(model, folder)[0]
+    return Loaded(model, tokenizer), given

@@ -1,0 +1,326 @@
+"""Pre-training: four losses on images with captions and images with regions, both in every step.
+
+A step has two parts (X-VLM, section 4): *pairs*, whole images with a caption each, and *regions*, images with
+several concepts each.  All passes of both parts go through each encoder in one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from xvlm import dist
+from xvlm.batch import Concepts, Images, Movable, Texts
+from xvlm.boxes import xyxy_to_cxcywh
+from xvlm.data.loader import Feed, Part
+from xvlm.data.stem_views import StemPairs, StemRegions, StemViews
+from xvlm.data.transforms import PairsTransform, RegionsTransform
+from xvlm.data.views import PairsView, RegionsView, Sample, TextView
+from xvlm.losses.box import box_losses
+from xvlm.losses.contrastive import contrastive_loss, same_thing
+from xvlm.losses.matching import draw_negatives, matching_loss
+from xvlm.losses.mlm import masked_language_loss
+from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.run import Run
+from xvlm.tasks._build import (
+    Built,
+    Init,
+    SourceConfig,
+    StemPlan,
+    build_loaded,
+    build_tokenizer,
+    mixture,
+    open_sources,
+)
+
+PARTS = ("pairs", "regions")
+
+
+@dataclass(frozen=True)
+class PretrainBatch(Movable):
+    """N rows: those of the pairs part, then those of the regions part.
+
+    Attributes:
+        images: of the pairs part, then of the regions part.
+        texts: 2 N texts: N as they are, then the same N with tokens hidden.
+        concepts: N, one a row.
+        concept_key_N, text_key_N: (N,) int64 hashes; equal keys mean the same thing.
+        masked_row_M, masked_place_M: (M,) row and place within its text of each hidden token.
+        masked_target_M: (M,) the tokens that stood there.
+        pairs: rows of the pairs part.
+    """
+
+    images: Images
+    texts: Texts
+    concepts: Concepts
+    concept_key_N: Tensor
+    text_key_N: Tensor
+    masked_row_M: Tensor
+    masked_place_M: Tensor
+    masked_target_M: Tensor
+    pairs: int
+
+
+def collate(parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
+    """Samples of the parts "pairs" and "regions" (either may be absent) -> one ragged batch."""
+    samples = [sample for part in PARTS for sample in parts.get(part, ())]
+    if not samples:
+        raise ValueError("a batch needs at least one image; both parts are empty")
+    rows = [row for sample in samples for row in sample.rows]
+    image_of_row = [i for i, sample in enumerate(samples) for _ in sample.rows]
+    pixels = torch.stack([sample.pixels for sample in samples])
+    whole = (0.0, 0.0, 1.0, 1.0)
+    return PretrainBatch(
+        images=Images(pixels, after_stem=pixels.is_floating_point()),
+        texts=Texts.pack([row.ids for row in rows] + [row.masked_ids for row in rows]),
+        concepts=Concepts(
+            torch.tensor(image_of_row),
+            torch.tensor([row.box_xyxy or whole for row in rows], dtype=torch.float32),
+            torch.tensor([row.box_xyxy is not None for row in rows]),
+        ),
+        concept_key_N=torch.tensor([row.concept_key for row in rows]),
+        text_key_N=torch.tensor([row.text_key for row in rows]),
+        masked_row_M=torch.tensor([i for i, row in enumerate(rows) for _ in row.positions], dtype=torch.int64),
+        masked_place_M=torch.tensor([p for row in rows for p in row.positions], dtype=torch.int64),
+        masked_target_M=torch.tensor([t for row in rows for t in row.targets], dtype=torch.int64),
+        pairs=sum(len(sample.rows) for sample in parts.get("pairs", ())),
+    )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the losses in the sum; a loss of weight 0 is not computed."""
+
+    itc: float = 1.0
+    itm: float = 1.0
+    mlm: float = 1.0
+    bbox: float = 1.0
+    giou: float = 1.0
+
+
+@dataclass
+class Passes:
+    """The rows of the one cross-modal call of a step: which text with which concept, pass by pass."""
+
+    text: list[Tensor] = field(default_factory=list)
+    concept: list[Tensor] = field(default_factory=list)
+
+    def add(self, text_R: Tensor, concept_R: Tensor) -> slice:
+        """Add a pass of (R,) rows; returns where its rows stand among all."""
+        start = sum(part.shape[0] for part in self.text)
+        self.text.append(text_R)
+        self.concept.append(concept_R)
+        return slice(start, start + text_R.shape[0])
+
+
+class Pretrain(nn.Module):
+    """The model with its pre-training losses; DDP wraps this, so no call bypasses gradient synchronisation."""
+
+    def __init__(self, model: XVLM, losses: LossConfig, faithful: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self.weights = losses
+        self.faithful = faithful
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weight in the sum of every loss that `forward` may return, by name."""
+        w = self.weights
+        names = {"itc": w.itc, "itm": w.itm, "mlm": w.mlm}
+        return {
+            **names,
+            **{f"region_{name}": weight for name, weight in names.items()},
+            "bbox": w.bbox,
+            "giou": w.giou,
+        }
+
+    def forward(self, batch: PretrainBatch) -> dict[str, Tensor]:
+        """Named losses (), each this rank's part of the global mean.
+
+        `itc`, `itm`, `mlm` of the pairs part, `region_itc`, `region_itm`, `region_mlm`, `bbox`, `giou` of the
+        regions part.
+        """
+        model, w = self.model, self.weights
+        rows = len(batch.concepts)
+        parts = {"": slice(0, batch.pairs), "region_": slice(batch.pairs, rows)}
+        parts = {name: part for name, part in parts.items() if part.start < part.stop}
+
+        features = model.encode_images(batch.images)
+        concepts, cls_CD = model.encode_concepts(features, batch.concepts)
+        texts = model.encode_texts(batch.texts if w.mlm else first_texts(batch.texts, rows))
+
+        losses: dict[str, Tensor] = {}
+        passes = Passes()
+        matching: dict[str, tuple[slice, slice]] = {}
+        model.contrastive.clamp_temperature()
+        concept_NE = model.contrastive.embed_concepts(cls_CD[:rows])
+        text_NE = model.contrastive.embed_texts(texts.summary_ND[:rows])
+        for name, part in parts.items():
+            if w.itc:
+                losses[name + "itc"] = contrastive_loss(
+                    concept_NE[part],
+                    text_NE[part],
+                    model.contrastive.temperature,
+                    batch.concept_key_N[part],
+                    batch.text_key_N[part],
+                    self.faithful,
+                )
+            if w.itm:
+                matching[name] = self.add_matching_passes(passes, batch, part, concept_NE, text_NE)
+        row_N = torch.arange(rows, device=cls_CD.device)
+        if w.mlm:
+            masked = passes.add(rows + row_N, row_N)
+        boxed_N = batch.concepts.has_box_N.nonzero()[:, 0]
+        if w.bbox or w.giou:
+            # The box is sought in the whole image; whole images stand after the N concepts.
+            box = passes.add(boxed_N, rows + batch.concepts.image_N[boxed_N])
+        if not passes.text:
+            return losses
+
+        fused = model.fuse(texts, torch.cat(passes.text), concepts, torch.cat(passes.concept))
+        cls_RD = fused.cls_RD
+        for name, (positive, negative) in matching.items():
+            logits = model.match(torch.cat((cls_RD[positive], cls_RD[negative])))
+            is_match = torch.arange(logits.shape[0], device=logits.device) < positive.stop - positive.start
+            losses[name + "itm"] = matching_loss(logits, is_match)
+        if w.mlm:
+            at_M = fused.first_R[masked][batch.masked_row_M] + batch.masked_place_M
+            for name, part in parts.items():
+                chosen_M = (batch.masked_row_M >= part.start) & (batch.masked_row_M < part.stop)
+                logits_MV = model.predict_masked(fused.states_TD[at_M[chosen_M]])
+                losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[chosen_M])
+        if (w.bbox or w.giou) and "region_" in parts:
+            losses["bbox"], losses["giou"] = box_losses(
+                model.predict_box(cls_RD[box]),
+                xyxy_to_cxcywh(batch.concepts.box_xyxy_N4[boxed_N]),
+                self.faithful,
+            )
+        return losses
+
+    def add_matching_passes(
+        self, passes: Passes, batch: PretrainBatch, part: slice, concept_NE: Tensor, text_NE: Tensor
+    ) -> tuple[slice, slice]:
+        """Draw negatives within one part; add its N positives and 2 N negatives.  Returns where they stand."""
+        row_N = torch.arange(part.start, part.stop, device=concept_NE.device)
+        same_NN = same_thing(
+            batch.concept_key_N[part], batch.text_key_N[part], batch.concept_key_N[part], batch.text_key_N[part]
+        )
+        if self.faithful:
+            same_NN = torch.eye(len(row_N), dtype=torch.bool, device=row_N.device)
+        drawn = draw_negatives(
+            concept_NE[part], text_NE[part], self.model.contrastive.temperature, same_NN
+        )
+        positive = passes.add(row_N, row_N)
+        negative_concept = passes.add(row_N[drawn.row_N], row_N[drawn.concept_N])
+        negative_text = passes.add(row_N[drawn.text_N], row_N[drawn.row_N])
+        return positive, slice(negative_concept.start, negative_text.stop)
+
+
+def first_texts(texts: Texts, count: int) -> Texts:
+    """The first `count` texts; reading their total length waits for the device."""
+    lengths = texts.lengths_N[:count]
+    return Texts(texts.ids_T[: int(lengths.sum())], lengths, texts.longest)
+
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a step is made of.
+
+    Attributes:
+        pairs, regions: sources of the two parts; an empty part is left out.
+        pairs_batch, regions_batch: images of each part in a global batch.
+        captions: captions shown with each image of the pairs part.
+        max_regions: concepts shown with each image of the regions part.
+        region_captions: whether a caption may be one of them.
+        scale: of the pairs part's random crops.
+        crop, flip, rand_augment: see `data/transforms.py`.
+        stem_views: with a frozen stem: views of each image that are kept instead (`train/stem_cache.py`);
+            0 computes the stem in every step.
+        stem_cache: folder for them; empty: in the run's folder.
+    """
+
+    pairs: tuple[SourceConfig, ...] = ()
+    regions: tuple[SourceConfig, ...] = ()
+    pairs_batch: int = 64
+    regions_batch: int = 16
+    captions: int = 1
+    max_regions: int = 5
+    region_captions: bool = True
+    scale: tuple[float, float] = (0.2, 1.0)
+    crop: bool = True
+    flip: bool = True
+    rand_augment: bool = True
+    max_words: int = 40
+    max_tokens: int = 40
+    stem_views: int = 0
+    stem_scale: tuple[float, float] = (0.4, 1.0)
+    stem_cache: str = ""
+
+
+@dataclass(frozen=True)
+class PretrainRun(Run):
+    """A pre-training run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    init: Init = field(default_factory=Init)
+    data: DataConfig = field(default_factory=DataConfig)
+    losses: LossConfig = field(default_factory=LossConfig)
+
+
+RUN = PretrainRun
+
+
+def build(run: PretrainRun, out: Path) -> Built:
+    """The task, its data and its model, from a run's configuration.
+
+    Raises ValueError if neither part has a source.
+    """
+    data = run.data
+    sources = {"pairs": open_sources(data.pairs), "regions": open_sources(data.regions)}
+    if not any(sources.values()):
+        raise ValueError("the run has no data: data.pairs and data.regions are both empty")
+    tokenizer = build_tokenizer(run.init, [s for part in sources.values() for s in part], out)
+    loaded, given = build_loaded(run.model, run.init, tokenizer, run.seed)
+    loaded = replace(loaded, max_words=data.max_words, max_tokens=data.max_tokens)
+    model = loaded.model
+    if not (run.losses.bbox or run.losses.giou) or not data.regions:
+        model.box.requires_grad_(False)
+    if not run.losses.itm:
+        model.matching.requires_grad_(False)
+    if not run.losses.mlm:
+        model.masked.requires_grad_(False)
+    text = TextView(
+        tokenizer,
+        data.max_words,
+        data.max_tokens,
+        mask_probability=0.25 if run.losses.mlm else 0.0,
+        faithful=run.faithful,
+    )
+    size, augment = loaded.model.config.vision.image_hw, (2, 7) if data.rand_augment else None
+    pairs: PairsTransform | StemPairs
+    regions: RegionsTransform | StemRegions
+    pairs = PairsTransform(size, data.scale, data.crop, data.flip, augment)
+    regions = RegionsTransform(size, crop=data.crop, flip=data.flip, rand_augment=augment)
+    stem: StemPlan | None = None
+    if data.stem_views:
+        folder = Path(data.stem_cache) if data.stem_cache else out / "stem"
+        pairs, regions = StemPairs(StemViews(folder), data.flip), StemRegions(StemViews(folder), flip=data.flip)
+        by_name = {source.name: source for part in sources.values() for source in part}
+        stem = StemPlan(folder, list(by_name.values()), data.stem_views, data.stem_scale)
+    views = {
+        "pairs": PairsView(pairs, text, data.captions),
+        "regions": RegionsView(regions, text, data.max_regions, data.region_captions),
+    }
+    batches = {"pairs": data.pairs_batch, "regions": data.regions_batch}
+    configs = {"pairs": data.pairs, "regions": data.regions}
+    parts = [
+        Part(name, sources[name], batches[name], views[name], mixture(configs[name], sources[name]))
+        for name in PARTS
+        if sources[name]
+    ]
+    feed = Feed(parts, collate, run.seed, dist.rank(), dist.world(), run.accumulate)
+    return Built(Pretrain(model, run.losses, run.faithful), feed, loaded, given, stem)

@@ -1,0 +1,196 @@
+"""The only training loop.  It knows no model: named losses, weighted sum, backward, clip, step, log, save."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable, Collection
+from contextlib import nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from xvlm import dist
+from xvlm.data.loader import BadRecords, Feed, load
+from xvlm.run import Run, write_json
+from xvlm.train import checkpoint
+from xvlm.train.log import Log
+from xvlm.train.optim import Average, build_optimizer, set_rate
+
+Evaluate = Callable[[nn.Module, int], dict[str, float]]
+"""(model, steps done) -> numbers; the model is in evaluation mode, with averaged weights if there are any."""
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; its last step is saved."""
+
+
+def fit(
+    task: nn.Module,
+    feed: Feed,
+    run: Run,
+    out: Path,
+    *,
+    loaded: Collection[str] = (),
+    resume: bool = False,
+    evaluate: Evaluate | None = None,
+    minutes: float | None = None,
+) -> checkpoint.State:
+    """Train `task` for `run.optim.steps` steps on `feed`.
+
+    Args:
+        task: maps a batch to named losses; has `model`, what is saved and evaluated, and `loss_weights()`.
+        loaded: names of the model's parameters that a checkpoint gave.
+        resume: go on from the newest checkpoint in `out`, bit for bit; from the beginning if there is none.
+        minutes: stop (saved, resumable) after this much time in all sittings, whatever is left.
+    Raises:
+        Interrupted: by Ctrl-C or SIGTERM, after saving.
+        FloatingPointError: a loss is not finite; the batch's keys are in `out/bad_step.json`.
+    """
+    device = dist.device()
+    task.to(device)
+    model: nn.Module = task.model  # type: ignore[assignment]
+    newest = checkpoint.newest(out) if resume else None
+    if newest:
+        loaded = checkpoint.read_state(newest).loaded
+    optimizer = build_optimizer(model, run.optim, loaded, run.faithful)
+    average = Average(model, run.optim.ema) if run.optim.ema else None
+    state = checkpoint.State(loaded=sorted(loaded))
+    if newest:
+        state = checkpoint.load(newest, model, optimizer, average)
+    if dist.is_main():
+        write_json(out / "run.json", run)
+    wrapped = DistributedDataParallel(task) if dist.world() > 1 else task
+    step_losses = torch.compile(wrapped) if run.compile else wrapped
+    weights: dict[str, float] = task.loss_weights()  # type: ignore[operator]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    ledger = BadRecords(out / "bad_records.jsonl" if dist.is_main() else None, run.max_bad)
+    if state.bad:
+        ledger.load_state_dict(state.bad)
+    log = Log(out, state.step, run.optim.steps, run.recipe or run.task)
+    steps = load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda")
+    stop = StopSignal()
+    begun, before = time.monotonic(), state.seconds
+    try:
+        with stop:
+            task.train()
+            while state.step < run.optim.steps:
+                t0 = time.monotonic()
+                fed = next(steps)
+                t1 = time.monotonic()
+                # Randomness is a function of the step: nothing of it needs to be saved.
+                torch.manual_seed((run.seed * 1_000_003 + state.step) * 4096 + dist.rank())
+                lr = set_rate(optimizer, run.optim, state.step)
+                totals: dict[str, Tensor] = {}
+                for number, batch in enumerate(fed.batches):
+                    last = number == len(fed.batches) - 1
+                    sync = nullcontext() if last or wrapped is task else wrapped.no_sync()
+                    with sync:
+                        with autocast(device, run.precision):
+                            losses = step_losses(batch.to(device, non_blocking=True))
+                        total = sum(weights[name] * value for name, value in losses.items())
+                        (total / len(fed.batches)).backward()
+                    for name, value in losses.items():
+                        totals[name] = totals.get(name, 0) + value.detach() / len(fed.batches)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip or math.inf)
+                numbers = dict(zip(totals, dist.mean_over_ranks(torch.stack([*totals.values()])).tolist(), strict=True))
+                numbers = {"loss": sum(weights[k] * v for k, v in numbers.items()), **numbers, "grad_norm": float(norm)}
+                if not all(map(math.isfinite, numbers.values())):
+                    write_json(out / f"bad_step_rank{dist.rank()}.json", {"step": state.step, **numbers, "keys": fed.keys})
+                    raise FloatingPointError(
+                        f"step {state.step}: a loss is not finite ({numbers}); the keys of its batch are in {out}/bad_step*.json"
+                    )
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average:
+                    average.update(model)
+                state.step += 1
+                ledger.add(fed)
+                ledger.check()
+                t2 = time.monotonic()
+                state.seconds = before + t2 - begun
+                state.bad = ledger.state_dict()
+
+                if state.step % max(1, run.log_every) == 0:
+                    count = sum(len(keys) for keys in fed.keys.values()) * dist.world()
+                    numbers |= {"lr": lr, "seconds": state.seconds, "images_per_s": count / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
+                    log.step(state.step, numbers)
+                done = state.step == run.optim.steps
+                over = minutes is not None and state.seconds > 60 * minutes
+                asked = stop.asked_anywhere(state.step)
+                if evaluate and (done or (run.eval_every and state.step % run.eval_every == 0)):
+                    log.event(state.step, "eval", evaluated(evaluate, model, average, state.step))
+                    task.train()
+                if done or over or asked or (run.save_every and state.step % run.save_every == 0):
+                    log.flush()
+                    if dist.is_main():
+                        checkpoint.save(out, state, model, optimizer, average)
+                    dist.barrier()
+                if asked:
+                    raise Interrupted(f"stopped after step {state.step} of {run.optim.steps}; it is saved in {out} and --resume goes on")
+                if over:
+                    break
+    finally:
+        steps.close()
+        log.close()
+    if average:
+        average.swapped(model)
+    return state
+
+
+def evaluated(evaluate: Evaluate, model: nn.Module, average: Average | None, step: int) -> dict[str, float]:
+    """`evaluate` on the model, in evaluation mode, with averaged weights."""
+    back = average.swapped(model) if average else None
+    model.eval()
+    with torch.no_grad():
+        numbers = evaluate(model, step)
+    if back:
+        back()
+    return numbers
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The context of a precision: "fp32" or "bf16"; float16 is never used."""
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision is {precision!r}; it may be 'fp32' or 'bf16'")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+class StopSignal:
+    """Ctrl-C and SIGTERM ask for a stop after the present step, on all ranks together; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def asked_anywhere(self, step: int) -> bool:
+        """Whether any rank was asked; looked up every 20 steps where there are several, for it waits."""
+        if dist.world() == 1:
+            return self.asked
+        return step % 20 == 0 and any(dist.gather_objects(self.asked))
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value."""
+    return json.loads(path.read_text())

@@ -1,0 +1,115 @@
+"""Parameter groups, schedule and running average of a run's weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from xvlm.run import OptimConfig
+
+
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, loaded: Collection[str], faithful: bool = False
+) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters, grouped by rate and decay.
+
+    Args:
+        loaded: names of the parameters that came from a checkpoint.  The others are new and learn at
+            `new_multiplier` times the rate, unless nothing was loaded at all (then nothing is special).
+        faithful: the published grouping: everything decays but biases and norms named `LayerNorm`.
+    """
+    groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            multiplier = _multiplier(name, config, loaded)
+            flat = parameter.ndim <= 1 and not (faithful and not _published_no_decay(name))
+            groups.setdefault((multiplier, 0.0 if flat else config.weight_decay), []).append((name, parameter))
+    return torch.optim.AdamW(
+        [
+            {
+                "params": [parameter for _, parameter in members],
+                "names": [name for name, _ in members],
+                "multiplier": multiplier,
+                "weight_decay": decay,
+            }
+            for (multiplier, decay), members in sorted(groups.items())
+        ],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def _multiplier(name: str, config: OptimConfig, loaded: Collection[str]) -> float:
+    if loaded and name not in loaded:
+        return config.new_multiplier
+    if name.startswith("vision."):
+        return config.vision_multiplier
+    return config.text_multiplier if loaded else 1.0
+
+
+def _published_no_decay(name: str) -> bool:
+    return name.endswith("bias") or "norm" in name
+
+
+def rate(config: OptimConfig, step: int) -> float:
+    """Share of the peak learning rate at `step` (0 is the first): linear rise, then fall to `final_lr`."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    left = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    if config.schedule not in left:
+        raise ValueError(f"schedule is {config.schedule!r}; it may be {' or '.join(left)}")
+    return config.final_lr + (1 - config.final_lr) * left[config.schedule]
+
+
+def set_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
+    """Set every group's rate for `step`; returns the rate of a group with multiplier 1."""
+    base = config.lr * rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = base * group["multiplier"]
+    return base
+
+
+class Average:
+    """Exponential running average of parameters and buffers, started late by a growing decay.
+
+    The decay of update n is min(decay, (1 + n) / (10 + n)), so that early weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move a little towards the model's present weights."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        now = model.state_dict()
+        floating = [name for name, value in self.values.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [self.values[name] for name in floating], [now[name] for name in floating], 1 - decay
+        )
+        for name in self.values.keys() - set(floating):
+            self.values[name].copy_(now[name])
+
+    def swapped(self, model: nn.Module) -> Callable[[], None]:
+        """Put the average into the model; call what is returned to put its own weights back."""
+        own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.values)
+
+        def back() -> None:
+            model.load_state_dict(own)
+
+        return back
+
+
+def global_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """() norm of all gradients together."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
