@@ -87,7 +87,7 @@ def full_report(path: Path, words: str = "a dog") -> Checker:
                 words,
                 [
                     report.Picture(GREY, [(words, words)]),
-                    report.Bars(words, [words], [(words, [1.0]), ("b", [math.nan])], unit=words),
+                    report.Bars(words, [words], {words: [1.0], "b": [math.nan]}, unit=words),
                     report.Table([words, "n"], [[words, 1.5]]),
                 ],
             )
@@ -158,6 +158,10 @@ def test_a_failed_write_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.
 def test_the_page_can_be_read_by_others(tmp_path: Path) -> None:
     path = report.write_report(tmp_path / "report.html", "Shared")
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+def test_a_box_is_right_from_half_an_overlap_on() -> None:
+    assert [example(iou=iou).right for iou in (0.49, 0.5, 0.9, None)] == [False, True, True, None]
 
 
 def test_table_rows_fit_the_header() -> None:
@@ -267,13 +271,13 @@ def test_curve_and_bars_check_their_lengths() -> None:
     with pytest.raises(ValueError, match="2 steps but 1 values"):
         report.Curve("loss", [0, 1], [1.0])
     with pytest.raises(ValueError, match="1 values for 2 groups"):
-        report.Bars("t", ["a", "b"], [("x", [1.0])])
+        report.Bars("t", ["a", "b"], {"x": [1.0]})
     with pytest.raises(ValueError, match="start at 0"):
-        report.Bars("t", ["a"], [("x", [-1.0])])
+        report.Bars("t", ["a"], {"x": [-1.0]})
 
 
 def test_bars_are_in_proportion_and_stand_alone(tmp_path: Path) -> None:
-    bars = report.Bars("Which <grain>", ["R@1"], [("coarse", [20.0]), ("both", [80.0]), ("none", [math.nan])])
+    bars = report.Bars("Which <grain>", ["R@1"], {"coarse": [20.0], "both": [80.0], "none": [math.nan]})
     path = report.write_svg(tmp_path / "bars.svg", report.bars_svg(bars))
     root = ElementTree.parse(path).getroot()
     widths = [float(node.attrib["width"]) for node in root.iter() if "v-f" in node.attrib.get("class", "")]

@@ -111,5 +111,6 @@ def test_thumbnail_scales_boxes_with_the_picture() -> None:
     small = thumbnail(Image.new("RGB", (50, 25)), 400, [report.DrawnBox((10, 5, 40, 20), colour="#ff0000")])
     assert small.size == (400, 200)
     assert small.getpixel((80, 100)) == small.getpixel((320, 100)) == (255, 0, 0)
+    assert small.getpixel((200, 40)) == small.getpixel((200, 160)) == (255, 0, 0)
     clear = thumbnail(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), 20)
     assert clear.getpixel((10, 10)) == (255, 255, 255), "what is transparent is white"

@@ -16,6 +16,8 @@ from torch import Tensor
 
 def init() -> None:
     """Join the other processes when started by `torchrun`; nothing otherwise."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())  # NCCL's collectives of objects use the current device
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
 
@@ -75,7 +77,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        grad = grads[0].contiguous()
+        grad = grads[0].clone(memory_format=torch.contiguous_format)  # it is not ours to change
         if ctx.everyones_gradient:
             dist.all_reduce(grad)
         start = sum(ctx.counts[: rank()])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from xvlm.metrics.recall import recall_metrics
 from xvlm.model.packing import Packing
 from xvlm.model.text import TextFeatures
 from xvlm.predict import Predictor, embed_images, ground, match_logits, whole_images
-from xvlm.records import BadRecord, BoxXYXY, ImageData
+from xvlm.records import BadRecord, BoxXYXY, Concept, ImageData, Record
 
 
 @dataclass(frozen=True)
@@ -50,20 +51,20 @@ def evaluate_grounding(
     """
     bad: list[BadRecord] = []
     predictions: list[GroundingPrediction] = []
-    photos = _photos(source, range(len(source) if limit is None else min(limit, len(source))), bad)
+    photos = _photos(predictor, source, limit, bad)
     for group in _chunks(photos, batch):
         cases = [(b, case) for b, (_, cases) in enumerate(group) for case in cases]
         if not cases:
             continue
-        features = predictor.encode_images([opened for opened, _ in group])
+        features = predictor.encode_images([photo.pixels for photo, _ in group])
         texts = predictor.encode_texts([case.text for _, case in cases])
         image_N = torch.tensor([b for b, _ in cases], device=predictor.device)
         box_N4, score_N = ground(predictor.model, features, texts, image_N)
         for (b, case), box, score in zip(cases, box_N4.tolist(), score_N.tolist(), strict=True):
-            opened = group[b][0]
+            photo = group[b][0].opened
             x0, y0, x1, y1 = box
-            pixels = (x0 * opened.width, y0 * opened.height, x1 * opened.width, y1 * opened.height)
-            predictions.append(_predicted(case, pixels, score))
+            pixels_xyxy = (x0 * photo.width, y0 * photo.height, x1 * photo.width, y1 * photo.height)
+            predictions.append(_predicted(case, pixels_xyxy, score))
     true_N4 = torch.tensor([p.true_xyxy for p in predictions]).view(-1, 4)
     predicted_N4 = torch.tensor([p.predicted_xyxy for p in predictions]).view(-1, 4)
     metrics = grounding_metrics(predicted_N4, true_N4)
@@ -85,35 +86,61 @@ class _Case:
     box_xyxy: BoxXYXY
 
 
-def _photos(
-    source: Source, indices: Iterable[int], bad: list[BadRecord]
-) -> Iterator[tuple[Opened, list[_Case]]]:
-    """Images with their cases; neighbours of one path together."""
-    opened: Opened | None = None
-    cases: list[_Case] = []
-    path: ImageData | None = None
-    for index in indices:
+@dataclass(frozen=True)
+class _Photo:
+    """An image that decodes: its file, and its pixels (3, height, width) as the model sees them."""
+
+    image: ImageData
+    opened: Opened
+    pixels: Tensor
+
+
+def _read(
+    predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord]
+) -> Iterator[tuple[Record, list[Concept], _Photo]]:
+    """Records in order, with what is usable of them; an image that the record before has is not decoded again.
+
+    What is not usable goes to `bad`: records, concepts, and texts of which cleaning leaves nothing.
+    """
+    photo: _Photo | None = None
+    for index in range(len(source) if limit is None else min(limit, len(source))):
         try:
             record = source[index]
-            same = opened is not None and isinstance(record.image, str) and record.image == path
-            now = opened if same and opened is not None else open_image(record.image, key=record.key)
-            usable, dropped = usable_concepts(record, now)
+            if photo is None or not isinstance(record.image, str) or record.image != photo.image:
+                opened = open_image(record.image, key=record.key)
+                photo = _Photo(record.image, opened, predictor.pixels(opened))
+            usable, dropped = usable_concepts(record, photo.opened)
         except BadRecord as error:
             bad.append(error)
             continue
         bad.extend(dropped)
-        if not same:
-            if opened is not None:
-                yield opened, cases
-            opened, cases, path = now, [], record.image
-        cases += [
+        yield record, [_readable(predictor, concept, record.key, bad) for concept in usable], photo
+
+
+def _readable(predictor: Predictor, concept: Concept, key: str, bad: list[BadRecord]) -> Concept:
+    """The concept with those of its texts that have tokens."""
+    texts = []
+    for text in concept.texts:
+        try:
+            predictor.tokens([text])
+            texts.append(text)
+        except BadRecord as error:
+            bad.append(BadRecord(error.reason, key, error.detail))
+    return replace(concept, texts=tuple(texts))
+
+
+def _photos(
+    predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord]
+) -> Iterator[tuple[_Photo, list[_Case]]]:
+    """Images with their cases; neighbours of one path together."""
+    for photo, group in groupby(_read(predictor, source, limit, bad), key=lambda item: item[2]):
+        yield photo, [
             _Case(record.key, record.image, text, concept.box_xyxy)
-            for concept in usable
+            for record, concepts, _ in group
+            for concept in concepts
             if concept.box_xyxy is not None
             for text in concept.texts
         ]
-    if opened is not None:
-        yield opened, cases
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -195,29 +222,15 @@ def evaluate_retrieval(
     model = predictor.model
     bad: list[BadRecord] = []
     keys, images, texts, image_of_text, embedded = [], [], [], [], []
-    for index in range(len(source) if limit is None else min(limit, len(source))):
-        try:
-            record = source[index]
-            opened = open_image(record.image, key=record.key)
-            usable, dropped = usable_concepts(record, opened)
-        except BadRecord as error:
-            bad.append(error)
-            continue
-        bad.extend(dropped)
-        captions = [text for concept in usable if concept.box_xyxy is None for text in concept.texts]
-        if not captions:
-            bad.append(BadRecord("no caption", record.key))
-            continue
-        captions = captions[:texts_per_image]
-        image_of_text += [len(images)] * len(captions)
-        texts += captions
-        keys.append(record.key)
-        images.append(record.image)
+    for chunk in _chunks(_captioned(_read(predictor, source, limit, bad), bad), batch):
+        for record, captions, _ in chunk:
+            image_of_text += [len(images)] * len(captions[:texts_per_image])
+            texts += captions[:texts_per_image]
+            keys.append(record.key)
+            images.append(record.image)
+        embedded.append(embed_images(model, predictor.encode_images([photo.pixels for _, _, photo in chunk])))
     if not images:
         raise ValueError(f"{source.name} has no image with a caption; first problem: {bad[0] if bad else 'it is empty'}")
-    for chunk in _chunks(range(len(images)), batch):
-        opened_chunk = [open_image(images[i], key=keys[i]) for i in chunk]
-        embedded.append(embed_images(model, predictor.encode_images(opened_chunk)))
     encoded = encode_all(predictor, texts)
     image_T = torch.tensor(image_of_text, device=predictor.device)
     cosine_IT = torch.cat(embedded) @ model.contrastive.embed_texts(encoded.summary_ND).T
@@ -233,6 +246,18 @@ def evaluate_retrieval(
         reranked_IT = _rerank(predictor, images, keys, encoded, contrastive_IT, top, rerank, batch)
         metrics |= recall_metrics(reranked_IT, image_T)
     return metrics, Retrieval(keys, images, texts, image_T, contrastive_IT, reranked_IT)
+
+
+def _captioned(
+    read: Iterable[tuple[Record, list[Concept], _Photo]], bad: list[BadRecord]
+) -> Iterator[tuple[Record, list[str], _Photo]]:
+    """Records with their captions; those without one are counted."""
+    for record, concepts, photo in read:
+        captions = [text for concept in concepts if concept.box_xyxy is None for text in concept.texts]
+        if captions:
+            yield record, captions, photo
+        else:
+            bad.append(BadRecord("no caption", record.key))
 
 
 def encode_all(predictor: Predictor, texts: Sequence[str], batch: int = 256) -> TextFeatures:
@@ -260,10 +285,11 @@ def _rerank(
     for dim in (0, 1):
         best = contrastive_IT.topk(min(top, contrastive_IT.shape[dim]), dim=dim).indices
         wanted_IT.scatter_(dim, best, True)
-    lowest = contrastive_IT.amin() - contrastive_IT.amax() - 1e4
-    score_IT = contrastive_IT + lowest  # those that are not reranked keep their order, behind
+    # Those that are not reranked keep their order, behind; in float32 scores near -10000 would tie.
+    score_IT = contrastive_IT.double() + (contrastive_IT.amin() - contrastive_IT.amax() - 1e4)
     for chunk in _chunks(range(len(images)), batch):
-        features = predictor.encode_images([open_image(images[i], key=keys[i]) for i in chunk])
+        pixels = [predictor.pixels(open_image(images[i], key=keys[i])) for i in chunk]
+        features = predictor.encode_images(pixels)
         concepts = whole_images(predictor.model, features)
         keys_values = predictor.model.fusion.keys_values(concepts)
         index = torch.tensor(chunk, device=wanted_IT.device)
@@ -274,5 +300,5 @@ def _rerank(
             )
             image_R, text_R = index[rows[:, 0]], rows[:, 1]
             prior_R = contrastive_IT[image_R, text_R] if rerank == "both" else 0.0
-            score_IT[image_R, text_R] = logit_R + prior_R
+            score_IT[image_R, text_R] = (logit_R + prior_R).double()
     return score_IT

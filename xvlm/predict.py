@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from xvlm.batch import Concepts, Images, Texts
-from xvlm.data.images import Opened, open_image
+from xvlm.data.images import Opened, open_image, to_rgb
 from xvlm.data.text import clean_caption
 from xvlm.data.transforms import EvalTransform
 from xvlm.model.attention import ConceptTokens
@@ -20,7 +20,7 @@ from xvlm.model.folder import Loaded, load_model
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.model.xvlm import XVLM
-from xvlm.records import BoxXYXY, ImageData
+from xvlm.records import BadRecord, BoxXYXY, ImageData
 
 AnyImage = ImageData | Path | Image.Image
 
@@ -38,9 +38,13 @@ class Grounded(NamedTuple):
 
 
 class Predictor:
-    """A model, its tokenizer, and the questions that they can answer."""
+    """A model, its tokenizer, and the questions that they can answer.
 
-    def __init__(self, loaded: Loaded, device: torch.device | str = "cpu") -> None:
+    Without a `device` the model stays where it is, so that one in training can be asked on the way.
+    """
+
+    def __init__(self, loaded: Loaded, device: torch.device | str | None = None) -> None:
+        device = device or next(loaded.model.parameters()).device
         self.model: XVLM = loaded.model.to(device).eval()
         self.tokenizer = loaded.tokenizer
         self.max_words, self.max_tokens = loaded.max_words, loaded.max_tokens
@@ -62,13 +66,16 @@ class Predictor:
         Raises BadRecord if it is missing or does not decode.
         """
         opened = open_any(image)
-        return Photo(self, opened, self.encode_images([opened]))
+        return Photo(self, opened, self.encode_images([self.pixels(opened)]))
+
+    def pixels(self, opened: Opened) -> Tensor:
+        """The whole image at the model's size, (3, height, width) uint8.  Raises BadRecord if it does not decode."""
+        return self.transform(opened)[0]
 
     @torch.no_grad()
-    def encode_images(self, opened: Sequence[Opened]) -> ImageFeatures:
-        """Opened images -> features of B = len(opened) images, in one batch."""
-        pixels_BCHW = torch.stack([self.transform(one)[0] for one in opened])
-        return self.model.encode_images(Images(pixels_BCHW).to(self.device))
+    def encode_images(self, pixels: Sequence[Tensor]) -> ImageFeatures:
+        """`pixels` of B images -> their features, in one batch."""
+        return self.model.encode_images(Images(torch.stack(list(pixels))).to(self.device))
 
     def tokens(self, texts: Sequence[str]) -> Texts:
         """Cleaned and packed.  Raises BadRecord for a text of which nothing is left, ValueError for no text."""
@@ -116,11 +123,15 @@ class Photo:
 def open_any(image: AnyImage) -> Opened:
     """Whatever a user has in hand; errors name it.  A PIL image's own EXIF orientation is followed."""
     if isinstance(image, Image.Image):
-        from PIL import ImageOps
-
-        image = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        try:
+            image = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
+        except (OSError, ValueError) as error:
+            raise BadRecord("image does not decode", "image", str(error)) from error
     if isinstance(image, Path):
         image = str(image)
+    if not isinstance(image, str | bytes | np.ndarray):
+        kind = type(image).__name__
+        raise TypeError(f"image is a {kind}; it may be a path, encoded bytes, an (H, W, 3) uint8 array or a PIL image")
     return open_image(image, key=image if isinstance(image, str) else "image")
 
 
@@ -133,6 +144,7 @@ def no_regions(device: torch.device) -> Concepts:
     )
 
 
+@torch.no_grad()
 def whole_images(model: XVLM, features: ImageFeatures) -> ConceptTokens:
     """Concept b is the whole image b."""
     return model.encode_concepts(features, no_regions(features.tokens_BPD.device))[0]

@@ -101,6 +101,8 @@ def test_reduced_decoding_has_the_wanted_resolution() -> None:
     assert opened._decode((160, 120))[0].size == (160, 120)
     assert opened._decode((161, 120))[0].size == (320, 240)
     assert opened._decode(None)[0].size == (640, 480)
+    sideways = open_image(make.encoded(make.photo(640, 160), orientation=6), key="k")
+    assert sideways._decode((40, 160))[0].size == (40, 160)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import pickle
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.data import make
 from xvlm.data.images import open_image
@@ -98,11 +100,11 @@ def test_lists(tmp_path: Path) -> None:
 
 def test_folder_of_parts_keeps_order_and_skips_blank_lines(tmp_path: Path) -> None:
     make.write_lines(tmp_path / "part-1", [{"caption": str(i), "image": "a"} for i in range(3)])
-    (tmp_path / "part-0").write_text('\n{"caption": "x", "image": "a"}\n\n{"caption": "ü", "image": "a"}')
+    (tmp_path / "part-0").write_text('\n{"caption": "ü", "image": "a"}\n\n{"caption": "x", "image": "a"}')
     (tmp_path / "_SUCCESS").touch()
     source = open_source(str(tmp_path))
     assert source.shards == [2, 3]
-    assert [source[i].concepts[0].texts[0] for i in range(5)] == ["x", "ü", "0", "1", "2"]
+    assert [source[i].concepts[0].texts[0] for i in range(5)] == ["ü", "x", "0", "1", "2"]
     assert source[1].key.endswith("part-0:4")
     for outside in (5, -1):
         with pytest.raises(IndexError, match="source that has 5"):
@@ -242,6 +244,13 @@ def test_hugging_face_rows() -> None:
     record = HuggingFaceSource(renamed, "picture", "alt")[0]
     assert record.concepts == (Concept(("x",)),)
     assert open_image(record.image, key="k").width == 12
+
+
+def test_hugging_face_pil_images_are_turned_upright() -> None:
+    for image in (make.photo(16, 12), make.photo(16, 12).convert("RGBA")):
+        stored = Image.open(io.BytesIO(make.encoded(image, "PNG", orientation=6)))
+        record = HuggingFaceSource([{"image": stored, "caption": "a"}])[0]
+        assert record.image.shape == (16, 12, 3)
 
 
 def test_unknown_specs_say_what_is_allowed(tmp_path: Path) -> None:

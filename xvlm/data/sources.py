@@ -173,7 +173,7 @@ def _hugging_face_image(value: Any, key: str) -> ImageData:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, Image.Image):
         try:
-            return np.asarray(ImageOps.exif_transpose(to_rgb(value)))
+            return np.asarray(to_rgb(ImageOps.exif_transpose(value)))
         except (OSError, ValueError) as error:
             raise BadRecord("image does not decode", key, str(error)) from error
     if isinstance(value, (str, bytes, np.ndarray)):

@@ -28,24 +28,24 @@ class Negatives:
 
 @torch.no_grad()
 def draw_negatives(
-    concept_NE: Tensor, text_NE: Tensor, temperature: Tensor, same_NN: Tensor
+    concept_NE: Tensor, text_NE: Tensor, temperature: Tensor, same_NN: Tensor, asked_Q: Tensor
 ) -> Negatives:
-    """One negative each way for every row, drawn in proportion to the contrastive similarity.
+    """One negative each way for the rows asked for, drawn in proportion to the contrastive similarity.
 
     Args:
         concept_NE, text_NE: (N, E) of unit length.
         same_NN: (N, N) True where row i's text describes row j's concept as well: never drawn.
+        asked_Q: (Q,) int64 the rows that need negatives; any row may be drawn for them.
     """
-    similarity_NN = text_NE @ concept_NE.T / temperature
     allowed_NN = ~same_NN
-    row_N = allowed_NN.any(1).nonzero()[:, 0]
-    of_text_NN = ((similarity_NN.softmax(1) + 1e-5) * allowed_NN)[row_N]
-    of_concept_NN = ((similarity_NN.T.softmax(1) + 1e-5) * allowed_NN.T)[row_N]
+    row_N = asked_Q[allowed_NN[asked_Q].any(1)]
     if row_N.shape[0] == 0:
         return Negatives(row_N, row_N, row_N)
-    return Negatives(
-        row_N, torch.multinomial(of_text_NN, 1)[:, 0], torch.multinomial(of_concept_NN, 1)[:, 0]
-    )
+    similarity_NN = text_NE @ concept_NE.T / temperature
+    # Where the model has gone to NaN, let the loss say so: a draw from NaN would only fail.
+    of_text = (similarity_NN[row_N].softmax(1).nan_to_num() + 1e-5) * allowed_NN[row_N]
+    of_concept = (similarity_NN.T[row_N].softmax(1).nan_to_num() + 1e-5) * allowed_NN.T[row_N]
+    return Negatives(row_N, torch.multinomial(of_text, 1)[:, 0], torch.multinomial(of_concept, 1)[:, 0])
 
 
 def matching_loss(logits_R2: Tensor, is_match_R: Tensor) -> Tensor:

@@ -9,14 +9,14 @@ CUTS = (1, 5, 10)
 
 
 def rank_of_first_true(score_QC: Tensor, true_QC: Tensor) -> Tensor:
-    """(Q,) how many candidates stand before the best true one; ties count against it.
+    """(Q,) how many candidates stand before the best true one; ties and NaN count against it.
 
     Args:
         score_QC: (Q, C) of each query's candidates.
         true_QC: (Q, C) bool, at least one True a query.
     """
     best_Q1 = score_QC.masked_fill(~true_QC, -torch.inf).amax(1, keepdim=True)
-    return ((score_QC >= best_Q1) & ~true_QC).sum(1)
+    return (~(score_QC < best_Q1) & ~true_QC).sum(1)
 
 
 def recall_metrics(score_IT: Tensor, image_T: Tensor, suffix: str = "") -> dict[str, float]:

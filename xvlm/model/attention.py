@@ -52,15 +52,17 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, texts: Packing, causal: bool = False) -> Tensor:
         """(T, D) packed -> (T, D); `causal` lets a token see itself and what stands before it."""
-        qkv = texts.pad(self.qkv(x_TD)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mask = texts.mask_SL[:, None, None, :]
-        if causal:
-            mask = mask & torch.ones_like(mask[0, 0]).expand(texts.longest, -1).tril()
-        # A padded query of an empty segment would see nothing; its row is dropped, but NaN would not be.
-        mask = mask | ~texts.mask_SL[:, None, :, None]
-        mixed = attend(q, k, v, mask, self.dropout if self.training else 0.0)
-        return self.out(texts.unpad(merge_heads(mixed)))
+        dropout = self.dropout if self.training else 0.0
+        mixed = []
+        for one, qkv_slD in zip(texts.bins, texts.tokens_by_bin(self.qkv(x_TD)), strict=True):
+            q, k, v = qkv_slD.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+            mask = one.mask_sl[:, None, None, :]
+            if causal:
+                mask = mask & one.mask_sl.new_ones(one.mask_sl.shape[1], one.mask_sl.shape[1]).tril()
+            # A padded query of an empty segment would see nothing; its row is dropped, but NaN would not be.
+            mask = mask | ~one.mask_sl[:, None, :, None]
+            mixed.append(merge_heads(attend(q, k, v, mask, dropout)))
+        return self.out(texts.from_bins(mixed))
 
 
 @dataclass(frozen=True)
@@ -90,26 +92,26 @@ class Looking:
 
     Attributes:
         sets: packing whose segments are the S token sets; rows must stand sorted by set.
-        mask_SLP: (S, L, P) bool patches that each padded query may see.
+        masks: for each bin of `sets` (s, l, P) bool, the tokens of its set that a query may see.
     """
 
     sets: Packing
-    mask_SLP: Tensor
+    masks: tuple[Tensor, ...]
     mean_summary: bool
 
     @classmethod
-    def of(cls, texts: Packing, concepts: ConceptTokens, concept_R: Tensor, longest: int) -> Looking:
-        """Rows of `texts` look at concepts `concept_R` (R,), sorted by token set.
-
-        `longest` is the number of tokens that look at the most looked-at set.
-        """
-        total = texts.segment_T.shape[0]
-        tokens_S = torch.zeros(
-            concepts.tokens_SPD.shape[0], dtype=torch.int64, device=concept_R.device
-        ).index_add_(0, concepts.set_C[concept_R], texts.lengths_S)
-        sets = Packing.of(tokens_S, total, longest)
-        mask_SLP = sets.pad(concepts.mask_CP[concept_R[texts.segment_T]])
-        return cls(sets, mask_SLP, concepts.mean_summary)
+    def of(cls, rows: Packing, concepts: ConceptTokens, concept_R: Tensor) -> Looking:
+        """Rows (texts) look at concepts `concept_R` (R,), sorted by token set."""
+        total = rows.segment_T.shape[0]
+        lengths_S = torch.bincount(
+            concepts.set_C[concept_R[rows.segment_T]], minlength=concepts.tokens_SPD.shape[0]
+        )
+        sets = Packing.of(lengths_S, total, longest=int(lengths_S.max()))
+        mask_TP = concepts.mask_CP[concept_R[rows.segment_T]]
+        # Places without a query see everything; what they compute is dropped, but must not be NaN.
+        padded = zip(sets.bins, sets.tokens_by_bin(mask_TP), strict=True)
+        masks = tuple(mask_slP | ~one.mask_sl[..., None] for one, mask_slP in padded)
+        return cls(sets, masks, concepts.mean_summary)
 
 
 class CrossAttention(nn.Module):
@@ -135,16 +137,15 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, keys_values: Tensor, looking: Looking) -> Tensor:
         """(T, D) packed, (2, S, H, P, K) -> (T, D)."""
-        q = split_heads(looking.sets.pad(self.q(x_TD)), self.heads)
-        k, v = keys_values
-        # Places without a query see everything; what they compute is dropped.
-        mask = (looking.mask_SLP | ~looking.sets.mask_SL[..., None])[:, None]
+        attention = attend_with_mean if looking.mean_summary else attend
         dropout = self.dropout if self.training else 0.0
-        if looking.mean_summary:
-            mixed = attend_with_mean(q, k, v, mask, dropout)
-        else:
-            mixed = attend(q, k, v, mask, dropout)
-        return self.out(looking.sets.unpad(merge_heads(mixed)))
+        q_by_bin = looking.sets.tokens_by_bin(self.q(x_TD))
+        kv_by_bin = looking.sets.segments_by_bin(keys_values, dim=1)
+        mixed = [
+            merge_heads(attention(split_heads(q_slD, self.heads), *kv, mask_slP[:, None], dropout))
+            for q_slD, kv, mask_slP in zip(q_by_bin, kv_by_bin, looking.masks, strict=True)
+        ]
+        return self.out(looking.sets.from_bins(mixed))
 
 
 def attend_with_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Tensor:

@@ -62,10 +62,7 @@ class CrossEncoder(nn.Module):
         text_R, concept_R = text_R[order_R], concept_R[order_R]
         token_T, lengths_R, total = gather_segments(texts.packing.lengths_S, text_R)
         rows = Packing.of(lengths_R, total, texts.packing.longest)
-        tokens_S = torch.bincount(
-            concepts.set_C[concept_R[rows.segment_T]], minlength=concepts.tokens_SPD.shape[0]
-        )
-        looking = Looking.of(rows, concepts, concept_R, longest=int(tokens_S.max()))
+        looking = Looking.of(rows, concepts, concept_R)
         if keys_values is None:
             keys_values = self.keys_values(concepts)
 

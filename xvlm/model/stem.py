@@ -7,10 +7,7 @@ Frozen, they are a function of the pixels alone: computed once for each view of 
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-
-from xvlm.model.vision import VisionConfig
 
 
 class Stem(nn.Module):
@@ -34,31 +31,21 @@ class Nothing(nn.Identity):
     """Stands where the stem was taken from."""
 
 
-def split_stem(model: nn.Module, config: VisionConfig) -> Stem:
-    """Take the first `config.stem_stages` stages out of a timm EfficientNet, in place.
+def split_stem(model: nn.Module, stages: int, name: str) -> Stem:
+    """Take the first `stages` stages out of a timm EfficientNet called `name`, in place.
 
-    Raises ValueError for a model of another family.
+    Raises ValueError for a model of another family, or more stages than it has.
     """
     needed = ("conv_stem", "bn1", "blocks", "conv_head")
-    if not all(hasattr(model, name) for name in needed):
-        raise ValueError(
-            f"stem_stages is {config.stem_stages}, but {config.name} is no EfficientNet; use stem_stages=0"
-        )
+    if not all(hasattr(model, part) for part in needed):
+        raise ValueError(f"stem_stages is {stages}, but {name} is no EfficientNet; use stem_stages=0")
     blocks = model.blocks
     assert isinstance(blocks, nn.Sequential)
-    if not 0 < config.stem_stages < len(blocks):
-        raise ValueError(f"stem_stages is {config.stem_stages}; {config.name} has {len(blocks)} stages")
+    if not 0 < stages < len(blocks):
+        raise ValueError(f"stem_stages is {stages}; {name} has {len(blocks)} stages, of which one must be left")
     assert isinstance(model.conv_stem, nn.Module) and isinstance(model.bn1, nn.Module)
-    stem = Stem(model.conv_stem, model.bn1, blocks[: config.stem_stages])
+    stem = Stem(model.conv_stem, model.bn1, blocks[:stages])
     model.conv_stem = Nothing()
     model.bn1 = Nothing()
-    model.blocks = blocks[config.stem_stages :]
+    model.blocks = blocks[stages:]
     return stem
-
-
-def stem_shape(stem: Stem, image_hw: tuple[int, int]) -> tuple[int, int, int]:
-    """(channels, h, w) of what the stem makes of an image of (height, width) pixels."""
-    with torch.no_grad():
-        parameter = next(stem.parameters())
-        out = stem(parameter.new_zeros(1, 3, *image_hw))
-    return (out.shape[1], out.shape[2], out.shape[3])

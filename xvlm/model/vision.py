@@ -18,11 +18,13 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import set_fused_attn
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from xvlm.batch import Concepts, Images
 from xvlm.boxes import patches_touched
 from xvlm.model.attention import ConceptTokens
+from xvlm.model.stem import split_stem
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -130,6 +132,9 @@ class GridEncoder(VisionEncoder):
 
     def __init__(self, model: nn.Module, config: VisionConfig) -> None:
         super().__init__(model, config)
+        if hasattr(model, "head"):
+            # Only timm's classifier uses it (ConvNeXt's has a norm); DDP would wait for its gradients.
+            model.head.requires_grad_(False)
         self.width = int(model.num_features)  # type: ignore[arg-type]
         self.channels_last_output = getattr(model, "output_fmt", "NCHW") == "NHWC"
         # A CNN's map is not normed and carries no position; a Swin's is and does.
@@ -139,7 +144,10 @@ class GridEncoder(VisionEncoder):
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Images) -> ImageFeatures:
-        """B images -> (B, P, D), P = rows * columns of the final map."""
+        """B images -> (B, P, D), P = rows * columns of the final map.
+
+        Raises ValueError if the model gives no map.
+        """
         x_BCHW = self.normalised(images)
         if not self.channels_last_output:
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
@@ -147,6 +155,11 @@ class GridEncoder(VisionEncoder):
             with torch.no_grad():
                 x_BCHW = self.stem(x_BCHW)
         x = self.model.forward_features(x_BCHW)  # type: ignore[operator]
+        if x.ndim != 4:
+            raise ValueError(
+                f"{self.config.name} gives features {tuple(x.shape)}; an encoder needs a map (B, D, h, w) or "
+                "(B, h, w, D), or has to be a VisionTransformer with a class token"
+            )
         x_BHWD = x if self.channels_last_output else x.permute(0, 2, 3, 1)
         return ImageFeatures(self.norm(x_BHWD.flatten(1, 2)), (x_BHWD.shape[1], x_BHWD.shape[2]))
 
@@ -236,7 +249,7 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises ValueError for a name that timm does not know, or a model that gives neither a map nor tokens.
+    Raises ValueError for a name that timm does not know, or a transformer that is no plain ViT.
     """
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
@@ -245,11 +258,13 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
         model.set_input_size(img_size=config.image_hw)
-    if hasattr(model, "blocks") and hasattr(model, "cls_token"):
+    if isinstance(model, VisionTransformer):
         return ViTEncoder(model, config)
+    if hasattr(model, "cls_token"):
+        raise ValueError(
+            f"{config.name} is a {type(model).__name__}; with a class token only VisionTransformer is known"
+        )
     encoder = GridEncoder(model, config)
     if config.stem_stages:
-        from xvlm.model.stem import split_stem
-
-        encoder.stem = split_stem(model, config)
+        encoder.stem = split_stem(model, config.stem_stages, config.name)
     return encoder

@@ -42,15 +42,21 @@ def find_weights(spec: str) -> Path:
         raise FileNotFoundError(f"{spec} is neither a path here nor a hub repository: {error}") from error
 
 
+def tensor_file(path: Path) -> Path:
+    """The file itself, or the one file of tensors below a folder.  Raises FileNotFoundError if it holds another number."""
+    if not path.is_dir():
+        return path
+    files = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}"))
+    files = [file for file in files if file.suffix == ".safetensors"] or files
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files) or "none"
+        raise FileNotFoundError(f"{path} must hold exactly one file of tensors ({', '.join(SUFFIXES)}); found {names}")
+    return files[0]
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of one file (or of the one such file below a folder); pickles are read with `weights_only`."""
-    if path.is_dir():
-        files = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}"))
-        files = [file for file in files if file.suffix == ".safetensors"] or files
-        if len(files) != 1:
-            names = ", ".join(file.name for file in files) or "none"
-            raise FileNotFoundError(f"{path} must hold exactly one file of tensors ({', '.join(SUFFIXES)}); found {names}")
-        path = files[0]
+    path = tensor_file(path)
     if path.suffix == ".safetensors":
         return load_file(path)
     tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
@@ -116,6 +122,7 @@ _LAYER = {
     "output.dense": "mlp.down",
     "output.LayerNorm": "mlp_norm",
 }
+_QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
 _NOT_NEEDED = {
     "embeddings.position_ids": "a constant",
     "pooler.": "the contrastive head reads states directly",
@@ -134,9 +141,7 @@ def load_bert(model: XVLM, folder: Path) -> tuple[set[str], dict[str, str]]:
     Raises:
         ValueError: a tensor is unknown, missing, or of another shape; the message names it.
     """
-    tensors = {
-        name.removeprefix("bert.").removeprefix("roberta."): value for name, value in read_tensors(folder).items()
-    }
+    tensors = {_todays_name(name): value for name, value in read_tensors(folder).items()}
     layers = len(model.text.layers) + len(model.fusion.layers)
     given: dict[str, Tensor] = {}
     unused: dict[str, str] = {}
@@ -156,16 +161,35 @@ def load_bert(model: XVLM, folder: Path) -> tuple[set[str], dict[str, str]]:
             ours = _layer_name(int(number), len(model.text.layers))
             if module in _LAYER:
                 given[f"{ours}.{_LAYER[module]}.{kind}"] = value
-            elif module.startswith("attention.self."):
-                qkv.setdefault(f"{ours}.attention.qkv.{kind}", {})[module.removeprefix("attention.self.")] = value
+            elif module in _QKV:
+                qkv.setdefault(f"{ours}.attention.qkv.{kind}", {})[module] = value
             else:
                 raise ValueError(f"{folder}: unknown tensor {name}")
         else:
             raise ValueError(f"{folder}: unknown tensor {name}")
     for name, parts in qkv.items():
-        given[name] = torch.cat([parts[kind] for kind in ("query", "key", "value")])
+        if len(parts) == len(_QKV):
+            given[name] = torch.cat([parts[kind] for kind in _QKV])
+    depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    missing = [name for name in _wanted_from_bert(model, depth) if name not in given]
+    if missing:
+        raise ValueError(f"{folder} lacks tensors: nothing (or only a part) for {', '.join(missing[:5])}")
     put(model, given, str(folder))
     return set(given), unused
+
+
+def _todays_name(name: str) -> str:
+    """Without the model's prefix; `bert-base-uncased` still calls its norms' weights gamma and beta."""
+    name = name.removeprefix("bert.").removeprefix("roberta.")
+    return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+
+
+def _wanted_from_bert(model: XVLM, depth: int) -> list[str]:
+    """What a BERT of `depth` layers has to give: embeddings and layers, all but cross-attention."""
+    text_layers, layers = len(model.text.layers), len(model.text.layers) + len(model.fusion.layers)
+    starts = tuple(f"{_layer_name(number, text_layers)}." for number in range(min(depth, layers)))
+    own = [name for name in model.state_dict() if ".cross" not in name]
+    return [name for name in own if name.startswith(("text.embedding.", *starts))]
 
 
 def _layer_name(number: int, text_layers: int) -> str:
@@ -189,13 +213,19 @@ def load_vision_by_order(model: nn.Module, path: Path) -> None:
     """Put a state dict into a timm model whose tensors stand in the same order under other names.
 
     For towers that packages ship under their own names (EfficientNet-Lite0).  A classifier at the end is
-    left out.  Raises ValueError at the first tensor whose shape differs.
+    left out.
+
+    Raises ValueError at the first tensor whose shape differs, if there are too few, and for safetensors, which
+    keep no order.
     """
+    path = tensor_file(path)
+    if path.suffix == ".safetensors":
+        raise ValueError(f"{path} is a safetensors file, which keeps no order of tensors; a PyTorch file is needed")
     theirs = [(name, value) for name, value in read_tensors(path).items()]
     ours = list(model.state_dict().items())
     left = [name for name, _ in theirs[len(ours) :]]
-    if any("fc" not in name and "classifier" not in name for name in left):
-        raise ValueError(f"{path}: {len(theirs)} tensors for {len(ours)}; left over: {', '.join(left[:5])}")
+    if len(theirs) < len(ours) or any("fc" not in name and "classifier" not in name for name in left):
+        raise ValueError(f"{path}: {len(theirs)} tensors for {len(ours)}; left over: {', '.join(left[:5]) or 'none'}")
     for (their_name, value), (our_name, own) in zip(theirs, ours, strict=False):
         if value.shape != own.shape:
             raise ValueError(f"{path}: {their_name} is {tuple(value.shape)}, {our_name} is {tuple(own.shape)}")

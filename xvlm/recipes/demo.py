@@ -30,7 +30,7 @@ def recipe(scenes: int = 16000) -> PretrainRun:
             ),
             embed_dim=96,
         ),
-        init=Init(vocab_size=400),
+        init=Init(vocab_size=400, corpus=1000),
         data=DataConfig(
             pairs=train,
             regions=train,

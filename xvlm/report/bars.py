@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from xvlm.report.svg import SERIES, column, svg_document, text
@@ -19,17 +19,17 @@ class Bars:
     Attributes:
         title: what is compared.
         groups: the metrics' names.
-        series: (variant's name, one value for each group); at least 0, NaN for one that was not measured.
+        series: one value for each group by the variant's name; at least 0, NaN for one that was not measured.
         unit: written after each value.
     """
 
     title: str
     groups: Sequence[str]
-    series: Sequence[tuple[str, Sequence[float]]]
+    series: Mapping[str, Sequence[float]]
     unit: str = ""
 
     def __post_init__(self) -> None:
-        for name, values in self.series:
+        for name, values in self.series.items():
             if len(values) != len(self.groups):
                 raise ValueError(f"bars of {name!r}: {len(values)} values for {len(self.groups)} groups")
             if any(value < 0 for value in values):
@@ -38,11 +38,11 @@ class Bars:
 
 def bars_svg(bars: Bars) -> str:
     """Horizontal bars, one block for each metric: names and values stay readable on a phone."""
-    known = [value for _, values in bars.series for value in values if math.isfinite(value)]
-    every = column([value for _, values in bars.series for value in values])
+    known = [value for _, values in bars.series.items() for value in values if math.isfinite(value)]
+    every = column([value for _, values in bars.series.items() for value in values])
     words = [every[row * len(bars.groups) :][: len(bars.groups)] for row in range(len(bars.series))]
     longest = max(known, default=0.0) or 1.0
-    left = 14 + min(max((len(name) for name, _ in bars.series), default=0) * _LETTER + 8, 130)
+    left = 14 + min(max((len(name) for name, _ in bars.series.items()), default=0) * _LETTER + 8, 130)
     room = _WIDTH - left - 14 - _LETTER * (5 + len(bars.unit))
     body = [text(14, 20, bars.title, "v-ink v-title")]
     y = 34.0
@@ -50,9 +50,9 @@ def bars_svg(bars: Bars) -> str:
         y += _HEADING
         body.append(text(14, y - 8, group, "v-ink"))
         # the best is set in bold; where all are equal there is none
-        rivals = [values[index] for _, values in bars.series if math.isfinite(values[index])]
+        rivals = [values[index] for _, values in bars.series.items() if math.isfinite(values[index])]
         best = max(rivals) if len(set(rivals)) > 1 else math.inf
-        for row, (name, values) in enumerate(bars.series):
+        for row, (name, values) in enumerate(bars.series.items()):
             value = values[index]
             width = max(room * value / longest, 1.5) if math.isfinite(value) else 0.0
             body.append(text(left - 8, y + 14, name, anchor="end"))
@@ -71,7 +71,7 @@ def bars_svg(bars: Bars) -> str:
         + "; ".join(
             f"{name} "
             + ", ".join(f"{group} {word}" for group, word in zip(bars.groups, row_words, strict=True))
-            for (name, _), row_words in zip(bars.series, words, strict=True)
+            for (name, _), row_words in zip(bars.series.items(), words, strict=True)
         )
     )
     return svg_document(body, _WIDTH, y, label)

@@ -31,7 +31,7 @@ class Init:
             only the numbers of layers and the pooling are taken from the model's configuration.
         tokenizer: a folder with one, where `text` gives none; empty: a WordPiece vocabulary is trained on
             the texts of the training sources.
-        vocab_size: of such a vocabulary.
+        vocab_size: of such a vocabulary; corpus: records of each source that it is trained on.
     """
 
     model: str = ""
@@ -39,6 +39,7 @@ class Init:
     text: str = ""
     tokenizer: str = ""
     vocab_size: int = 8000
+    corpus: int = 20_000
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ def build_tokenizer(init: Init, sources: Iterable[Source], saved: Path) -> Token
     if init.text or init.tokenizer:
         tokenizer = Tokenizer.from_folder(bert_folder(init.text) if init.text else Path(init.tokenizer))
     else:
-        tokenizer = Tokenizer.train_wordpiece(corpus(sources), init.vocab_size)
+        tokenizer = Tokenizer.train_wordpiece(corpus(sources, init.corpus), init.vocab_size)
     tokenizer.save(saved)
     return tokenizer
 
 
-def corpus(sources: Iterable[Source], limit: int = 20_000) -> list[str]:
+def corpus(sources: Iterable[Source], limit: int) -> list[str]:
     """Cleaned texts of up to `limit` records of each source, evenly spread; bad records are passed over here,
     for the loader counts them."""
     texts = []

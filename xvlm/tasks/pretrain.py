@@ -46,10 +46,11 @@ class PretrainBatch(Movable):
 
     Attributes:
         images: of the pairs part, then of the regions part.
-        texts: 2 N texts: N as they are, then the same N with tokens hidden.
+        texts: N texts as they are, then F of them with tokens hidden.
         concepts: N, one a row.
         concept_key_N, text_key_N: (N,) int64 hashes; equal keys mean the same thing.
-        masked_row_M, masked_place_M: (M,) row and place within its text of each hidden token.
+        fused_F: (F,) int64 the rows that take part in matching and masked-language modelling.
+        masked_row_M, masked_place_M: (M,) index into `fused_F` and place within its text of each hidden token.
         masked_target_M: (M,) the tokens that stood there.
         pairs: rows of the pairs part.
     """
@@ -59,24 +60,45 @@ class PretrainBatch(Movable):
     concepts: Concepts
     concept_key_N: Tensor
     text_key_N: Tensor
+    fused_F: Tensor
     masked_row_M: Tensor
     masked_place_M: Tensor
     masked_target_M: Tensor
     pairs: int
 
 
-def collate(parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
-    """Samples of the parts "pairs" and "regions" (either may be absent) -> one ragged batch."""
+@dataclass(frozen=True)
+class Collate:
+    """Samples of the parts "pairs" and "regions" (either may be absent) -> one ragged batch.
+
+    Attributes:
+        fused_per_image: how many of an image's rows take part in matching and masked-language modelling,
+            which cost four passes of the cross-modal encoder; 0: all (published).  Which these are is up to
+            the view, whose order of concepts is random.
+    """
+
+    fused_per_image: int = 0
+
+    def __call__(self, parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
+        """Raises ValueError if there is no sample at all."""
+        return collate(parts, self.fused_per_image)
+
+
+def collate(parts: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -> PretrainBatch:
+    """See `Collate`."""
     samples = [sample for part in PARTS for sample in parts.get(part, ())]
     if not samples:
         raise ValueError("a batch needs at least one image; both parts are empty")
     rows = [row for sample in samples for row in sample.rows]
+    most = fused_per_image or max(len(sample.rows) for sample in samples)
+    fused = [place < most for sample in samples for place in range(len(sample.rows))]
+    fused_rows = [i for i, chosen in enumerate(fused) if chosen]
     image_of_row = [i for i, sample in enumerate(samples) for _ in sample.rows]
     pixels = torch.stack([sample.pixels for sample in samples])
     whole = (0.0, 0.0, 1.0, 1.0)
     return PretrainBatch(
         images=Images(pixels, after_stem=pixels.is_floating_point()),
-        texts=Texts.pack([row.ids for row in rows] + [row.masked_ids for row in rows]),
+        texts=Texts.pack([row.ids for row in rows] + [rows[i].masked_ids for i in fused_rows]),
         concepts=Concepts(
             torch.tensor(image_of_row),
             torch.tensor([row.box_xyxy or whole for row in rows], dtype=torch.float32),
@@ -84,11 +106,17 @@ def collate(parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
         ),
         concept_key_N=torch.tensor([row.concept_key for row in rows]),
         text_key_N=torch.tensor([row.text_key for row in rows]),
-        masked_row_M=torch.tensor([i for i, row in enumerate(rows) for _ in row.positions], dtype=torch.int64),
-        masked_place_M=torch.tensor([p for row in rows for p in row.positions], dtype=torch.int64),
-        masked_target_M=torch.tensor([t for row in rows for t in row.targets], dtype=torch.int64),
+        fused_F=torch.tensor(fused_rows),
+        masked_row_M=index([f for f, i in enumerate(fused_rows) for _ in rows[i].positions]),
+        masked_place_M=index([place for i in fused_rows for place in rows[i].positions]),
+        masked_target_M=index([target for i in fused_rows for target in rows[i].targets]),
         pairs=sum(len(sample.rows) for sample in parts.get("pairs", ())),
     )
+
+
+def index(numbers: Sequence[int]) -> Tensor:
+    """int64, also where there are none."""
+    return torch.tensor(numbers, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -170,9 +198,9 @@ class Pretrain(nn.Module):
                 )
             if w.itm:
                 matching[name] = self.add_matching_passes(passes, batch, part, concept_NE, text_NE)
-        row_N = torch.arange(rows, device=cls_CD.device)
         if w.mlm:
-            masked = passes.add(rows + row_N, row_N)
+            fused_F = batch.fused_F
+            masked = passes.add(rows + torch.arange(len(fused_F), device=fused_F.device), fused_F)
         boxed_N = batch.concepts.has_box_N.nonzero()[:, 0]
         if w.bbox or w.giou:
             # The box is sought in the whole image; whole images stand after the N concepts.
@@ -188,8 +216,9 @@ class Pretrain(nn.Module):
             losses[name + "itm"] = matching_loss(logits, is_match)
         if w.mlm:
             at_M = fused.first_R[masked][batch.masked_row_M] + batch.masked_place_M
+            row_M = batch.fused_F[batch.masked_row_M]
             for name, part in parts.items():
-                chosen_M = (batch.masked_row_M >= part.start) & (batch.masked_row_M < part.stop)
+                chosen_M = (row_M >= part.start) & (row_M < part.stop)
                 logits_MV = model.predict_masked(fused.states_TD[at_M[chosen_M]])
                 losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[chosen_M])
         if (w.bbox or w.giou) and "region_" in parts:
@@ -203,19 +232,29 @@ class Pretrain(nn.Module):
     def add_matching_passes(
         self, passes: Passes, batch: PretrainBatch, part: slice, concept_NE: Tensor, text_NE: Tensor
     ) -> tuple[slice, slice]:
-        """Draw negatives within one part; add its N positives and 2 N negatives.  Returns where they stand."""
-        row_N = torch.arange(part.start, part.stop, device=concept_NE.device)
-        same_NN = same_thing(
-            batch.concept_key_N[part], batch.text_key_N[part], batch.concept_key_N[part], batch.text_key_N[part]
-        )
+        """Draw negatives within one part; add its positives and twice as many negatives.
+
+        Args:
+            concept_NE, text_NE: (N, E) of all parts.
+        Returns:
+            where positives and negatives stand among all passes.
+        """
+        keys = batch.concept_key_N[part], batch.text_key_N[part]
+        same_NN = same_thing(*keys, *keys)
         if self.faithful:
-            same_NN = torch.eye(len(row_N), dtype=torch.bool, device=row_N.device)
+            same_NN = torch.eye(len(same_NN), dtype=torch.bool, device=same_NN.device)
+        asked_F = batch.fused_F[(batch.fused_F >= part.start) & (batch.fused_F < part.stop)]
         drawn = draw_negatives(
-            concept_NE[part], text_NE[part], self.model.contrastive.temperature, same_NN
+            concept_NE[part],
+            text_NE[part],
+            self.model.contrastive.temperature,
+            same_NN,
+            asked_F - part.start,
         )
-        positive = passes.add(row_N, row_N)
-        negative_concept = passes.add(row_N[drawn.row_N], row_N[drawn.concept_N])
-        negative_text = passes.add(row_N[drawn.text_N], row_N[drawn.row_N])
+        row_F = part.start + drawn.row_N
+        positive = passes.add(asked_F, asked_F)
+        negative_concept = passes.add(row_F, part.start + drawn.concept_N)
+        negative_text = passes.add(part.start + drawn.text_N, row_F)
         return positive, slice(negative_concept.start, negative_text.stop)
 
 
@@ -235,6 +274,7 @@ class DataConfig:
         pairs_batch, regions_batch: images of each part in a global batch.
         captions: captions shown with each image of the pairs part.
         max_regions: concepts shown with each image of the regions part.
+        fused_per_image: see `Collate`.
         region_captions: whether a caption may be one of them.
         scale: of the pairs part's random crops.
         crop, flip, rand_augment: see `data/transforms.py`.
@@ -249,6 +289,7 @@ class DataConfig:
     regions_batch: int = 16
     captions: int = 1
     max_regions: int = 5
+    fused_per_image: int = 0
     region_captions: bool = True
     scale: tuple[float, float] = (0.2, 1.0)
     crop: bool = True
@@ -322,5 +363,5 @@ def build(run: PretrainRun, out: Path) -> Built:
         for name in PARTS
         if sources[name]
     ]
-    feed = Feed(parts, collate, run.seed, dist.rank(), dist.world(), run.accumulate)
+    feed = Feed(parts, Collate(data.fused_per_image), run.seed, dist.rank(), dist.world(), run.accumulate)
     return Built(Pretrain(model, run.losses, run.faithful), feed, loaded, given, stem)

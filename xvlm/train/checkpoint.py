@@ -104,13 +104,23 @@ def load(
         for name, parameter in zip(group["names"], group["params"], strict=True):
             kinds = {key.rsplit("/", 1)[1]: key for key in saved if key.rsplit("/", 1)[0] == name}
             optimizer.state[parameter] = {
-                # the fused optimiser keeps its step counts beside the parameters
-                kind: saved.pop(key)
-                for kind, key in kinds.items()
+                kind: laid_out_as(parameter, saved.pop(key)) for kind, key in kinds.items()
             }
     if saved:
         raise RuntimeError(f"{folder}: optimiser state of unknown parameters: {', '.join(sorted(saved)[:5])}")
     if average is not None:
-        average.values = load_file(folder / "average.safetensors", device=str(device))
+        values = load_file(folder / "average.safetensors", device=str(device))
+        average.values = {name: laid_out_as(own, values[name]) for name, own in average.values.items()}
         average.updates = json.loads((folder / "state.json").read_text())["average_updates"]
     return read_state(folder)
+
+
+def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` (...), in the memory format of a parameter of its shape.
+
+    Files are row-major; the fused AdamW walks through memory, and would pair a channels-last weight with the
+    wrong element of a row-major moment without a word.
+    """
+    if value.shape != parameter.shape:  # the count of steps
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
