@@ -57,21 +57,23 @@ VISION = {
     ),
     "convnext": VisionConfig("convnext_atto", IMAGE_HW, {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 24]}),
 }
-"""One timm model of each kind: CNN (map of (D, h, w)), Swin (map of (h, w, D)), ViT, and a CNN without BatchNorm."""
+"""Kinds of timm models: CNN (map of (D, h, w)), Swin (map of (h, w, D)), ViT; a CNN without BatchNorm."""
 
 KINDS = list(VISION)
 
 
-def tiny_config(kind: str = "cnn", image_hw: tuple[int, int] = IMAGE_HW, **text: Any) -> ModelConfig:
+def tiny_config(
+    kind: str = "cnn", image_hw: tuple[int, int] = IMAGE_HW, box_head: str = "mlp", **text: Any
+) -> ModelConfig:
     """A model configuration with one of the `VISION` towers; `text` overrides fields of `TEXT`."""
     vision = replace(VISION[kind], image_hw=image_hw)
-    return ModelConfig(vision=vision, text=replace(TEXT, **text), embed_dim=16)
+    return ModelConfig(vision=vision, text=replace(TEXT, **text), embed_dim=16, box_head=box_head)
 
 
-def tiny_model(kind: str = "cnn", seed: int = 0, **text: Any) -> XVLM:
+def tiny_model(kind: str = "cnn", seed: int = 0, **config: Any) -> XVLM:
     """Random weights, the same for the same seed; larger than BERT's, so that no term of a sum is lost."""
     torch.manual_seed(seed)
-    model = build_model(tiny_config(kind, **text))
+    model = build_model(tiny_config(kind, **config))
     with torch.no_grad():
         for part in (model.text, model.fusion, model.masked):
             for name, parameter in part.named_parameters():
@@ -81,10 +83,10 @@ def tiny_model(kind: str = "cnn", seed: int = 0, **text: Any) -> XVLM:
 
 
 def tiny_task(
-    kind: str = "cnn", losses: LossConfig | None = None, faithful: bool = False, **text: Any
+    kind: str = "cnn", losses: LossConfig | None = None, faithful: bool = False, **config: Any
 ) -> Pretrain:
     """Pre-training of a tiny model."""
-    return Pretrain(tiny_model(kind, **text), losses or LossConfig(), faithful)
+    return Pretrain(tiny_model(kind, **config), losses or LossConfig(), faithful)
 
 
 def toy_row(
@@ -92,9 +94,9 @@ def toy_row(
 ) -> Row:
     """A text of `length` random tokens, some of them hidden (none of a text that is `[CLS]` alone)."""
     ids = [2, *rng.integers(5, VOCABULARY, length - 1).tolist()]
-    hidden = sorted(rng.choice(np.arange(1, length), max(1, length // 4), replace=False)) if length > 1 else []
-    masked = [4 if place in hidden else token for place, token in enumerate(ids)]
-    positions = [int(place) for place in hidden]
+    count = min(length - 1, max(1, length // 4))
+    positions = sorted((1 + rng.permutation(length - 1)[:count]).tolist())
+    masked = [4 if place in positions else token for place, token in enumerate(ids)]
     return Row(ids, masked, positions, [ids[p] for p in positions], box_xyxy, concept_key, text_key)
 
 
@@ -150,7 +152,7 @@ def tiny_run(kind: str = "cnn", steps: int = 4, **fields: Any) -> PretrainRun:
     run = PretrainRun(
         model=tiny_config(kind, (64, 64)),
         init=Init(vocab_size=150),
-        data=DataConfig(pairs=scenes, regions=scenes, pairs_batch=4, regions_batch=2, max_regions=3),
+        data=DataConfig(pairs=scenes, regions=scenes, pairs_batch=4, regions_batch=4, max_regions=3),
         optim=OptimConfig(steps=steps, lr=3e-3, warmup=2),
         workers=0,
         save_every=0,
@@ -158,7 +160,21 @@ def tiny_run(kind: str = "cnn", steps: int = 4, **fields: Any) -> PretrainRun:
     return replace(run, **fields)
 
 
-WORDS = "red blue green small large round square dog cat tree house car above below beside a the".split()
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "small",
+    "large",
+    "round",
+    "dog",
+    "cat",
+    "tree",
+    "car",
+    "above",
+    "beside",
+    "the",
+]
 
 
 def photo(width: int, height: int, seed: int) -> Image.Image:

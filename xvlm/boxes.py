@@ -87,3 +87,10 @@ def patches_touched(box_xyxy: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     in_x = (x >= first[:, :1]) & (x < last[:, :1])
     in_y = (y >= first[:, 1:]) & (y < last[:, 1:])
     return (in_y[:, :, None] & in_x[:, None, :]).flatten(1)
+
+
+def patch_centres(grid_hw: tuple[int, int]) -> Tensor:
+    """Centres (x, y) of the patches of an h x w grid: (h * w, 2) in [0, 1], row-major."""
+    rows, columns = grid_hw
+    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    return torch.stack((x.flatten(), y.flatten()), dim=-1)

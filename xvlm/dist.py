@@ -7,6 +7,8 @@ loss of the global batch: local sum x world size / global count.  Two ranks then
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -41,6 +43,16 @@ def barrier() -> None:
     """Wait for all processes."""
     if world() > 1:
         dist.barrier()
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """The main process goes through first, the others after it: what it writes, they find."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
 
 
 def device() -> torch.device:

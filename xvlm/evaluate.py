@@ -86,7 +86,7 @@ class _Case:
     box_xyxy: BoxXYXY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Photo:
     """An image that decodes: its file, and its pixels (3, height, width) as the model sees them."""
 
@@ -98,7 +98,7 @@ class _Photo:
 def _read(
     predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord]
 ) -> Iterator[tuple[Record, list[Concept], _Photo]]:
-    """Records in order, with what is usable of them; an image that the record before has is not decoded again.
+    """Records in order, with what is usable of them; an image of the record before is not decoded again.
 
     What is not usable goes to `bad`: records, concepts, and texts of which cleaning leaves nothing.
     """
@@ -221,7 +221,11 @@ def evaluate_retrieval(
         raise ValueError(f"rerank is {rerank!r}; it may be {' or '.join(RERANK)}")
     model = predictor.model
     bad: list[BadRecord] = []
-    keys, images, texts, image_of_text, embedded = [], [], [], [], []
+    keys: list[str] = []
+    images: list[ImageData] = []
+    texts: list[str] = []
+    image_of_text: list[int] = []
+    embedded: list[Tensor] = []
     for chunk in _chunks(_captioned(_read(predictor, source, limit, bad), bad), batch):
         for record, captions, _ in chunk:
             image_of_text += [len(images)] * len(captions[:texts_per_image])

@@ -69,7 +69,10 @@ class Predictor:
         return Photo(self, opened, self.encode_images([self.pixels(opened)]))
 
     def pixels(self, opened: Opened) -> Tensor:
-        """The whole image at the model's size, (3, height, width) uint8.  Raises BadRecord if it does not decode."""
+        """The whole image at the model's size, (3, height, width) uint8.
+
+        Raises BadRecord if it does not decode.
+        """
         return self.transform(opened)[0]
 
     @torch.no_grad()
@@ -129,9 +132,6 @@ def open_any(image: AnyImage) -> Opened:
             raise BadRecord("image does not decode", "image", str(error)) from error
     if isinstance(image, Path):
         image = str(image)
-    if not isinstance(image, str | bytes | np.ndarray):
-        kind = type(image).__name__
-        raise TypeError(f"image is a {kind}; it may be a path, encoded bytes, an (H, W, 3) uint8 array or a PIL image")
     return open_image(image, key=image if isinstance(image, str) else "image")
 
 
@@ -165,7 +165,8 @@ def ground(
     """
     row_N = torch.arange(image_N.shape[0], device=image_N.device)
     whole = whole_images(model, features)
-    box_N4 = model.predict_box_xyxy(model.fuse(texts, row_N, whole, image_N).cls_RD)
+    cls_ND = model.fuse(texts, row_N, whole, image_N).cls_RD
+    box_N4 = model.predict_box_xyxy(cls_ND, whole, image_N)
     regions = Concepts(image_N, box_N4.float(), torch.ones_like(image_N, dtype=torch.bool))
     tokens, _ = model.encode_concepts(features, regions)
     return box_N4, match_logits(model, tokens, texts, row_N, row_N).sigmoid()

@@ -15,10 +15,13 @@ from torch import Tensor
 from xvlm.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
 from xvlm.losses.matching import Negatives
 from xvlm.model.attention import CrossAttention, SelfAttention
+from xvlm.model.heads import BoxHead
 from xvlm.model.text import Layer
 from xvlm.model.vision import GridEncoder, ViTEncoder, sincos_position
 from xvlm.model.xvlm import XVLM
 from xvlm.tasks.pretrain import Pretrain, PretrainBatch
+
+STRIDE = 16  # of the tiny towers but ConvNeXt
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def encode(model: XVLM, ids: list[list[int]]) -> tuple[Tensor, Tensor, Tensor]:
     ids_NL, mask_NL = padded(ids)
     embedding = model.text.embedding
     place_L = torch.arange(ids_NL.shape[1]) + embedding.first_position
-    x_NLD = embedding.token(ids_NL) + embedding.position(place_L) + embedding.token_type(torch.zeros_like(ids_NL))
-    x_NLD = embedding.norm(x_NLD)
+    first_type = embedding.token_type(torch.zeros_like(ids_NL))
+    x_NLD = embedding.norm(embedding.token(ids_NL) + embedding.position(place_L) + first_type)
     for layer in model.text.layers:
         x_NLD = bert_layer(layer, x_NLD, mask_NL)
     if model.config.text.pooling == "first":
@@ -153,6 +156,30 @@ def contrastive(
     return total / rows
 
 
+def box(model: XVLM, cls_RD: Tensor, patches_RPD: Tensor) -> Tensor:
+    """(R, 4) (cx, cy, w, h) by either head."""
+    if isinstance(model.box, BoxHead):
+        return model.box(cls_RD).sigmoid()
+    head, (rows, columns) = model.box, model.config.vision.image_hw
+    rows, columns = rows // STRIDE, columns // STRIDE
+    boxes = []
+    for cls_D, patches_PD in zip(cls_RD, patches_RPD, strict=True):
+        query_K = head.query(cls_D)
+        scores = torch.stack(
+            [(head.key(patch_D) * query_K).sum() / len(query_K) ** 0.5 for patch_D in patches_PD]
+        )
+        weight_P = scores.softmax(0)
+        places = [((p % columns + 0.5) / columns, (p // columns + 0.5) / rows) for p in range(rows * columns)]
+        place_P2 = torch.tensor(places, dtype=torch.float64)
+        centre_2 = (weight_P[:, None] * place_P2).sum(0)
+        variance_2 = (weight_P[:, None] * (place_P2 - centre_2) ** 2).sum(0)
+        side_2 = (12 * variance_2 + torch.tensor([1 / columns, 1 / rows]) ** 2).sqrt()
+        guess_4 = torch.cat((centre_2, side_2)).clamp(0.03, 0.97)
+        seen_D = (weight_P[:, None] * patches_PD).sum(0)
+        boxes.append((head.read(cls_D + head.value(seen_D)) + (guess_4 / (1 - guess_4)).log()).sigmoid())
+    return torch.stack(boxes)
+
+
 def losses(task: Pretrain, batch: PretrainBatch, negatives: dict[str, Negatives]) -> dict[str, Tensor]:
     """The losses of `task` by name, for the negatives that were drawn (rows counted within their part)."""
     model = task.model
@@ -207,7 +234,7 @@ def losses(task: Pretrain, batch: PretrainBatch, negatives: dict[str, Negatives]
 
     boxed = batch.concepts.has_box_N.nonzero()[:, 0].tolist()
     whole = looked.of([rows + int(batch.concepts.image_N[i]) for i in boxed])
-    predicted_N4 = model.box(fuse(model, texts, boxed, whole)[:, 0]).sigmoid()
+    predicted_N4 = box(model, fuse(model, texts, boxed, whole)[:, 0], whole.tokens_CPD[:, 1:])
     true_N4 = batch.concepts.box_xyxy_N4[boxed].to(predicted_N4.dtype)
     out["bbox"] = (predicted_N4 - xyxy_to_cxcywh(true_N4)).abs().sum() / len(boxed)
     out["giou"] = (1 - generalized_iou(cxcywh_to_xyxy(predicted_N4), true_N4)).mean()

@@ -30,8 +30,7 @@ def drawn_while(
 
     monkeypatch.setattr(pretrain, "draw_negatives", remember)
     losses = task(batch)
-    parts = [name for name, rows in (("", batch.pairs), ("region_", len(batch.concepts) - batch.pairs)) if rows]
-    return losses, dict(zip(parts, drawn, strict=True))
+    return losses, dict(zip(("", "region_"), drawn, strict=True))
 
 
 def gradients(task: Pretrain, losses: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -47,19 +46,19 @@ def difference(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / b.norm().clamp(min=1e-2)).item()
 
 
-CASES = [
-    *[(kind, 0, "first", 0) for kind in KINDS],
-    ("cnn", 1, "mean", 0),
-    ("vit", 2, "mean", 0),
-    ("swin", 0, "first", 2),
+CASES: list[tuple[str, int, dict[str, Any]]] = [
+    *[(kind, 0, {}) for kind in KINDS],
+    ("cnn", 1, {"pooling": "mean", "box_head": "point"}),
+    ("vit", 2, {"pooling": "mean", "box_head": "point"}),
+    ("swin", 0, {"first_position": 2, "type_vocab_size": 1}),
 ]
 
 
-@pytest.mark.parametrize(("kind", "fused_per_image", "pooling", "first_position"), CASES)
+@pytest.mark.parametrize(("kind", "fused_per_image", "config"), CASES)
 def test_losses_and_gradients_equal_the_padded_path(
-    kind: str, fused_per_image: int, pooling: str, first_position: int, monkeypatch: pytest.MonkeyPatch
+    kind: str, fused_per_image: int, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = tiny_task(kind, pooling=pooling, first_position=first_position).double().train()
+    task = tiny_task(kind, **config).double().train()
     batch = collate(toy_parts(pairs=4, regions=(4, 1, 5, 2)), fused_per_image)
     assert 1 in batch.texts.lengths_N and len(batch.texts.lengths_N.unique()) > 4
 
@@ -133,8 +132,8 @@ def test_dropout_acts_in_training_only() -> None:
         plain = attention(q, k, v, mask, 0.0)
         assert not torch.allclose(attention(q, k, v, mask, 0.5), plain)
         torch.testing.assert_close(attention(q, k, v, mask, 0.0), plain)
-        mean = torch.stack([attention(q, k, v, mask, 0.2) for _ in range(3000)]).mean(0)
-        torch.testing.assert_close(mean, plain, atol=0.06, rtol=0)
+        mean = torch.stack([attention(q, k, v, mask, 0.2) for _ in range(400)]).mean(0)
+        torch.testing.assert_close(mean, plain, atol=0.15, rtol=0)
 
 
 @pytest.mark.parametrize("lengths", [[1], [3, 1, 9, 30], [2, 2, 2], [1, 70, 4]])

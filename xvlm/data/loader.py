@@ -7,6 +7,7 @@ starting at another step.
 from __future__ import annotations
 
 import json
+import signal
 import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -206,9 +207,20 @@ def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False)
     a worker is raised here; it names step and record.
     """
     loader = DataLoader(
-        feed, batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin
+        feed,
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=pin,
+        worker_init_fn=_own_signals,
     )
     return _drain(iter(loader))
+
+
+def _own_signals(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal, but the training process ends its workers itself, once saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _drain(steps: Iterator[Fed]) -> FedStream:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xvlm import dist
+from xvlm.losses.contrastive import similarity
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def draw_negatives(
     row_N = asked_Q[allowed_NN[asked_Q].any(1)]
     if row_N.shape[0] == 0:
         return Negatives(row_N, row_N, row_N)
-    similarity_NN = text_NE @ concept_NE.T / temperature
+    similarity_NN = similarity(text_NE, concept_NE, temperature)
     # Where the model has gone to NaN, let the loss say so: a draw from NaN would only fail.
     of_text = (similarity_NN[row_N].softmax(1).nan_to_num() + 1e-5) * allowed_NN[row_N]
     of_concept = (similarity_NN.T[row_N].softmax(1).nan_to_num() + 1e-5) * allowed_NN.T[row_N]

@@ -78,12 +78,14 @@ class ConceptTokens:
         mask_CP: (C, P) bool, which tokens of the set belong to the concept; at least one.
         mean_summary: True where the summary token is the mean of the concept's patches (it stands in no
             set), False where it is the set's first token.
+        grid_hw: (rows, columns) of the patches.
     """
 
     tokens_SPD: Tensor
     set_C: Tensor
     mask_CP: Tensor
     mean_summary: bool
+    grid_hw: tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def load_model(folder_or_repo: str | Path) -> Loaded:
         ValueError: the folder was written by a later version.
         RuntimeError: tensors do not fit the configuration.
     """
-    folder = _local(folder_or_repo)
+    folder = local_folder(folder_or_repo)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder} is no model folder: {', '.join(missing)} not in it")
@@ -84,7 +84,8 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
     return str(api.upload_folder(folder_path=str(folder), repo_id=repo, allow_patterns=list(FILES)))
 
 
-def _local(folder_or_repo: str | Path) -> Path:
+def local_folder(folder_or_repo: str | Path) -> Path:
+    """The folder itself, or a copy of the hub's.  Raises FileNotFoundError if it is neither."""
     folder = Path(folder_or_repo)
     if folder.is_dir():
         return folder

@@ -16,6 +16,47 @@ class MLPHead(nn.Sequential):
         )
 
 
+class BoxHead(MLPHead):
+    """The published box head: (cx, cy, w, h) from x_cls alone."""
+
+    def __init__(self, width: int, vision_width: int) -> None:
+        super().__init__(width, 4)
+
+    def logits(self, cls_RD: Tensor, tokens_RPD: Tensor, place_P2: Tensor) -> Tensor:
+        """(R, D) x_cls -> (R, 4) before the sigmoid; patches (R, P, D_vision) are not looked at."""
+        return self(cls_RD)
+
+
+class PointingBoxHead(nn.Module):
+    """Points at patches, then says where the box lies around the point.
+
+    x_cls asks the patches of the image once more; the mean place of what answers is the first guess of the
+    centre, which an MLP over x_cls and the patches' mean corrects.  Learning where to point gets its gradient
+    directly from the box loss, while the published head has to learn to read places out of x_cls first
+    (measured in docs/results.md).
+    """
+
+    def __init__(self, width: int, vision_width: int, key_width: int = 64) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, key_width)
+        self.key = nn.Linear(vision_width, key_width)
+        self.value = nn.Linear(vision_width, width)
+        self.read = MLPHead(width, 4)
+
+    def logits(self, cls_RD: Tensor, tokens_RPD: Tensor, place_P2: Tensor) -> Tensor:
+        """(R, D) x_cls, (R, P, D_vision) patches, (P, 2) their centres in [0, 1] -> (R, 4) before the sigmoid."""
+        query_RK, key_RPK = self.query(cls_RD), self.key(tokens_RPD)
+        score_RP = (key_RPK @ query_RK[:, :, None])[..., 0] * key_RPK.shape[-1] ** -0.5
+        weight_RP = score_RP.softmax(-1)
+        centre_R2 = weight_RP @ place_P2.to(weight_RP.dtype)
+        seen_RD = (weight_RP[:, None] @ tokens_RPD)[:, 0]
+        correction_R4 = self.read(cls_RD + self.value(seen_RD))
+        return correction_R4 + F.pad(torch.logit(centre_R2, eps=1e-3), (0, 2))
+
+
+BOX_HEADS = {"mlp": BoxHead, "point": PointingBoxHead}
+
+
 class ContrastiveHead(nn.Module):
     """Concept and text vectors in one space, and the temperature of their similarities.
 
@@ -30,11 +71,13 @@ class ContrastiveHead(nn.Module):
 
     def embed_concepts(self, cls_ND: Tensor) -> Tensor:
         """(N, D_vision) v_cls -> (N, E) of unit length, never in half precision."""
-        return unit(self.vision(cls_ND))
+        with full_precision(cls_ND):
+            return F.normalize(self.vision(at_least_float(cls_ND)), dim=-1)
 
     def embed_texts(self, summary_ND: Tensor) -> Tensor:
         """(N, D) w_cls -> (N, E) of unit length, never in half precision."""
-        return unit(self.text(summary_ND))
+        with full_precision(summary_ND):
+            return F.normalize(self.text(at_least_float(summary_ND)), dim=-1)
 
     @torch.no_grad()
     def clamp_temperature(self) -> None:
@@ -42,9 +85,14 @@ class ContrastiveHead(nn.Module):
         self.temperature.clamp_(0.001, 0.5)
 
 
-def unit(x: Tensor) -> Tensor:
-    """(..., E) -> unit length, at least float32: bfloat16 has three digits, too few to rank by."""
-    return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=-1)
+def full_precision(x: Tensor) -> torch.autocast:
+    """Where autocast does not make half precision of (...) `x` and what is computed from it."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def at_least_float(x: Tensor) -> Tensor:
+    """(...) -> the same in float32, or float64 if it is that: bfloat16 has three digits, too few to rank by."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class MaskedLanguageHead(nn.Module):

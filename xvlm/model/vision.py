@@ -10,6 +10,7 @@ Two kinds, found from the model itself (design, section 4):
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,19 +150,25 @@ class GridEncoder(VisionEncoder):
         Raises ValueError if the model gives no map.
         """
         x_BCHW = self.normalised(images)
-        if not self.channels_last_output:
-            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
-        if self.stem is not None and not images.after_stem:
-            with torch.no_grad():
-                x_BCHW = self.stem(x_BCHW)
-        x = self.model.forward_features(x_BCHW)  # type: ignore[operator]
-        if x.ndim != 4:
-            raise ValueError(
-                f"{self.config.name} gives features {tuple(x.shape)}; an encoder needs a map (B, D, h, w) or "
-                "(B, h, w, D), or has to be a VisionTransformer with a class token"
-            )
+        if self.channels_last_output:
+            x = self.model.forward_features(x_BCHW)  # type: ignore[operator]
+        else:
+            x = self.convolve(x_BCHW, images.after_stem)
         x_BHWD = x if self.channels_last_output else x.permute(0, 2, 3, 1)
         return ImageFeatures(self.norm(x_BHWD.flatten(1, 2)), (x_BHWD.shape[1], x_BHWD.shape[2]))
+
+    def convolve(self, x_BCHW: Tensor, after_stem: bool) -> Tensor:
+        """(B, C, H, W) -> the final map (B, D, h, w).
+
+        Channels last, which is fastest on CPU and GPU; on a CPU never in bfloat16, in which the backward pass
+        of convolutions is slower than in float32.
+        """
+        with torch.autocast(x_BCHW.device.type, enabled=torch.is_autocast_enabled(x_BCHW.device.type) and not x_BCHW.is_cpu):
+            x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
+            if self.stem is not None and not after_stem:
+                with torch.no_grad():
+                    x_BCHW = self.stem(x_BCHW)
+            return self.model.forward_features(x_BCHW)  # type: ignore[operator, no-any-return]
 
     def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
         """Every concept looks at its image's tokens, all at the one set of keys and values."""
@@ -170,13 +177,14 @@ class GridEncoder(VisionEncoder):
         mask_CP = self.whole_mask(features, concepts)
         region_NPD = tokens_BPD[concepts.image_N]
         share_NP = mask_CP[: len(concepts)].to(tokens_BPD.dtype)
-        region_ND = (share_NP[:, None] @ region_NPD)[:, 0] / share_NP.sum(-1, keepdim=True)
+        with torch.autocast(share_NP.device.type, enabled=False):
+            region_ND = (share_NP[:, None] @ region_NPD)[:, 0] / share_NP.sum(-1, keepdim=True)
         cls_CD = torch.cat((region_ND, tokens_BPD.mean(1)))
         if self.adds_position:
             position_PD = sincos_position(features.grid_hw, self.width).to(tokens_BPD)
             tokens_BPD = tokens_BPD + position_PD
         set_C = torch.cat((concepts.image_N, images))
-        return ConceptTokens(tokens_BPD, set_C, mask_CP, mean_summary=True), cls_CD
+        return ConceptTokens(tokens_BPD, set_C, mask_CP, mean_summary=True, grid_hw=features.grid_hw), cls_CD
 
 
 class ViTEncoder(VisionEncoder):
@@ -229,7 +237,7 @@ class ViTEncoder(VisionEncoder):
             0, region_N, len(features) + torch.arange(len(region_N), device=region_N.device)
         )
         set_C = torch.cat((set_N, images))
-        return ConceptTokens(sets_SPD, set_C, mask_CP, mean_summary=False), sets_SPD[set_C, 0]
+        return ConceptTokens(sets_SPD, set_C, mask_CP, mean_summary=False, grid_hw=features.grid_hw), sets_SPD[set_C, 0]
 
 
 def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
@@ -252,7 +260,7 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     Raises ValueError for a name that timm does not know, or a transformer that is no plain ViT.
     """
     if not timm.is_model(config.name):
-        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
+        near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
         raise ValueError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
     options = dict(config.options)
     model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)

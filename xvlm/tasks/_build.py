@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from xvlm import dist
+from xvlm.data.cached import CachedSource
 from xvlm.data.loader import Feed
 from xvlm.data.sources import Source, open_source
 from xvlm.data.text import Tokenizer, clean_caption
-from xvlm.model.folder import Loaded, load_model
+from xvlm.model.folder import Loaded, load_model, local_folder
 from xvlm.model.weights import bert_config, bert_folder, find_weights, load_bert, load_vision_by_order
 from xvlm.model.xvlm import ModelConfig, build_model
 from xvlm.records import BadRecord
@@ -50,11 +52,13 @@ class SourceConfig:
         path: file, glob, folder or scheme.
         image_root: where image paths start; empty: beside the file.
         weight: share in a mixture; 0 stands for the number of records.
+        cache: keep records in memory once they have been read; for sources that fit.
     """
 
     path: str
     image_root: str = ""
     weight: float = 0.0
+    cache: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,16 @@ class Built:
     stem: StemPlan | None = None
 
 
-def open_sources(configs: Sequence[SourceConfig]) -> list[Source]:
-    """Raises FileNotFoundError or ValueError for what cannot be opened."""
-    return [open_source(config.path, config.image_root or None) for config in configs]
+def open_parts(parts: Mapping[str, Sequence[SourceConfig]]) -> dict[str, list[Source]]:
+    """The sources of each part; parts that name the same source share it.
+
+    Raises FileNotFoundError or ValueError for what cannot be opened.
+    """
+    opened: dict[SourceConfig, Source] = {}
+    for config in dict.fromkeys(config for configs in parts.values() for config in configs):
+        source = open_source(config.path, config.image_root or None)
+        opened[config] = CachedSource(source) if config.cache else source
+    return {name: [opened[config] for config in configs] for name, configs in parts.items()}
 
 
 def mixture(configs: Sequence[SourceConfig], sources: Sequence[Source]) -> list[float]:
@@ -97,15 +108,21 @@ def mixture(configs: Sequence[SourceConfig], sources: Sequence[Source]) -> list[
 
 
 def build_tokenizer(init: Init, sources: Iterable[Source], saved: Path) -> Tokenizer:
-    """The tokenizer that `init` names, or one trained on the sources' texts; kept in `saved` for resuming."""
-    if (saved / "tokenizer.json").is_file():
-        return Tokenizer.from_folder(saved)
-    if init.text or init.tokenizer:
-        tokenizer = Tokenizer.from_folder(bert_folder(init.text) if init.text else Path(init.tokenizer))
-    else:
-        tokenizer = Tokenizer.train_wordpiece(corpus(sources, init.corpus), init.vocab_size)
-    tokenizer.save(saved)
-    return tokenizer
+    """The tokenizer that `init` names, or one trained on the sources' texts.
+
+    It is kept in `saved`, where a run that goes on, and all processes but the main one, find it.
+    """
+    with dist.main_first():
+        if not dist.is_main() or any(saved.glob("checkpoints/step_*")):
+            return Tokenizer.from_folder(saved)
+        if init.model:
+            tokenizer = Tokenizer.from_folder(local_folder(init.model))
+        elif init.text or init.tokenizer:
+            tokenizer = Tokenizer.from_folder(bert_folder(init.text) if init.text else Path(init.tokenizer))
+        else:
+            tokenizer = Tokenizer.train_wordpiece(corpus(sources, init.corpus), init.vocab_size)
+        tokenizer.save(saved)
+        return tokenizer
 
 
 def corpus(sources: Iterable[Source], limit: int) -> list[str]:

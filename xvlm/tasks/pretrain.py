@@ -34,7 +34,7 @@ from xvlm.tasks._build import (
     build_loaded,
     build_tokenizer,
     mixture,
-    open_sources,
+    open_parts,
 )
 
 PARTS = ("pairs", "regions")
@@ -204,7 +204,8 @@ class Pretrain(nn.Module):
         boxed_N = batch.concepts.has_box_N.nonzero()[:, 0]
         if w.bbox or w.giou:
             # The box is sought in the whole image; whole images stand after the N concepts.
-            box = passes.add(boxed_N, rows + batch.concepts.image_N[boxed_N])
+            whole_image = rows + batch.concepts.image_N[boxed_N]
+            box = passes.add(boxed_N, whole_image)
         if not passes.text:
             return losses
 
@@ -223,7 +224,7 @@ class Pretrain(nn.Module):
                 losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[chosen_M])
         if (w.bbox or w.giou) and "region_" in parts:
             losses["bbox"], losses["giou"] = box_losses(
-                model.predict_box(cls_RD[box]),
+                model.predict_box(cls_RD[box], concepts, whole_image),
                 xyxy_to_cxcywh(batch.concepts.box_xyxy_N4[boxed_N]),
                 self.faithful,
             )
@@ -256,6 +257,27 @@ class Pretrain(nn.Module):
         negative_concept = passes.add(row_F, part.start + drawn.concept_N)
         negative_text = passes.add(part.start + drawn.text_N, row_F)
         return positive, slice(negative_concept.start, negative_text.stop)
+
+
+def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:
+    """No gradient is expected of what no loss reaches; DDP would wait for it.
+
+    Raises ValueError if every loss has weight 0.
+    """
+    box = boxes and bool(losses.bbox or losses.giou)
+    fused = bool(losses.itm or losses.mlm) or box
+    if not (losses.itc or fused):
+        raise ValueError(f"every loss has weight 0, or there are no boxes for it: {losses}")
+    used = [
+        (model.contrastive, losses.itc),
+        (model.matching, losses.itm),
+        (model.masked, losses.mlm),
+        (model.box, box),
+        (model.fusion, fused),
+    ]
+    for part, weight in used:
+        if not weight:
+            part.requires_grad_(False)
 
 
 def first_texts(texts: Texts, count: int) -> Texts:
@@ -321,19 +343,15 @@ def build(run: PretrainRun, out: Path) -> Built:
     Raises ValueError if neither part has a source.
     """
     data = run.data
-    sources = {"pairs": open_sources(data.pairs), "regions": open_sources(data.regions)}
+    configs = {"pairs": data.pairs, "regions": data.regions}
+    sources = open_parts(configs)
     if not any(sources.values()):
         raise ValueError("the run has no data: data.pairs and data.regions are both empty")
     tokenizer = build_tokenizer(run.init, [s for part in sources.values() for s in part], out)
     loaded, given = build_loaded(run.model, run.init, tokenizer, run.seed)
     loaded = replace(loaded, max_words=data.max_words, max_tokens=data.max_tokens)
     model = loaded.model
-    if not (run.losses.bbox or run.losses.giou) or not data.regions:
-        model.box.requires_grad_(False)
-    if not run.losses.itm:
-        model.matching.requires_grad_(False)
-    if not run.losses.mlm:
-        model.masked.requires_grad_(False)
+    freeze_unused(model, run.losses, boxes=bool(data.regions))
     text = TextView(
         tokenizer,
         data.max_words,
@@ -357,7 +375,6 @@ def build(run: PretrainRun, out: Path) -> Built:
         "regions": RegionsView(regions, text, data.max_regions, data.region_captions),
     }
     batches = {"pairs": data.pairs_batch, "regions": data.regions_batch}
-    configs = {"pairs": data.pairs, "regions": data.regions}
     parts = [
         Part(name, sources[name], batches[name], views[name], mixture(configs[name], sources[name]))
         for name in PARTS

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Collection
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -51,7 +51,7 @@ def fit(
         minutes: stop (saved, resumable) after this much time in all sittings, whatever is left.
     Raises:
         Interrupted: by Ctrl-C or SIGTERM, after saving.
-        FloatingPointError: a loss is not finite; the batch's keys are in `out/bad_step.json`.
+        FloatingPointError: a loss is not finite; the batch's keys are in `out/bad_step_rank*.json`.
     """
     device = dist.device()
     task.to(device)
@@ -75,71 +75,70 @@ def fit(
     if state.bad:
         ledger.load_state_dict(state.bad)
     log = Log(out, state.step, run.optim.steps, run.recipe or run.task)
-    steps = load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda")
-    stop = StopSignal()
     begun, before = time.monotonic(), state.seconds
-    try:
-        with stop:
-            task.train()
-            while state.step < run.optim.steps:
-                t0 = time.monotonic()
-                fed = next(steps)
-                t1 = time.monotonic()
-                # Randomness is a function of the step: nothing of it needs to be saved.
-                torch.manual_seed((run.seed * 1_000_003 + state.step) * 4096 + dist.rank())
-                lr = set_rate(optimizer, run.optim, state.step)
-                totals: dict[str, Tensor] = {}
-                for number, batch in enumerate(fed.batches):
-                    last = number == len(fed.batches) - 1
-                    sync = nullcontext() if last or wrapped is task else wrapped.no_sync()
-                    with sync:
-                        with autocast(device, run.precision):
-                            losses = step_losses(batch.to(device, non_blocking=True))
-                        total = sum(weights[name] * value for name, value in losses.items())
-                        (total / len(fed.batches)).backward()
-                    for name, value in losses.items():
-                        totals[name] = totals.get(name, 0) + value.detach() / len(fed.batches)
-                norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip or math.inf)
-                numbers = dict(zip(totals, dist.mean_over_ranks(torch.stack([*totals.values()])).tolist(), strict=True))
-                numbers = {"loss": sum(weights[k] * v for k, v in numbers.items()), **numbers, "grad_norm": float(norm)}
-                if not all(map(math.isfinite, numbers.values())):
-                    write_json(out / f"bad_step_rank{dist.rank()}.json", {"step": state.step, **numbers, "keys": fed.keys})
-                    raise FloatingPointError(
-                        f"step {state.step}: a loss is not finite ({numbers}); the keys of its batch are in {out}/bad_step*.json"
-                    )
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                if average:
-                    average.update(model)
-                state.step += 1
-                ledger.add(fed)
-                ledger.check()
-                t2 = time.monotonic()
-                state.seconds = before + t2 - begun
-                state.bad = ledger.state_dict()
+    # Signals are caught before the workers start: what is thrown while they are forked is lost.
+    with (
+        StopSignal() as stop,
+        closing(log),
+        closing(load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda")) as steps,
+    ):
+        task.train()
+        while state.step < run.optim.steps:
+            t0 = time.monotonic()
+            fed = next(steps)
+            t1 = time.monotonic()
+            # Randomness is a function of the step: nothing of it needs to be saved.
+            torch.manual_seed((run.seed * 1_000_003 + state.step) * 4096 + dist.rank())
+            lr = set_rate(optimizer, run.optim, state.step)
+            totals: dict[str, Tensor] = {}
+            for number, batch in enumerate(fed.batches):
+                last = number == len(fed.batches) - 1
+                sync = nullcontext() if last or wrapped is task else wrapped.no_sync()
+                with sync:
+                    with autocast(device, run.precision):
+                        losses = step_losses(batch.to(device, non_blocking=True))
+                    total = sum(weights[name] * value for name, value in losses.items())
+                    (total / len(fed.batches)).backward()
+                for name, value in losses.items():
+                    totals[name] = totals.get(name, 0) + value.detach() / len(fed.batches)
+            norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip or math.inf)
+            numbers = dict(zip(totals, dist.mean_over_ranks(torch.stack([*totals.values()])).tolist(), strict=True))
+            numbers = {"loss": sum(weights[k] * v for k, v in numbers.items()), **numbers, "grad_norm": float(norm)}
+            if not all(map(math.isfinite, numbers.values())):
+                write_json(out / f"bad_step_rank{dist.rank()}.json", {"step": state.step, **numbers, "keys": fed.keys})
+                raise FloatingPointError(
+                    f"step {state.step}: a loss is not finite ({numbers}); the keys of its batch are in {out}/bad_step_rank*.json"
+                )
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            if average:
+                average.update(model)
+            state.step += 1
+            ledger.add(fed)
+            ledger.check()
+            t2 = time.monotonic()
+            state.seconds = before + t2 - begun
+            state.bad = ledger.state_dict()
 
-                if state.step % max(1, run.log_every) == 0:
-                    count = sum(len(keys) for keys in fed.keys.values()) * dist.world()
-                    numbers |= {"lr": lr, "seconds": state.seconds, "images_per_s": count / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
-                    log.step(state.step, numbers)
-                done = state.step == run.optim.steps
-                over = minutes is not None and state.seconds > 60 * minutes
-                asked = stop.asked_anywhere(state.step)
-                if evaluate and (done or (run.eval_every and state.step % run.eval_every == 0)):
-                    log.event(state.step, "eval", evaluated(evaluate, model, average, state.step))
-                    task.train()
-                if done or over or asked or (run.save_every and state.step % run.save_every == 0):
-                    log.flush()
-                    if dist.is_main():
-                        checkpoint.save(out, state, model, optimizer, average)
-                    dist.barrier()
-                if asked:
-                    raise Interrupted(f"stopped after step {state.step} of {run.optim.steps}; it is saved in {out} and --resume goes on")
-                if over:
-                    break
-    finally:
-        steps.close()
-        log.close()
+            if state.step % max(1, run.log_every) == 0:
+                count = sum(len(keys) for keys in fed.keys.values()) * dist.world()
+                numbers |= {"lr": lr, "seconds": state.seconds, "images_per_s": count / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
+                log.step(state.step, numbers)
+            done = state.step == run.optim.steps
+            late = minutes is not None and state.seconds > 60 * minutes
+            asked, over = on_any_rank([stop.asked, late], state.step)
+            if evaluate and (done or (run.eval_every and state.step % run.eval_every == 0)):
+                log.event(state.step, "eval", evaluated(evaluate, model, average, state.step))
+                task.train()
+            if done or over or asked or (run.save_every and state.step % run.save_every == 0):
+                log.flush()
+                if dist.is_main():
+                    checkpoint.save(out, state, model, optimizer, average)
+                dist.barrier()
+            if asked:
+                raise Interrupted(f"stopped after step {state.step} of {run.optim.steps}; it is saved in {out} and --resume goes on")
+            if over:
+                break
     if average:
         average.swapped(model)
     return state
@@ -184,11 +183,14 @@ class StopSignal:
             raise KeyboardInterrupt
         self.asked = True
 
-    def asked_anywhere(self, step: int) -> bool:
-        """Whether any rank was asked; looked up every 20 steps where there are several, for it waits."""
-        if dist.world() == 1:
-            return self.asked
-        return step % 20 == 0 and any(dist.gather_objects(self.asked))
+
+def on_any_rank(flags: list[bool], step: int) -> list[bool]:
+    """Each flag, if any rank has it; looked up every 20 steps where there are several ranks, for it waits."""
+    if dist.world() == 1:
+        return flags
+    if step % 20:
+        return [False] * len(flags)
+    return [any(of_ranks) for of_ranks in zip(*dist.gather_objects(flags), strict=True)]
 
 
 def read_json(path: Path) -> Any:

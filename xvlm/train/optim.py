@@ -47,9 +47,8 @@ def build_optimizer(
 def _multiplier(name: str, config: OptimConfig, loaded: Collection[str]) -> float:
     if loaded and name not in loaded:
         return config.new_multiplier
-    if name.startswith("vision."):
-        return config.vision_multiplier
-    return config.text_multiplier if loaded else 1.0
+    given = {"vision.": config.vision_multiplier, "text.": config.text_multiplier}
+    return next((rate for start, rate in given.items() if loaded and name.startswith(start)), 1.0)
 
 
 def _published_no_decay(name: str) -> bool:

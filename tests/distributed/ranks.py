@@ -1,0 +1,37 @@
+"""Run one function in two processes that are joined as `torchrun` would join them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+Job = Callable[[Path], Any]
+"""Gets a folder that both processes share; its result is saved with `torch.save`."""
+
+
+def on_two_ranks(job: Job, folder: Path, seconds: float = 300.0) -> list[Any]:
+    """The results of rank 0 and rank 1.  A process that hangs or fails is an error here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    context = torch.multiprocessing.spawn(_rank, (job, folder), nprocs=2, join=False)
+    assert context is not None
+    end = time.monotonic() + seconds
+    while not context.join(timeout=1):  # raises what a process raised
+        if time.monotonic() > end:
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError(f"{job.__name__} hangs on two ranks")
+    return [torch.load(folder / f"result_{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def _rank(rank: int, job: Job, folder: Path) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.save(job(folder), folder / f"result_{rank}.pt")
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()

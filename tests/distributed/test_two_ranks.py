@@ -1,0 +1,139 @@
+"""Two processes compute the losses and gradients of one on the same global batch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import cases
+from tests.distributed.ranks import on_two_ranks
+from tests.tiny import tiny_run
+from xvlm.model.folder import load_model
+from xvlm.run import write_json
+from xvlm.train.start import train
+
+
+@pytest.fixture(scope="module")
+def of_losses(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, cases.Values]]:
+    return on_two_ranks(cases.losses, tmp_path_factory.mktemp("losses"))
+
+
+@pytest.mark.parametrize("split", cases.SPLITS)
+@pytest.mark.parametrize("loss", cases.LOSSES)
+def test_losses_and_gradients_equal_one_process(
+    loss: str, split: str, of_losses: list[dict[str, cases.Values]]
+) -> None:
+    one = cases.LOSSES[loss](cases.SPLITS[split])
+    two = [rank[f"{loss}, {split}"] for rank in of_losses]
+    for rank in two:
+        torch.testing.assert_close(rank["loss"], one["loss"], rtol=1e-6, atol=1e-9)
+        assert rank.keys() == one.keys()
+    assert one["grad0"].abs().max() > 1e-3
+    for name in [name for name in one if name.startswith("grad")]:
+        if one[name].ndim:
+            both = torch.cat([rank[name] for rank in two])
+        else:  # a parameter: DDP sums what the ranks say of it
+            both = two[0][name] + two[1][name]
+        torch.testing.assert_close(both, one[name], rtol=1e-6, atol=1e-9)
+
+
+def test_faithful_contrastive_gradient_is_one_worlds_share(
+    of_losses: list[dict[str, cases.Values]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The right loss, half its gradient on two ranks, and none but the diagonal as positives."""
+    one = cases.contrastive((8, 0), faithful=True)
+    two = [rank["faithful"] for rank in of_losses]
+    for name in ("grad0", "grad1"):
+        both = torch.cat([rank[name] for rank in two])
+        torch.testing.assert_close(both, one[name] / 2, rtol=1e-6, atol=1e-9)
+    for rank in two:
+        torch.testing.assert_close(rank["loss"], one["loss"], rtol=1e-6, atol=1e-9)
+    monkeypatch.setattr(cases, "TEXT_KEY", torch.arange(8))
+    monkeypatch.setattr(cases, "CONCEPT_KEY", torch.arange(8))
+    torch.testing.assert_close(cases.contrastive((8, 0))["loss"], one["loss"])
+
+
+@pytest.fixture(scope="module")
+def of_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, cases.Values]]]:
+    return on_two_ranks(cases.tasks, tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.mark.parametrize("part", ["pairs", "regions"])
+@pytest.mark.parametrize("kind", ["swin", "vit"])
+def test_the_whole_task_equals_one_process(
+    kind: str, part: str, of_tasks: list[dict[str, dict[str, cases.Values]]]
+) -> None:
+    """All losses, the gradients of all parameters; one rank has no box, ranks differ in rows."""
+    one = cases.whole_task(kind, [part])[part]
+    for rank in of_tasks:
+        assert rank[kind][part].keys() == one.keys()
+        for name, value in one.items():
+            gap = (rank[kind][part][name] - value).norm() / value.norm().clamp(min=1e-2)
+            assert gap < 1e-6, name
+
+
+@pytest.fixture(scope="module")
+def of_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    assert on_two_ranks(cases.runs, folder) == [dict.fromkeys(cases.RUNS, 3.0)] * 2
+    return folder
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", cases.RUNS)
+def test_a_run_on_two_ranks_begins_as_on_one(name: str, of_runs: Path, tmp_path: Path) -> None:
+    """DDP neither hangs nor raises, whatever is missing; the first losses are those of one process.
+
+    Not the matching loss, whose negatives are drawn within a rank, nor anything behind dropout.
+    """
+    two = log_of(of_runs / name.replace(" ", "_"))
+    assert [row["step"] for row in two] == [1, 2, 3]
+    train(cases.run_of(name), tmp_path, minutes=0.0)  # one step
+    one = log_of(tmp_path)
+    assert len(one) == 1
+    compared = [k for k in one[0] if k in ("itc", "region_itc", "mlm", "region_mlm", "bbox", "giou")]
+    assert compared
+    # A micro-batch is a mean of its own: which images share one depends on the number of ranks.
+    exact = 0.05 if name == "accumulated" else 1e-5
+    for key in compared:
+        assert two[0][key] == pytest.approx(one[0][key], rel=exact, abs=1e-7), key
+
+
+def test_what_two_ranks_began_one_process_goes_on_with(of_runs: Path) -> None:
+    run = cases.run_of("everything")
+    run = replace(run, optim=replace(run.optim, steps=5))
+    train(run, of_runs / "everything", resume=True)
+    assert [row["step"] for row in log_of(of_runs / "everything")] == [1, 2, 3, 4, 5]
+
+
+def test_ranks_stop_together(tmp_path: Path) -> None:
+    assert on_two_ranks(cases.stop_early, tmp_path) == [[20.0, 0.0, 0.0, 1.0, 0.0]] * 2
+
+
+def test_torchrun_trains(tmp_path: Path) -> None:
+    """From the command line, as a user starts it: both processes join, one of them writes."""
+    run = replace(tiny_run("vit", steps=2), recipe="tiny")
+    write_json(tmp_path / "run.json", run)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+        *("-m", "xvlm.cli", "train", "--from", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **ENV})
+    assert done.returncode == 0, done.stderr
+    assert [row["step"] for row in log_of(tmp_path / "out")] == [1, 2]
+    assert done.stdout.count("model: ") == 1
+    assert load_model(tmp_path / "out" / "model").tokenizer.vocab_size > 5
+
+
+ENV = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

@@ -1,0 +1,56 @@
+"""Packed tokens go into padded segments and come back."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from xvlm.model.packing import Packing, gather_segments
+
+lengths = st.lists(st.integers(0, 40), min_size=1, max_size=8)
+
+
+def packed(sizes: list[int]) -> tuple[Packing, Tensor]:
+    total = sum(sizes)
+    return Packing.of(torch.tensor(sizes), total, max(sizes)), torch.arange(1, total + 1)[:, None] * 1.0
+
+
+@given(lengths)
+def test_places_and_first_tokens(sizes: list[int]) -> None:
+    packing, _ = packed(sizes)
+    assert packing.segment_T.tolist() == [s for s, size in enumerate(sizes) for _ in range(size)]
+    assert packing.place_T.tolist() == [place for size in sizes for place in range(size)]
+    assert packing.first_S.tolist() == [sum(sizes[:s]) for s in range(len(sizes))]
+
+
+@given(lengths)
+def test_every_segment_with_tokens_is_padded_once_and_comes_back(sizes: list[int]) -> None:
+    packing, x_TD = packed(sizes)
+    seen: list[list[float]] = []
+    masks: list[int] = []
+
+    def look(_: int, part: object) -> Tensor:
+        padded = part.pad(x_TD)  # type: ignore[attr-defined]
+        for row, mask in zip(padded[..., 0], part.mask_sl, strict=True):  # type: ignore[attr-defined]
+            assert (row[~mask] == 0).all()
+            seen.append(row[mask].tolist())
+            masks.append(int(mask.sum()))
+        return padded * 2
+
+    out = packing.over_bins(look)
+    torch.testing.assert_close(out, x_TD * 2)
+    wanted = [part[:, 0].tolist() for part in x_TD.split(sizes)]
+    assert sorted(filter(None, seen)) == sorted(filter(None, wanted))
+    assert sum(masks) == sum(sizes)
+
+
+@given(lengths, st.data())
+def test_gathered_segments_are_the_chosen_ones_in_order(sizes: list[int], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.integers(0, len(sizes) - 1), max_size=12))
+    token_T, lengths_R, total = gather_segments(torch.tensor(sizes), torch.tensor(chosen, dtype=torch.int64))
+    parts = torch.arange(sum(sizes)).split(sizes)
+    assert token_T.tolist() == [token for r in chosen for token in parts[r].tolist()]
+    assert lengths_R.tolist() == [sizes[r] for r in chosen]
+    assert total == len(token_T)
