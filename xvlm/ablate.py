@@ -9,9 +9,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases
@@ -20,11 +23,12 @@ from xvlm.evaluate import evaluate_grounding, evaluate_retrieval
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
 from xvlm.recipes import photos as photos_recipe
-from xvlm.report import Bars, bars_svg, write_svg
+from xvlm.report import Bars, bars_svg, read_log, write_svg
 from xvlm.run import write_json
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.train.start import say, train
 
+TIMED = 16
 SHOWN = ("grounding_acc50", "i2t_r1", "t2i_r1")
 
 
@@ -58,7 +62,10 @@ def run_ablation(on: str, root: Path, out: Path, minutes: float) -> dict[str, di
     elif on == "scenes":
         base = demo_recipe.recipe()
         size = base.model.vision.image_hw[0]
-        retrieval, grounding = Scenes("test", 500, image_size=size), SceneCases(Scenes("test", 500, image_size=size))
+        retrieval, grounding = (
+            Scenes("test", 500, image_size=size),
+            SceneCases(Scenes("test", 500, image_size=size)),
+        )
     else:
         raise ValueError(f"on is {on!r}; it may be 'scenes' or 'photos'")
     table: dict[str, dict[str, float]] = {}
@@ -66,20 +73,37 @@ def run_ablation(on: str, root: Path, out: Path, minutes: float) -> dict[str, di
         folder = out / name.replace(" ", "-")
         done = folder / "metrics.json"
         if not done.exists():
-            say(f"--- {name}: {minutes:g} minutes of training")
-            table[name] = measure(run, folder, minutes, retrieval, grounding, 1 if on == "scenes" else None)
-            write_json(done, table[name])
+            run = fitted(run, folder, minutes)
+            say(f"--- {name}: {minutes:g} minutes of training, {run.optim.steps} steps")
+            write_json(done, measure(run, folder, retrieval, grounding, 1 if on == "scenes" else None))
         table[name] = json.loads(done.read_text())
         write_table(out, on, minutes, table)
     say((out / "table.md").read_text())
     return table
 
 
+def fitted(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:
+    """The run with as many steps as fit into `minutes`, so that its schedule ends with its budget.
+
+    A few steps are timed once; the number is kept in `folder/steps.json` for when the run goes on.
+    """
+    kept = folder / "steps.json"
+    if not kept.exists():
+        timing = folder / "timing"
+        short = replace(run, optim=replace(run.optim, steps=TIMED + 4), save_every=0)
+        train(short, timing, resume=True)
+        at = [row["seconds"] for row in read_log(timing / "log.jsonl")]
+        seconds = float(np.median(np.diff(at[4:])))
+        write_json(kept, {"steps": max(TIMED, round(60 * minutes / seconds)), "seconds_a_step": seconds})
+        shutil.rmtree(timing)
+    return replace(run, optim=replace(run.optim, steps=json.loads(kept.read_text())["steps"]))
+
+
 def measure(
-    run: PretrainRun, folder: Path, minutes: float, retrieval: Source, grounding: Source, texts: int | None
+    run: PretrainRun, folder: Path, retrieval: Source, grounding: Source, texts: int | None
 ) -> dict[str, float]:
-    """Train one variant for the given time and measure it in every way that is asked of all."""
-    loaded, state = train(run, folder, resume=True, minutes=minutes)
+    """Train one variant and measure it in every way that is asked of all."""
+    loaded, state = train(run, folder, resume=True)
     predictor = Predictor(loaded)
     found, _ = evaluate_grounding(predictor, grounding)
     ranked, _ = evaluate_retrieval(predictor, retrieval, texts_per_image=texts)
@@ -89,12 +113,17 @@ def measure(
 def write_table(out: Path, on: str, minutes: float, table: dict[str, dict[str, float]]) -> None:
     """`table.json`, `table.md` and `ablation.svg` of the variants measured so far."""
     write_json(out / "table.json", table)
-    header = "| variant | grounding, IoU 0.5 | image -> text R@1 | text -> image R@1 | steps |\n|---|---|---|---|---|\n"
+    names = ["variant", "grounding, IoU 0.5", "image -> text R@1", "text -> image R@1", "steps"]
+    header = f"| {' | '.join(names)} |\n{'|---' * len(names)}|\n"
     rows = "".join(
-        f"| {name} | " + " | ".join(f"{100 * m[key]:.1f} %" for key in SHOWN) + f" | {m['train_steps']:.0f} |\n"
+        f"| {name} | "
+        + " | ".join(f"{100 * m[key]:.1f} %" for key in SHOWN)
+        + f" | {m['train_steps']:.0f} |\n"
         for name, m in table.items()
     )
-    text = f"Trained on {on}, at most {minutes:g} minutes a variant, retrieval reranked by matching.\n\n{header}{rows}"
+    text = (
+        f"Trained on {on}, {minutes:g} minutes a variant, retrieval reranked by matching.\n\n{header}{rows}"
+    )
     (out / "table.md").write_text(text)
     write_svg(out / "ablation.svg", bars_svg(chart(on, table)))
 
@@ -105,5 +134,5 @@ def chart(on: str, table: dict[str, dict[str, float]]) -> Any:
         title=f"Same budget on {on}",
         groups=["grounding", "image to text R@1", "text to image R@1"],
         series={name: [100 * m[key] for key in SHOWN] for name, m in table.items()},
-        unit="%",
+        unit=" %",
     )

@@ -92,5 +92,7 @@ def patches_touched(box_xyxy: Tensor, grid_hw: tuple[int, int]) -> Tensor:
 def patch_centres(grid_hw: tuple[int, int]) -> Tensor:
     """Centres (x, y) of the patches of an h x w grid: (h * w, 2) in [0, 1], row-major."""
     rows, columns = grid_hw
-    y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    y, x = torch.meshgrid(
+        (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij"
+    )
     return torch.stack((x.flatten(), y.flatten()), dim=-1)

@@ -128,7 +128,7 @@ def eval_(
         out: folder for the results.
         image_root: where image paths start; by default beside the file.
         top: retrieval: candidates that are reranked by matching for every query; 0 for none.
-        rerank: retrieval: rerank by contrastive score and matching together, or by matching alone (published).
+        rerank: retrieval: by contrastive score and matching together, or by matching alone (published).
         limit: use only the first so many records.
     """
     from xvlm.data.sources import open_source
@@ -191,7 +191,9 @@ def call_recipe(name: str, given: dict[str, str]) -> Any:
     parameters = inspect.signature(function, eval_str=True).parameters
     for word in given:
         if word not in parameters:
-            raise ValueError(f"recipe {name} has no argument {word}; it has {', '.join(parameters) or 'none'}")
+            raise ValueError(
+                f"recipe {name} has no argument {word}; it has {', '.join(parameters) or 'none'}"
+            )
     return function(**{word: parameters[word].annotation(value) for word, value in given.items()})
 
 
@@ -227,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="xvlm",
-                description="Multi-grained vision-language pre-training.  `xvlm train RECIPE` trains any recipe.",
+                description="Multi-grained vision-language pre-training.  Also: xvlm train RECIPE.",
                 args=arguments,
             )
     except Interrupted as stopped:

@@ -10,7 +10,7 @@ from typing import Any
 from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases
 from xvlm.evaluate import evaluate_grounding, evaluate_retrieval
-from xvlm.gallery import write_gallery
+from xvlm.gallery import contact_sheet, grounding_examples, write_gallery
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
 from xvlm.report import Metric
@@ -41,7 +41,9 @@ def run_demo(out: Path, run: PretrainRun | None = None) -> dict[str, float]:
     grounding, cases = evaluate_grounding(predictor, SceneCases(unseen))
     retrieval, ranked = evaluate_retrieval(predictor, unseen, texts_per_image=1)
     say(f"measuring on {UNSEEN} scenes of combinations of shape and colour never seen in training")
-    heldout, heldout_cases = evaluate_grounding(predictor, SceneCases(Scenes("heldout", UNSEEN, image_size=size)))
+    heldout, heldout_cases = evaluate_grounding(
+        predictor, SceneCases(Scenes("heldout", UNSEEN, image_size=size))
+    )
     metrics = {
         **grounding,
         **{f"{name}_heldout": value for name, value in heldout.items()},
@@ -52,10 +54,12 @@ def run_demo(out: Path, run: PretrainRun | None = None) -> dict[str, float]:
     }
     write_json(out / "metrics.json", metrics)
     write_predictions(out / "predictions.json", [c.to_json() for c in cases], ranked.to_json())
+    contact_sheet(grounding_examples(cases, 8, seed=3)).save(out / "unseen.jpg", quality=88)
     report = write_gallery(
         out / "report.html",
         "xvlm demo",
-        "A small model learned from drawn scenes alone, from nothing, which words mean which part of a picture. "
+        "A small model learned from drawn scenes alone, from nothing, which words mean which part of a "
+        "picture. "
         "Below are scenes that it has never seen.",
         summary_tiles(metrics, {"grounding_acc50": 0.8, "grounding_acc50_heldout": 0.6, "t2i_r1": 0.6}),
         metrics,

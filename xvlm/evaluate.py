@@ -134,13 +134,16 @@ def _photos(
 ) -> Iterator[tuple[_Photo, list[_Case]]]:
     """Images with their cases; neighbours of one path together."""
     for photo, group in groupby(_read(predictor, source, limit, bad), key=lambda item: item[2]):
-        yield photo, [
-            _Case(record.key, record.image, text, concept.box_xyxy)
-            for record, concepts, _ in group
-            for concept in concepts
-            if concept.box_xyxy is not None
-            for text in concept.texts
-        ]
+        yield (
+            photo,
+            [
+                _Case(record.key, record.image, text, concept.box_xyxy)
+                for record, concepts, _ in group
+                for concept in concepts
+                if concept.box_xyxy is not None
+                for text in concept.texts
+            ],
+        )
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
@@ -234,7 +237,9 @@ def evaluate_retrieval(
             images.append(record.image)
         embedded.append(embed_images(model, predictor.encode_images([photo.pixels for _, _, photo in chunk])))
     if not images:
-        raise ValueError(f"{source.name} has no image with a caption; first problem: {bad[0] if bad else 'it is empty'}")
+        raise ValueError(
+            f"{source.name} has no image with a caption; first problem: {bad[0] if bad else 'it is empty'}"
+        )
     encoded = encode_all(predictor, texts)
     image_T = torch.tensor(image_of_text, device=predictor.device)
     cosine_IT = torch.cat(embedded) @ model.contrastive.embed_texts(encoded.summary_ND).T
@@ -299,9 +304,7 @@ def _rerank(
         index = torch.tensor(chunk, device=wanted_IT.device)
         pairs_R2 = wanted_IT[index].nonzero()
         for rows in pairs_R2.split(1024):
-            logit_R = match_logits(
-                predictor.model, concepts, texts, rows[:, 0], rows[:, 1], keys_values
-            )
+            logit_R = match_logits(predictor.model, concepts, texts, rows[:, 0], rows[:, 1], keys_values)
             image_R, text_R = index[rows[:, 0]], rows[:, 1]
             prior_R = contrastive_IT[image_R, text_R] if rerank == "both" else 0.0
             score_IT[image_R, text_R] = (logit_R + prior_R).double()

@@ -7,21 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from xvlm.data.images import open_image
 from xvlm.evaluate import GroundingPrediction, Retrieval
 from xvlm.records import ImageData
 from xvlm.report import (
     Curve,
+    DrawnBox,
     GroundingExample,
     ImageRanking,
     Metric,
     TextRanking,
     curves_from_log,
+    draw_box,
     read_log,
     write_report,
 )
+from xvlm.report.draw import PREDICTED_COLOUR, TRUE_COLOUR
 
 LOSSES = {
     "loss": "all losses",
@@ -41,15 +44,37 @@ def picture(image: ImageData) -> Image.Image:
     return open_image(image, key="image").image
 
 
-def grounding_examples(predictions: Sequence[GroundingPrediction], count: int, seed: int = 0) -> list[GroundingExample]:
+def grounding_examples(
+    predictions: Sequence[GroundingPrediction], count: int, seed: int = 0
+) -> list[GroundingExample]:
     """Drawn blindly, so that the page shows right and wrong as often as they are."""
     chosen = np.random.default_rng(seed).permutation(len(predictions))[:count]
     return [
-        GroundingExample(
-            picture(p.image), p.text, p.true_xyxy, p.predicted_xyxy, p.score, p.iou
-        )
+        GroundingExample(picture(p.image), p.text, p.true_xyxy, p.predicted_xyxy, p.score, p.iou)
         for p in (predictions[i] for i in chosen)
     ]
+
+
+def contact_sheet(examples: Sequence[GroundingExample], columns: int = 4, side: int = 240) -> Image.Image:
+    """Examples side by side, each under its phrase: the true box dashed, the predicted one solid."""
+    rows = -(-len(examples) // columns)
+    caption = 24
+    sheet = Image.new("RGB", (columns * side, rows * (side + caption)), "white")
+    font = ImageFont.load_default(13)
+    for number, example in enumerate(examples):
+        x, y = number % columns * side, number // columns * (side + caption)
+        scale = (side / example.image.width, side / example.image.height) * 2
+        boxes = [(example.true_xyxy, TRUE_COLOUR, True), (example.predicted_xyxy, PREDICTED_COLOUR, False)]
+        drawn = [
+            DrawnBox(tuple(edge * s for edge, s in zip(box, scale, strict=True)), "", colour, dashed)  # type: ignore[arg-type]
+            for box, colour, dashed in boxes
+            if box is not None
+        ]
+        sheet.paste(
+            draw_box(example.image.resize((side, side), Image.Resampling.BICUBIC), drawn), (x, y + caption)
+        )
+        ImageDraw.Draw(sheet).text((x + 4, y + 4), example.phrase, fill="black", font=font)
+    return sheet
 
 
 def text_rankings(retrieval: Retrieval, count: int, first: int = 5, seed: int = 1) -> list[TextRanking]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from xvlm.data.sources import JsonSource
 from xvlm.demo import summary_tiles, write_predictions
 from xvlm.evaluate import evaluate_grounding, evaluate_retrieval
 from xvlm.gallery import write_gallery
-from xvlm.model.folder import Loaded
 from xvlm.predict import Predictor
-from xvlm.recipes import photos as recipe
+from xvlm.recipes import photos, photos_align
 from xvlm.run import write_json
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.train.start import say, train
@@ -21,28 +21,36 @@ TARGETS = {"i2t_r1": 0.4, "t2i_r1": 0.3, "grounding_acc50": 0.5}
 def run_photos(
     root: Path, out: Path, minutes: float | None = None, run: PretrainRun | None = None
 ) -> dict[str, float]:
-    """Train (or go on), measure on `dev.jsonl` and `dev_grounding.json`, report.
+    """Train both stages (or go on), measure on `dev.jsonl` and `dev_grounding.json`, report.
 
     Args:
         root: folder as the recipe describes it.
-        out: gets `metrics.json`, `report.html`, `predictions.json`, `model/`, `log.jsonl`, `checkpoints/`.
-        minutes: of training over all sittings.
+        out: gets `metrics.json`, `report.html`, `predictions.json`, `model/`, `log.jsonl`, `checkpoints/`,
+            and the first stage's in `align/`.
+        minutes: of training over both stages and all sittings; the schedule stays the recipe's.
+        run: another run than the recipe's second stage.
     """
-    run = run or recipe.recipe(str(root))
     dev, phrases = JsonSource(root / "dev.jsonl"), JsonSource(root / "dev_grounding.json")
-
-    def glance(loaded: Loaded) -> dict[str, float]:
-        predictor = Predictor(loaded)
-        grounding, _ = evaluate_grounding(predictor, phrases, limit=1000)
-        retrieval, _ = evaluate_retrieval(predictor, dev, top=0)
-        return {**grounding, **retrieval}
-
-    loaded, state = train(run, out, resume=True, evaluate=glance if run.eval_every else None, minutes=minutes)
+    spent = 0.0
+    if run is None:
+        first = photos_align.recipe(str(root))
+        first = replace(first, data=replace(first.data, stem_cache=str(out / "stem")))
+        _, aligned = train(first, out / "align", resume=True, minutes=minutes)
+        spent = aligned.seconds
+        run = photos.recipe(str(root), str(out / "align" / "model"))
+        run = replace(run, data=replace(run.data, stem_cache=str(out / "stem")))
+    left = None if minutes is None else minutes - spent / 60
+    loaded, state = train(run, out, resume=True, minutes=left)
     predictor = Predictor(loaded)
     say(f"measuring on {len(dev)} images and {len(phrases)} phrases never trained on")
     grounding, cases = evaluate_grounding(predictor, phrases)
     retrieval, ranked = evaluate_retrieval(predictor, dev)
-    metrics = {**grounding, **retrieval, "train_seconds": state.seconds, "train_steps": float(state.step)}
+    metrics = {
+        **grounding,
+        **retrieval,
+        "train_seconds": spent + state.seconds,
+        "train_steps": float(state.step),
+    }
     write_json(out / "metrics.json", metrics)
     write_predictions(out / "predictions.json", [c.to_json() for c in cases], ranked.to_json())
     report = write_gallery(
@@ -54,7 +62,7 @@ def run_photos(
         cases,
         ranked,
         out / "log.jsonl",
-        [f"Trained for {state.seconds / 60:.1f} minutes, {state.step} steps."],
+        [f"Trained for {(spent + state.seconds) / 60:.1f} minutes, {state.step} steps in the second stage."],
     )
     for name, value in metrics.items():
         say(f"  {name:28} {value:.4f}")

@@ -81,7 +81,7 @@ class Predictor:
         return self.model.encode_images(Images(torch.stack(list(pixels))).to(self.device))
 
     def tokens(self, texts: Sequence[str]) -> Texts:
-        """Cleaned and packed.  Raises BadRecord for a text of which nothing is left, ValueError for no text."""
+        """Cleaned and packed.  Raises BadRecord if nothing is left of a text, ValueError for no text."""
         if isinstance(texts, str) or len(texts) == 0:
             raise ValueError(f"texts is {texts!r}; it must be a list of at least one text")
         ids = [self.tokenizer.encode(clean_caption(text, self.max_words), self.max_tokens) for text in texts]
@@ -191,5 +191,3 @@ def embed_images(model: XVLM, features: ImageFeatures) -> Tensor:
     """(B, E) of unit length, for contrastive ranking."""
     _, cls_CD = model.encode_concepts(features, no_regions(features.tokens_BPD.device))
     return model.contrastive.embed_concepts(cls_CD)
-
-

@@ -218,7 +218,7 @@ def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False)
 
 
 def _own_signals(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal, but the training process ends its workers itself, once saved."""
+    """Ctrl-C reaches every process of a terminal; the training process ends its workers itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -111,7 +111,9 @@ class StemRegions:
 def _in_view(concepts: Sequence[Concept], where: Geometry, min_inside: float) -> list[Kept]:
     kept = []
     for index, concept in enumerate(concepts):
-        box = WHOLE if concept.box_xyxy is None else box_in_view(concept.box_xyxy, where.crop_xyxy, min_inside)
+        box = (
+            WHOLE if concept.box_xyxy is None else box_in_view(concept.box_xyxy, where.crop_xyxy, min_inside)
+        )
         if box is not None:
             kept.append(Kept(index, mirror_box(box) if where.mirrored else box, concept))
     return kept

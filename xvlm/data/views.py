@@ -16,8 +16,8 @@ from torch import Tensor
 from xvlm.data.checks import usable_concepts
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.masking import mask_tokens
-from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.data.stem_views import StemPairs, StemRegions
+from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.data.transforms import Kept, PairsTransform, RegionsTransform
 from xvlm.records import BadRecord, BoxXYXY, Record
 

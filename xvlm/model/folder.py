@@ -1,5 +1,7 @@
-"""A trained model as a folder: `config.json`, `model.safetensors`, `tokenizer.json`.  Everything that is needed
-to predict is in it; a hub repository has the same form."""
+"""A trained model as a folder: `config.json`, `model.safetensors`, `tokenizer.json`.
+
+Everything that is needed to predict is in it; a hub repository has the same form.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def load_model(folder_or_repo: str | Path) -> Loaded:
         raise FileNotFoundError(f"{folder} is no model folder: {', '.join(missing)} not in it")
     config = json.loads((folder / "config.json").read_text())
     if config.get("format") != FORMAT:
-        raise ValueError(f"{folder}/config.json has format {config.get('format')}; this version reads {FORMAT}")
+        raise ValueError(
+            f"{folder}/config.json has format {config.get('format')}; this version reads {FORMAT}"
+        )
     model = build_model(from_json(ModelConfig, config["model"]))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     tokenizer = Tokenizer.from_folder(folder)
@@ -92,4 +96,6 @@ def local_folder(folder_or_repo: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(folder_or_repo), allow_patterns=list(FILES)))
     except (HFValidationError, RepositoryNotFoundError, OSError) as error:
-        raise FileNotFoundError(f"{folder_or_repo} is neither a folder here nor a hub repository: {error}") from error
+        raise FileNotFoundError(
+            f"{folder_or_repo} is neither a folder here nor a hub repository: {error}"
+        ) from error

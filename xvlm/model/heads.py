@@ -44,7 +44,7 @@ class PointingBoxHead(nn.Module):
         self.read = MLPHead(width, 4)
 
     def logits(self, cls_RD: Tensor, tokens_RPD: Tensor, place_P2: Tensor) -> Tensor:
-        """(R, D) x_cls, (R, P, D_vision) patches, (P, 2) their centres in [0, 1] -> (R, 4) before the sigmoid."""
+        """(R, D) x_cls, (R, P, D_vision) patches, (P, 2) their centres -> (R, 4) before the sigmoid."""
         query_RK, key_RPK = self.query(cls_RD), self.key(tokens_RPD)
         score_RP = (key_RPK @ query_RK[:, :, None])[..., 0] * key_RPK.shape[-1] ** -0.5
         weight_RP = score_RP.softmax(-1)
@@ -91,7 +91,7 @@ def full_precision(x: Tensor) -> torch.autocast:
 
 
 def at_least_float(x: Tensor) -> Tensor:
-    """(...) -> the same in float32, or float64 if it is that: bfloat16 has three digits, too few to rank by."""
+    """(...) -> float32, or float64 if it is that: bfloat16 has three digits, too few to rank by."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 STEPS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-"""Segments are padded together up to the next of these lengths, on devices where a look at lengths is free."""
+"""Segments are padded together up to the next of these lengths, where a look at lengths is free."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Packing:
         segment_T: (T,) int64 segment of each token.
         place_T: (T,) int64 place of each token within its segment, from 0.
         bins: all segments that have tokens, in groups that are padded together.
-        by_bin_T, by_bin_S: (T,) tokens and (up to S,) segments in the bins' order; `None` where it is their own.
+        by_bin_T, by_bin_S: (T,) tokens and (S,) segments, less empty ones, in the bins' order.
     """
 
     lengths_S: Tensor
@@ -106,7 +106,7 @@ class Packing:
 
 
 def _bins(lengths_S: Tensor, segment_T: Tensor, place_T: Tensor) -> tuple[tuple[Bin, ...], Tensor, Tensor]:
-    """Segments grouped by the next of `STEPS`, each group padded to its own longest; empty ones are left out."""
+    """Segments grouped by the next of `STEPS`, each group padded to its longest; empty ones are left out."""
     step_S = torch.bucketize(lengths_S, torch.tensor(STEPS))
     step_T = step_S[segment_T]
     bins, tokens, segments = [], [], []

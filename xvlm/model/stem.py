@@ -42,7 +42,9 @@ def split_stem(model: nn.Module, stages: int, name: str) -> Stem:
     blocks = model.blocks
     assert isinstance(blocks, nn.Sequential)
     if not 0 < stages < len(blocks):
-        raise ValueError(f"stem_stages is {stages}; {name} has {len(blocks)} stages, of which one must be left")
+        raise ValueError(
+            f"stem_stages is {stages}; {name} has {len(blocks)} stages, of which one must be left"
+        )
     assert isinstance(model.conv_stem, nn.Module) and isinstance(model.bn1, nn.Module)
     stem = Stem(model.conv_stem, model.bn1, blocks[:stages])
     model.conv_stem = Nothing()

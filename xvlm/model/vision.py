@@ -163,7 +163,9 @@ class GridEncoder(VisionEncoder):
         Channels last, which is fastest on CPU and GPU; on a CPU never in bfloat16, in which the backward pass
         of convolutions is slower than in float32.
         """
-        with torch.autocast(x_BCHW.device.type, enabled=torch.is_autocast_enabled(x_BCHW.device.type) and not x_BCHW.is_cpu):
+        with torch.autocast(
+            x_BCHW.device.type, enabled=torch.is_autocast_enabled(x_BCHW.device.type) and not x_BCHW.is_cpu
+        ):
             x_BCHW = x_BCHW.contiguous(memory_format=torch.channels_last)
             if self.stem is not None and not after_stem:
                 with torch.no_grad():
@@ -237,7 +239,9 @@ class ViTEncoder(VisionEncoder):
             0, region_N, len(features) + torch.arange(len(region_N), device=region_N.device)
         )
         set_C = torch.cat((set_N, images))
-        return ConceptTokens(sets_SPD, set_C, mask_CP, mean_summary=False, grid_hw=features.grid_hw), sets_SPD[set_C, 0]
+        return ConceptTokens(
+            sets_SPD, set_C, mask_CP, mean_summary=False, grid_hw=features.grid_hw
+        ), sets_SPD[set_C, 0]
 
 
 def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:

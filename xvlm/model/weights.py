@@ -1,4 +1,4 @@
-"""Initial weights from elsewhere: BERT and RoBERTa folders for the text stack, state dicts for the vision tower.
+"""Initial weights from elsewhere: BERT and RoBERTa for the text stack, state dicts for vision.
 
 Strict: every tensor of a checkpoint is used or named with the reason why it is not; whatever a
 checkpoint does not give is new, and learns at a higher rate (`train/optim.py`).
@@ -24,7 +24,7 @@ SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
 def find_weights(spec: str) -> Path:
-    """A folder or file: a path, `python:PACKAGE` (weights that an installed Python package ships), or a hub id.
+    """A folder or file: a path, `python:PACKAGE` (weights that an installed package ships), or a hub id.
 
     Raises FileNotFoundError if it is none of these.
     """
@@ -32,12 +32,16 @@ def find_weights(spec: str) -> Path:
         name = spec.removeprefix("python:")
         found = importlib.util.find_spec(name)
         if found is None or not found.submodule_search_locations:
-            raise FileNotFoundError(f"the Python package {name} is not installed; `make photos-deps` installs it")
+            raise FileNotFoundError(
+                f"the Python package {name} is not installed; `make photos-deps` installs it"
+            )
         return Path(found.submodule_search_locations[0])
     if Path(spec).exists():
         return Path(spec)
     try:
-        return Path(snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.safetensors", "pytorch_model.bin"]))
+        return Path(
+            snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.safetensors", "pytorch_model.bin"])
+        )
     except (HFValidationError, RepositoryNotFoundError, OSError) as error:
         raise FileNotFoundError(f"{spec} is neither a path here nor a hub repository: {error}") from error
 
@@ -53,7 +57,9 @@ def tensor_file(path: Path) -> Path:
     files = [file for file in files if file.suffix == ".safetensors"] or files
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
-        raise FileNotFoundError(f"{path} must hold exactly one file of tensors ({', '.join(SUFFIXES)}); found {names}")
+        raise FileNotFoundError(
+            f"{path} must hold exactly one file of tensors ({', '.join(SUFFIXES)}); found {names}"
+        )
     return files[0]
 
 
@@ -207,7 +213,9 @@ def put(model: nn.Module, given: Mapping[str, Tensor], origin: str) -> None:
         if name not in own:
             raise ValueError(f"{origin}: the model has no {name}")
         if own[name].shape != value.shape:
-            raise ValueError(f"{origin}: {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}")
+            raise ValueError(
+                f"{origin}: {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}"
+            )
         own[name].copy_(value)
 
 
@@ -218,8 +226,8 @@ def load_vision_by_order(model: nn.Module, path: Path) -> None:
     For towers that packages ship under their own names (EfficientNet-Lite0).  A classifier at the end is
     left out.
 
-    Raises ValueError at the first tensor whose shape differs, if there are too few, and for safetensors, which
-    keep no order.
+    Raises ValueError at the first tensor whose shape differs, if there are too few, and for safetensors,
+    which keep no order.
     """
     path = tensor_file(path)
     if path.suffix == ".safetensors":
@@ -228,8 +236,12 @@ def load_vision_by_order(model: nn.Module, path: Path) -> None:
     ours = list(model.state_dict().items())
     left = [name for name, _ in theirs[len(ours) :]]
     if len(theirs) < len(ours) or any("fc" not in name and "classifier" not in name for name in left):
-        raise ValueError(f"{path}: {len(theirs)} tensors for {len(ours)}; left over: {', '.join(left[:5]) or 'none'}")
+        raise ValueError(
+            f"{path}: {len(theirs)} tensors for {len(ours)}; left over: {', '.join(left[:5]) or 'none'}"
+        )
     for (their_name, value), (our_name, own) in zip(theirs, ours, strict=False):
         if value.shape != own.shape:
-            raise ValueError(f"{path}: {their_name} is {tuple(value.shape)}, {our_name} is {tuple(own.shape)}")
+            raise ValueError(
+                f"{path}: {their_name} is {tuple(value.shape)}, {our_name} is {tuple(own.shape)}"
+            )
         own.copy_(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
 from xvlm.batch import Concepts, Images, Texts
@@ -112,7 +111,7 @@ class XVLM(nn.Module):
 
 
 def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
-    """The model with new weights: BERT's initialisation everywhere but in the vision encoder, which has timm's."""
+    """The model with new weights: BERT's initialisation, and timm's in the vision encoder."""
     if config.box_head not in BOX_HEADS:
         raise ValueError(f"box_head is {config.box_head!r}; it may be {' or '.join(BOX_HEADS)}")
     vision = build_vision(config.vision, pretrained=pretrained_vision)

@@ -26,7 +26,13 @@ def recipe(scenes: int = 8000) -> PretrainRun:
                 options={"output_stride": 16, "stem_width": 8, "channels": [32, 64, 96, 160]},
             ),
             text=TextConfig(
-                width=160, heads=5, mlp_width=320, text_layers=2, cross_layers=3, max_positions=64, dropout=0.0
+                width=160,
+                heads=5,
+                mlp_width=320,
+                text_layers=2,
+                cross_layers=3,
+                max_positions=64,
+                dropout=0.0,
             ),
             embed_dim=96,
             box_head="point",

@@ -27,8 +27,8 @@ class Init:
 
     Attributes:
         model: a model folder of ours, or a hub repository of that form; everything else is then ignored.
-        vision: "timm" for timm's pre-trained weights, or `python:PACKAGE` or a file whose tensors stand in the
-            timm model's order.
+        vision: "timm" for timm's pre-trained weights, or `python:PACKAGE` or a file whose tensors stand in
+            the timm model's order.
         text: a BERT or RoBERTa: a folder, a hub id, or `python:PACKAGE`.  Sizes and tokenizer are its own;
             only the numbers of layers and the pooling are taken from the model's configuration.
         tokenizer: a folder with one, where `text` gives none; empty: a WordPiece vocabulary is trained on
@@ -156,7 +156,9 @@ def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: in
     if init.vision and init.vision != "timm":
         load_vision_by_order(model.vision.tower(), find_weights(init.vision))
     if init.vision:
-        given |= {f"vision.{name}" for name, _ in model.vision.named_parameters() if not name.startswith("norm.")}
+        given |= {
+            f"vision.{name}" for name, _ in model.vision.named_parameters() if not name.startswith("norm.")
+        }
     if folder:
         given |= load_bert(model, folder)[0]
     return Loaded(model, tokenizer), given

@@ -50,7 +50,7 @@ class PretrainBatch(Movable):
         concepts: N, one a row.
         concept_key_N, text_key_N: (N,) int64 hashes; equal keys mean the same thing.
         fused_F: (F,) int64 the rows that take part in matching and masked-language modelling.
-        masked_row_M, masked_place_M: (M,) index into `fused_F` and place within its text of each hidden token.
+        masked_row_M, masked_place_M: (M,) place in `fused_F` and within its text of each hidden token.
         masked_target_M: (M,) the tokens that stood there.
         pairs: rows of the pairs part.
     """
@@ -146,7 +146,7 @@ class Passes:
 
 
 class Pretrain(nn.Module):
-    """The model with its pre-training losses; DDP wraps this, so no call bypasses gradient synchronisation."""
+    """The model with its losses; DDP wraps this, so that no call bypasses gradient synchronisation."""
 
     def __init__(self, model: XVLM, losses: LossConfig, faithful: bool = False) -> None:
         super().__init__()
@@ -286,7 +286,6 @@ def first_texts(texts: Texts, count: int) -> Texts:
     return Texts(texts.ids_T[: int(lengths.sum())], lengths, texts.longest)
 
 
-
 @dataclass(frozen=True)
 class DataConfig:
     """What a step is made of.
@@ -367,7 +366,10 @@ def build(run: PretrainRun, out: Path) -> Built:
     stem: StemPlan | None = None
     if data.stem_views:
         folder = Path(data.stem_cache) if data.stem_cache else out / "stem"
-        pairs, regions = StemPairs(StemViews(folder), data.flip), StemRegions(StemViews(folder), flip=data.flip)
+        pairs, regions = (
+            StemPairs(StemViews(folder), data.flip),
+            StemRegions(StemViews(folder), flip=data.flip),
+        )
         by_name = {source.name: source for part in sources.values() for source in part}
         stem = StemPlan(folder, list(by_name.values()), data.stem_views, data.stem_scale)
     views = {

@@ -1,7 +1,7 @@
 """Checkpoints: written whole or not at all, read back bit for bit.
 
-A checkpoint is a folder of safetensors and JSON; nothing in it is a pickle.  Since randomness is a function of
-(seed, step, rank) and the order a function of the position, weights, optimiser state and the number of
+A checkpoint is a folder of safetensors and JSON; nothing in it is a pickle.  Since randomness is a function
+of (seed, step, rank) and the order a function of the position, weights, optimiser state and the number of
 steps done are everything that a run has to remember.
 """
 
@@ -46,16 +46,24 @@ def newest(out: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def save(out: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> Path:
+def save(
+    out: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
+) -> Path:
     """Write `out/checkpoints/step_N`; older ones but the last few are removed afterwards."""
     folder = out / "checkpoints" / f"step_{state.step:08d}"
     partial = folder.with_name(f"partial_{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, partial / "model.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        partial / "model.safetensors",
+    )
     save_file(optimizer_tensors(optimizer), partial / "optimizer.safetensors")
     if average is not None:
-        save_file({name: value.contiguous() for name, value in average.values.items()}, partial / "average.safetensors")
+        save_file(
+            {name: value.contiguous() for name, value in average.values.items()},
+            partial / "average.safetensors",
+        )
     record = {**vars(state), "average_updates": average.updates if average else 0}
     (partial / "state.json").write_text(json.dumps(record))
     _flush(partial)
@@ -93,9 +101,7 @@ def read_state(folder: Path) -> State:
     return State(**{name: record[name] for name in State.__dataclass_fields__})
 
 
-def load(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None
-) -> State:
+def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average | None) -> State:
     """Put a checkpoint's tensors where they were.  Raises RuntimeError where names or shapes differ."""
     device = next(model.parameters()).device
     model.load_state_dict(load_file(folder / "model.safetensors", device=str(device)))

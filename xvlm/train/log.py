@@ -9,13 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from xvlm import dist
 
 
 class Log:
-    """Numbers to `log.jsonl` and TensorBoard; progress to the terminal, or a line now and then where there is none.
+    """Numbers to `log.jsonl` and TensorBoard; progress to the terminal, or a line now and then.
 
     Only the main process writes.  On resume, lines of steps that will be repeated are taken out first.
     """

@@ -102,12 +102,22 @@ def fit(
                 for name, value in losses.items():
                     totals[name] = totals.get(name, 0) + value.detach() / len(fed.batches)
             norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip or math.inf)
-            numbers = dict(zip(totals, dist.mean_over_ranks(torch.stack([*totals.values()])).tolist(), strict=True))
-            numbers = {"loss": sum(weights[k] * v for k, v in numbers.items()), **numbers, "grad_norm": float(norm)}
+            numbers = dict(
+                zip(totals, dist.mean_over_ranks(torch.stack([*totals.values()])).tolist(), strict=True)
+            )
+            numbers = {
+                "loss": sum(weights[k] * v for k, v in numbers.items()),
+                **numbers,
+                "grad_norm": float(norm),
+            }
             if not all(map(math.isfinite, numbers.values())):
-                write_json(out / f"bad_step_rank{dist.rank()}.json", {"step": state.step, **numbers, "keys": fed.keys})
+                write_json(
+                    out / f"bad_step_rank{dist.rank()}.json",
+                    {"step": state.step, **numbers, "keys": fed.keys},
+                )
                 raise FloatingPointError(
-                    f"step {state.step}: a loss is not finite ({numbers}); the keys of its batch are in {out}/bad_step_rank*.json"
+                    f"step {state.step}: a loss is not finite ({numbers}); "
+                    f"the keys of its batch are in {out}/bad_step_rank*.json"
                 )
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -122,7 +132,12 @@ def fit(
 
             if state.step % max(1, run.log_every) == 0:
                 count = sum(len(keys) for keys in fed.keys.values()) * dist.world()
-                numbers |= {"lr": lr, "seconds": state.seconds, "images_per_s": count / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
+                numbers |= {
+                    "lr": lr,
+                    "seconds": state.seconds,
+                    "images_per_s": count / (t2 - t0),
+                    "data_share": (t1 - t0) / (t2 - t0),
+                }
                 log.step(state.step, numbers)
             done = state.step == run.optim.steps
             late = minutes is not None and state.seconds > 60 * minutes
@@ -136,7 +151,10 @@ def fit(
                     checkpoint.save(out, state, model, optimizer, average)
                 dist.barrier()
             if asked:
-                raise Interrupted(f"stopped after step {state.step} of {run.optim.steps}; it is saved in {out} and --resume goes on")
+                raise Interrupted(
+                    f"stopped after step {state.step} of {run.optim.steps}; "
+                    f"it is saved in {out} and --resume goes on"
+                )
             if over:
                 break
     if average:
@@ -163,7 +181,7 @@ def autocast(device: torch.device, precision: str) -> Any:
 
 
 class StopSignal:
-    """Ctrl-C and SIGTERM ask for a stop after the present step, on all ranks together; a second one stops at once."""
+    """Ctrl-C and SIGTERM ask for a stop after the present step, on all ranks; a second one stops at once."""
 
     def __init__(self) -> None:
         self.asked = False

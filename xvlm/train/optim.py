@@ -26,7 +26,9 @@ def build_optimizer(
         if parameter.requires_grad:
             multiplier = _multiplier(name, config, loaded)
             flat = parameter.ndim <= 1 and not (faithful and not _published_no_decay(name))
-            groups.setdefault((multiplier, 0.0 if flat else config.weight_decay), []).append((name, parameter))
+            groups.setdefault((multiplier, 0.0 if flat else config.weight_decay), []).append(
+                (name, parameter)
+            )
     return torch.optim.AdamW(
         [
             {

@@ -61,7 +61,9 @@ def train(
         out,
         loaded=built.given,
         resume=resume,
-        evaluate=None if evaluate is None else lambda model, step: evaluate(replace(built.loaded, model=model)),
+        evaluate=None
+        if evaluate is None
+        else lambda model, step: evaluate(replace(built.loaded, model=model)),
         minutes=minutes,
     )
     if dist.is_main():

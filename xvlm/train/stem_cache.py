@@ -53,7 +53,8 @@ class _Views(Dataset[tuple[str, View | BadRecord]]):
             opened = open_image(record.image, key=record.key)
             whole = (0.0, 0.0, float(opened.width), float(opened.height))
             crops = [whole, whole] + [
-                random_resized_crop(opened.width, opened.height, self.scale, rng) for _ in range(self.views - 2)
+                random_resized_crop(opened.width, opened.height, self.scale, rng)
+                for _ in range(self.views - 2)
             ]
             mirrored = [view % 2 == 1 for view in range(self.views)]
             pixels = [F.pil_to_tensor(opened.resized(crop, self.size_hw)) for crop in crops]
@@ -86,7 +87,12 @@ def keep_stem(
     with torch.inference_mode():
         probe = encoder.stem(torch.zeros(1, 3, *encoder.config.image_hw))
     shape = (len(data), views, *probe.shape[1:])
-    about = {"stem": print_of_stem, "shape": list(shape), "scale": list(scale), "sources": [s.name for s in sources]}
+    about = {
+        "stem": print_of_stem,
+        "shape": list(shape),
+        "scale": list(scale),
+        "sources": [s.name for s in sources],
+    }
     done_path = folder / "progress.json"
     progress: dict[str, Any] = {"about": about, "keys": []}
     if done_path.exists():
