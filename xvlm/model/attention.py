@@ -144,7 +144,7 @@ class CrossAttention(nn.Module):
         q_by_bin = looking.sets.tokens_by_bin(self.q(x_TD))
         kv_by_bin = looking.sets.segments_by_bin(keys_values, dim=1)
         mixed = [
-            merge_heads(attention(split_heads(q_slD, self.heads), *kv, mask_slP[:, None], dropout))
+            merge_heads(attention(split_heads(q_slD, self.heads), kv[0], kv[1], mask_slP[:, None], dropout))
             for q_slD, kv, mask_slP in zip(q_by_bin, kv_by_bin, looking.masks, strict=True)
         ]
         return self.out(looking.sets.from_bins(mixed))

@@ -8,11 +8,12 @@ per image and layer and never copied per row.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from xvlm.model.attention import ConceptTokens, Looking
+from xvlm.model.attention import ConceptTokens, CrossAttention, Looking
 from xvlm.model.packing import Packing, gather_segments
 from xvlm.model.text import Layer, TextConfig, TextFeatures
 
@@ -44,7 +45,8 @@ class CrossEncoder(nn.Module):
 
     def keys_values(self, concepts: ConceptTokens) -> list[Tensor]:
         """Per layer (2, S, H, P, K): what texts look at, made once however many texts look."""
-        return [layer.cross.keys_values(concepts.tokens_SPD) for layer in self.layers]
+        crosses = [cast(CrossAttention, layer.cross) for layer in self.layers]
+        return [cross.keys_values(concepts.tokens_SPD) for cross in crosses]
 
     def forward(
         self,

@@ -80,6 +80,8 @@ class VisionEncoder(nn.Module):
     """What every kind shares: normalisation, frozen parts.  Subclasses say what tokens and concepts are."""
 
     width: int
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, model: nn.Module, config: VisionConfig) -> None:
         super().__init__()
@@ -269,7 +271,7 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     options = dict(config.options)
     model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=config.image_hw)
+        model.set_input_size(img_size=config.image_hw)  # type: ignore[operator]
     if isinstance(model, VisionTransformer):
         return ViTEncoder(model, config)
     if hasattr(model, "cls_token"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Concepts, Images, Movable, Texts
 from xvlm.boxes import xyxy_to_cxcywh
-from xvlm.data.loader import Feed, Part
+from xvlm.data.loader import Feed, Part, View
 from xvlm.data.stem_views import StemPairs, StemRegions, StemViews
 from xvlm.data.transforms import PairsTransform, RegionsTransform
 from xvlm.data.views import PairsView, RegionsView, Sample, TextView
@@ -372,7 +372,7 @@ def build(run: PretrainRun, out: Path) -> Built:
         )
         by_name = {source.name: source for part in sources.values() for source in part}
         stem = StemPlan(folder, list(by_name.values()), data.stem_views, data.stem_scale)
-    views = {
+    views: dict[str, View] = {
         "pairs": PairsView(pairs, text, data.captions),
         "regions": RegionsView(regions, text, data.max_regions, data.region_captions),
     }

@@ -93,7 +93,8 @@ def fit(
             totals: dict[str, Tensor] = {}
             for number, batch in enumerate(fed.batches):
                 last = number == len(fed.batches) - 1
-                sync = nullcontext() if last or wrapped is task else wrapped.no_sync()
+                several = isinstance(wrapped, DistributedDataParallel)
+                sync = nullcontext() if last or not several else wrapped.no_sync()  # type: ignore[operator]
                 with sync:
                     with autocast(device, run.precision):
                         losses = step_losses(batch.to(device, non_blocking=True))

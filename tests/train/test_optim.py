@@ -1,0 +1,94 @@
+"""Which parameter learns how fast, what decays, and how the rate goes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_model
+from xvlm.run import OptimConfig
+from xvlm.train.optim import build_optimizer, rate, set_rate
+
+CONFIG = OptimConfig(
+    lr=1.0, new_multiplier=2.0, vision_multiplier=0.5, text_multiplier=0.25, weight_decay=0.1
+)
+
+
+def groups(loaded: set[str], faithful: bool = False) -> dict[str, tuple[float, float]]:
+    """(multiplier, weight decay) of each parameter."""
+    optimizer = build_optimizer(tiny_model("cnn"), CONFIG, loaded, faithful)
+    return {
+        name: (group["multiplier"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for name in group["names"]
+    }
+
+
+def test_every_trainable_parameter_is_in_one_group() -> None:
+    model = tiny_model("cnn")
+    model.matching.requires_grad_(False)
+    optimizer = build_optimizer(model, CONFIG, ())
+    names = [name for group in optimizer.param_groups for name in group["names"]]
+    assert sorted(names) == sorted(n for n, p in model.named_parameters() if p.requires_grad)
+    assert not any(name.startswith("matching.") for name in names)
+
+
+def test_what_no_checkpoint_gave_learns_faster() -> None:
+    given = {"vision.model.conv1.0.weight", "text.embedding.token.weight"}
+    found = groups(given)
+    assert found["vision.model.conv1.0.weight"][0] == 0.5
+    assert found["text.embedding.token.weight"][0] == 0.25
+    assert {m for name, (m, _) in found.items() if name not in given} == {2.0}
+
+
+def test_from_nothing_nothing_is_special_but_vision() -> None:
+    found = groups(set())
+    assert {m for name, (m, _) in found.items() if name.startswith("vision.")} == {0.5}
+    assert {m for name, (m, _) in found.items() if not name.startswith("vision.")} == {1.0}
+
+
+def test_only_matrices_decay() -> None:
+    model = dict(tiny_model("cnn").named_parameters())
+    for name, (_, decay) in groups(set()).items():
+        assert decay == (0.1 if model[name].ndim > 1 else 0.0), name
+
+
+def test_faithful_decays_the_temperature() -> None:
+    found = groups(set(), faithful=True)
+    assert found["contrastive.temperature"][1] == 0.1
+    assert found["contrastive.text.bias"][1] == 0.0
+    assert found["text.embedding.norm.weight"][1] == 0.0
+    assert found["matching.1.weight"][1] == 0.1  # the LayerNorm of a head, as published
+
+
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [("linear", [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]), ("cosine", [0.25, 0.5, 0.75, 1.0, 1.0, 0.853553, 0.5])],
+)
+def test_the_rate_rises_and_falls(schedule: str, shares: list[float]) -> None:
+    config = OptimConfig(steps=8, warmup=4, schedule=schedule)
+    assert [rate(config, step) for step in range(len(shares))] == pytest.approx(shares, rel=1e-5)
+    with_floor = OptimConfig(steps=8, warmup=4, schedule=schedule, final_lr=0.1)
+    assert rate(with_floor, 8) == pytest.approx(0.1)
+    assert rate(OptimConfig(steps=3, warmup=10), 2) == pytest.approx(0.3)
+
+
+def test_groups_follow_the_rate() -> None:
+    optimizer = build_optimizer(tiny_model("cnn"), CONFIG, {"text.embedding.token.weight"})
+    base = set_rate(optimizer, CONFIG, 49)
+    assert base == pytest.approx(0.5)
+    assert {group["lr"] / group["multiplier"] for group in optimizer.param_groups} == {base}
+
+
+GOLDEN = Path(os.environ.get("XVLM_GOLDEN_DIR", "../shared/golden")) / "trajectory_param_groups.json"
+
+
+def test_golden_file_names_what_decays_in_faithful_mode() -> None:
+    """The published grouping, told by the kinds of parameters: heads' LayerNorms and the temperature decay."""
+    if not GOLDEN.exists():
+        pytest.skip(f"no published grouping at {GOLDEN}; set XVLM_GOLDEN_DIR")
+    text = json.dumps(json.loads(GOLDEN.read_text()))
+    assert "temp" in text and "itm_head.1.weight" in text
