@@ -28,22 +28,18 @@ def test_places_and_first_tokens(sizes: list[int]) -> None:
 @given(lengths)
 def test_every_segment_with_tokens_is_padded_once_and_comes_back(sizes: list[int]) -> None:
     packing, x_TD = packed(sizes)
-    seen: list[list[float]] = []
-    masks: list[int] = []
-
-    def look(_: int, part: object) -> Tensor:
-        padded = part.pad(x_TD)  # type: ignore[attr-defined]
-        for row, mask in zip(padded[..., 0], part.mask_sl, strict=True):  # type: ignore[attr-defined]
+    parts = packing.tokens_by_bin(x_TD)
+    torch.testing.assert_close(packing.from_bins([part * 2 for part in parts]), x_TD * 2)
+    segments = packing.segments_by_bin(torch.arange(len(sizes)), 0)
+    seen = {}
+    for part, one, segment_s in zip(parts, packing.bins, segments, strict=True):
+        for row, mask, segment in zip(part[..., 0], one.mask_sl, segment_s.tolist(), strict=True):
             assert (row[~mask] == 0).all()
-            seen.append(row[mask].tolist())
-            masks.append(int(mask.sum()))
-        return padded * 2
-
-    out = packing.over_bins(look)
-    torch.testing.assert_close(out, x_TD * 2)
-    wanted = [part[:, 0].tolist() for part in x_TD.split(sizes)]
-    assert sorted(filter(None, seen)) == sorted(filter(None, wanted))
-    assert sum(masks) == sum(sizes)
+            seen[segment] = row[mask].tolist()
+    wanted = {s: part[:, 0].tolist() for s, part in enumerate(x_TD.split(sizes))}
+    assert {s: tokens for s, tokens in seen.items() if tokens} == {
+        s: tokens for s, tokens in wanted.items() if tokens
+    }
 
 
 @given(lengths, st.data())

@@ -156,7 +156,7 @@ def test_evaluation_sees_averaged_weights_in_evaluation_mode(tmp_path: Path) -> 
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         assert not model.training and not torch.is_grad_enabled()
-        seen.append((step, float(model.weight)))  # type: ignore[arg-type]
+        seen.append((step, model.weight.item()))  # type: ignore[union-attr, operator]
         return {"value": float(step)}
 
     fit_it(task, Feed(), run_of(5, eval_every=2, optim={"ema": 0.5}), tmp_path, evaluate=evaluate)
@@ -164,10 +164,10 @@ def test_evaluation_sees_averaged_weights_in_evaluation_mode(tmp_path: Path) -> 
     events = [row for row in log_of(tmp_path) if row.get("event") == "eval"]
     assert [(row["step"], row["value"]) for row in events] == [(2, 2.0), (4, 4.0), (5, 5.0)]
     # what is left in the model at the end is the average; the weights themselves are in the checkpoint
-    assert float(task.model.weight) == seen[-1][1]
+    assert task.model.weight.item() == seen[-1][1]
     again = Line()
     fit_it(again, Feed(), run_of(5), tmp_path / "again")
-    assert float(again.model.weight) != seen[-1][1]
+    assert again.model.weight.item() != seen[-1][1]
 
 
 def test_interrupted_while_several_steps_are_asked_of_the_feed(tmp_path: Path) -> None:
@@ -214,7 +214,11 @@ def test_log_every_and_save_every(tmp_path: Path) -> None:
     ("field", "value", "said"),
     [
         ("precision", "fp16", "precision is 'fp16'; it may be 'fp32' or 'bf16'"),
-        ("optim", OptimConfig(steps=3, warmup=0, schedule="step"), "schedule is 'step'; it may be linear or cosine"),
+        (
+            "optim",
+            OptimConfig(steps=3, warmup=0, schedule="step"),
+            "schedule is 'step'; it may be linear or cosine",
+        ),
     ],
 )
 def test_wrong_values_are_named(field: str, value: Any, said: str, tmp_path: Path) -> None:

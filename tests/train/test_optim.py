@@ -44,16 +44,22 @@ def test_what_no_checkpoint_gave_learns_faster() -> None:
     assert {m for name, (m, _) in found.items() if name not in given} == {2.0}
 
 
-def test_from_nothing_nothing_is_special_but_vision() -> None:
-    found = groups(set())
-    assert {m for name, (m, _) in found.items() if name.startswith("vision.")} == {0.5}
-    assert {m for name, (m, _) in found.items() if not name.startswith("vision.")} == {1.0}
+def test_from_nothing_nothing_is_special() -> None:
+    assert {multiplier for multiplier, _ in groups(set()).values()} == {1.0}
 
 
 def test_only_matrices_decay() -> None:
     model = dict(tiny_model("cnn").named_parameters())
     for name, (_, decay) in groups(set()).items():
         assert decay == (0.1 if model[name].ndim > 1 else 0.0), name
+
+
+@pytest.mark.parametrize("kind", ["swin", "vit"])
+def test_position_tables_do_not_decay(kind: str) -> None:
+    optimizer = build_optimizer(tiny_model(kind), CONFIG, ())
+    still = {name for group in optimizer.param_groups if not group["weight_decay"] for name in group["names"]}
+    tables = [n for n, _ in tiny_model(kind).named_parameters() if "position_bias" in n or "pos_embed" in n]
+    assert tables and set(tables) <= still
 
 
 def test_faithful_decays_the_temperature() -> None:
@@ -66,7 +72,10 @@ def test_faithful_decays_the_temperature() -> None:
 
 @pytest.mark.parametrize(
     ("schedule", "shares"),
-    [("linear", [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]), ("cosine", [0.25, 0.5, 0.75, 1.0, 1.0, 0.853553, 0.5])],
+    [
+        ("linear", [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.25, 0.5, 0.75, 1.0, 1.0, 0.853553, 0.5]),
+    ],
 )
 def test_the_rate_rises_and_falls(schedule: str, shares: list[float]) -> None:
     config = OptimConfig(steps=8, warmup=4, schedule=schedule)
@@ -86,9 +95,46 @@ def test_groups_follow_the_rate() -> None:
 GOLDEN = Path(os.environ.get("XVLM_GOLDEN_DIR", "../shared/golden")) / "trajectory_param_groups.json"
 
 
-def test_golden_file_names_what_decays_in_faithful_mode() -> None:
-    """The published grouping, told by the kinds of parameters: heads' LayerNorms and the temperature decay."""
+PUBLISHED = {  # published name -> ours
+    "temp": "contrastive.temperature",
+    "vision_proj.weight": "contrastive.vision.weight",
+    "itm_head.0.weight": "matching.0.weight",
+    "itm_head.1.weight": "matching.1.weight",
+    "itm_head.1.bias": "matching.1.bias",
+    "bbox_head.1.weight": "box.1.weight",
+    "bbox_head.3.bias": "box.3.bias",
+    "vision_encoder.patch_embed.proj.weight": "vision.model.patch_embed.proj.weight",
+    "vision_encoder.layers.0.blocks.0.attn.relative_position_bias_table": (
+        "vision.model.layers.0.blocks.0.attn.relative_position_bias_table"
+    ),
+    "vision_encoder.layers.0.blocks.0.norm1.weight": "vision.model.layers.0.blocks.0.norm1.weight",
+    "vision_encoder.norm.weight": "vision.model.norm.weight",
+    "text_encoder.bert.embeddings.LayerNorm.weight": "text.embedding.norm.weight",
+    "text_encoder.bert.encoder.layer.0.output.dense.weight": "text.layers.0.mlp.down.weight",
+    "text_encoder.bert.encoder.layer.0.output.LayerNorm.weight": "text.layers.0.mlp_norm.weight",
+    "text_encoder.bert.encoder.layer.2.crossattention.self.key.weight": "fusion.layers.0.cross.kv.weight",
+    "text_encoder.bert.encoder.layer.3.crossattention.output.LayerNorm.bias": (
+        "fusion.layers.1.cross_norm.bias"
+    ),
+    "text_encoder.cls.predictions.bias": "masked.bias",
+    "text_encoder.cls.predictions.transform.dense.weight": "masked.transform.weight",
+    "text_encoder.cls.predictions.transform.LayerNorm.weight": "masked.norm.weight",
+}
+
+
+def test_faithful_groups_are_the_published_ones() -> None:
+    """Multiplier and decay of a parameter of each sort, as an optimiser of the published code had them."""
     if not GOLDEN.exists():
         pytest.skip(f"no published grouping at {GOLDEN}; set XVLM_GOLDEN_DIR")
-    text = json.dumps(json.loads(GOLDEN.read_text()))
-    assert "temp" in text and "itm_head.1.weight" in text
+    published = json.loads(GOLDEN.read_text())
+    assert set(PUBLISHED) <= set(published)
+    model = tiny_model("swin")
+    new = ("contrastive.", "matching.", "box.")
+    loaded = {n for n, _ in model.named_parameters() if not n.startswith(new) and ".cross" not in n}
+    optimizer = build_optimizer(model, OptimConfig(weight_decay=0.01), loaded, faithful=True)
+    ours = {
+        name: {"weight_decay": group["weight_decay"], "lr_mult": group["multiplier"]}
+        for group in optimizer.param_groups
+        for name in group["names"]
+    }
+    assert {theirs: ours[own] for theirs, own in PUBLISHED.items()} == {n: published[n] for n in PUBLISHED}

@@ -130,12 +130,15 @@ class RegionsView:
     """A crop with up to `max_regions` concepts; a caption, if there is one, counts as one of them.
 
     Attributes:
+        max_regions: rows shown; a concept with several texts may take several.
+        texts: rows that one concept may take, each with another of its texts (published: 1).
         caption: whether captions are used at all.
     """
 
     transform: RegionsTransform | StemRegions
     text: TextView
     max_regions: int = 5
+    texts: int = 1
     caption: bool = True
     max_pixels: int = MAX_PIXELS
 
@@ -148,29 +151,35 @@ class RegionsView:
         if not usable:
             raise BadRecord("no concept", record.key, "the record has neither boxes nor captions to use")
         pixels, kept = self.transform(opened, usable, rng)
-        rows, unusable = rows_of(record.key, kept, self.text, self.max_regions, rng)
+        rows, unusable = rows_of(record.key, kept, self.text, self.max_regions, self.texts, rng)
         return Sample(pixels, rows, bad=(*bad, *unusable), read=len(record.concepts))
 
 
 def rows_of(
-    key: str, kept: Sequence[Kept], text: TextView, max_regions: int, rng: np.random.Generator
+    key: str, kept: Sequence[Kept], text: TextView, max_rows: int, texts: int, rng: np.random.Generator
 ) -> tuple[tuple[Row, ...], list[BadRecord]]:
-    """Up to `max_regions` rows from the concepts in view, a caption first, and the concepts without text.
+    """Up to `max_rows` rows from the concepts in view, and the texts of which nothing was left.
+
+    A caption comes first; then every boxed concept in random order with one of its texts, then again with
+    another one, until each has had `texts` rows.
 
     Raises BadRecord if not one row is left.
     """
-    order = [int(i) for i in rng.permutation(len(kept))]
-    whole = [i for i in order if kept[i].concept.box_xyxy is None][:1]
-    boxed = [i for i in order if kept[i].concept.box_xyxy is not None]
+    order = [kept[i] for i in rng.permutation(len(kept))]
+    whole = [one for one in order if one.concept.box_xyxy is None][:1]
+    boxed = [one for one in order if one.concept.box_xyxy is not None]
+    said = [(one, rng.permutation(len(one.concept.texts))[:texts]) for one in boxed]
+    drawn = [(one, int(rng.integers(len(one.concept.texts)))) for one in whole]
+    drawn += [(one, int(some[turn])) for turn in range(texts) for one, some in said if turn < len(some)]
     rows: list[Row] = []
     bad: list[BadRecord] = []
-    for i in [*whole, *boxed]:
-        if len(rows) == max_regions:
+    for one, number in drawn:
+        if len(rows) == max_rows:
             break
-        concept = kept[i].concept
+        concept = one.concept
         name = "image" if concept.box_xyxy is None else f"{concept.box_xyxy}"
-        box = None if concept.box_xyxy is None else kept[i].box_xyxy
-        words = concept.texts[rng.integers(len(concept.texts))]
+        box = None if concept.box_xyxy is None else one.box_xyxy
+        words = concept.texts[number]
         if concept.attributes:
             words = f"{concept.attributes[rng.integers(len(concept.attributes))]} {words}"
         try:

@@ -156,6 +156,11 @@ class GridEncoder(VisionEncoder):
             x = self.model.forward_features(x_BCHW)  # type: ignore[operator]
         else:
             x = self.convolve(x_BCHW, images.after_stem)
+        if x.ndim != 4:
+            raise ValueError(
+                f"{self.config.name} gives features {tuple(x.shape)}; an encoder needs a map (B, D, h, w) or "
+                "(B, h, w, D), or has to be a VisionTransformer with a class token"
+            )
         x_BHWD = x if self.channels_last_output else x.permute(0, 2, 3, 1)
         return ImageFeatures(self.norm(x_BHWD.flatten(1, 2)), (x_BHWD.shape[1], x_BHWD.shape[2]))
 

@@ -294,7 +294,8 @@ class DataConfig:
         pairs, regions: sources of the two parts; an empty part is left out.
         pairs_batch, regions_batch: images of each part in a global batch.
         captions: captions shown with each image of the pairs part.
-        max_regions: concepts shown with each image of the regions part.
+        max_regions: texts shown with each image of the regions part.
+        region_texts: of these, how many may speak of the same concept.
         fused_per_image: see `Collate`.
         region_captions: whether a caption may be one of them.
         scale: of the pairs part's random crops.
@@ -310,6 +311,7 @@ class DataConfig:
     regions_batch: int = 16
     captions: int = 1
     max_regions: int = 5
+    region_texts: int = 1
     fused_per_image: int = 0
     region_captions: bool = True
     scale: tuple[float, float] = (0.2, 1.0)
@@ -374,7 +376,7 @@ def build(run: PretrainRun, out: Path) -> Built:
         stem = StemPlan(folder, list(by_name.values()), data.stem_views, data.stem_scale)
     views: dict[str, View] = {
         "pairs": PairsView(pairs, text, data.captions),
-        "regions": RegionsView(regions, text, data.max_regions, data.region_captions),
+        "regions": RegionsView(regions, text, data.max_regions, data.region_texts, data.region_captions),
     }
     batches = {"pairs": data.pairs_batch, "regions": data.regions_batch}
     parts = [

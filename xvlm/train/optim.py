@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from xvlm.run import OptimConfig
 
 
+POSITIONS = ("relative_position_bias_table", "pos_embed", "cls_token")
+"""Of vision towers; they do not decay, as published, though they are no vectors."""
+
+
 def build_optimizer(
     model: nn.Module, config: OptimConfig, loaded: Collection[str], faithful: bool = False
 ) -> torch.optim.AdamW:
@@ -26,6 +30,7 @@ def build_optimizer(
         if parameter.requires_grad:
             multiplier = _multiplier(name, config, loaded)
             flat = parameter.ndim <= 1 and not (faithful and not _published_no_decay(name))
+            flat = flat or name.endswith(POSITIONS)
             groups.setdefault((multiplier, 0.0 if flat else config.weight_decay), []).append(
                 (name, parameter)
             )

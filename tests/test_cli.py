@@ -1,0 +1,170 @@
+"""The command line: answers as JSON, files where they were asked for, one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.tiny import photo, tiny_loaded, tiny_run, write_photos
+from xvlm.cli import main
+from xvlm.lookup import names
+from xvlm.model.folder import save_model
+from xvlm.predict import Predictor
+from xvlm.run import write_json
+from xvlm.tasks.pretrain import PretrainRun
+from xvlm.train.start import read_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, and photos beside it."""
+    folder = tmp_path_factory.mktemp("cli")
+    save_model(tiny_loaded("cnn"), folder / "run" / "model")
+    write_photos(folder, 4)
+    return folder
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> str:
+    """What the command says on standard output, or where it fails, on standard error."""
+    try:
+        found = main([str(word) for word in arguments])
+    except SystemExit as stopped:  # tyro's own errors
+        found = int(stopped.code or 0)
+    out, err = capsys.readouterr()
+    assert found == code, err
+    return err if code else out
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    return json.loads(said(capsys, *arguments))
+
+
+def test_recipes_are_listed_with_their_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = said(capsys, "recipes").splitlines()
+    assert [line.split()[0] for line in lines] == names("recipes")
+    assert all(len(line.split(maxsplit=1)[1]) > 20 for line in lines)
+
+
+def test_ground(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, drawn = folder / "0.jpg", tmp_path / "drawn.png"
+    answer = json_of(
+        capsys, "ground", image, "the red dog", "--model", folder / "run", "--json", "--draw", drawn
+    )
+    box, score = Predictor.load(folder / "run").image(image).ground("the red dog")
+    assert answer["phrase"] == "the red dog"
+    assert answer["box_xyxy"] == pytest.approx(box, abs=0.01) and answer["score"] == pytest.approx(score)
+    with Image.open(drawn) as picture, Image.open(image) as before:
+        assert picture.size[0] >= before.size[0]
+        changed = np.asarray(picture.convert("RGB"))[: before.size[1], : before.size[0]] != np.asarray(before)
+    assert changed.any()
+    plain = said(capsys, "ground", image, "the red dog", "--model", folder / "run")
+    assert "box_xyxy" in plain and f"{score:.4f}" in plain
+
+
+def test_match(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["match", folder / "0.jpg", "a dog", "red car", "--model", folder / "run" / "model"]
+    scores = json_of(capsys, *arguments, "--json")["scores"]
+    assert list(scores) == ["a dog", "red car"] and all(0 <= score <= 1 for score in scores.values())
+    lines = said(capsys, *arguments).splitlines()
+    best = max(scores, key=scores.get)
+    assert lines[0] == f"{scores[best]:.4f}  {best}" and len(lines) == 2
+
+
+def test_eval_grounding(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, model = folder / "photos.jsonl", folder / "run"
+    metrics = json_of(
+        capsys, "eval", "grounding", "--model", model, "--data", data, "--out", tmp_path, "--limit", 3
+    )
+    assert metrics == json.loads((tmp_path / "metrics.json").read_text())
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert metrics["grounding_cases"] == len(predictions) == 6
+    assert {"text", "true_xyxy", "predicted_xyxy", "iou", "score", "image"} <= predictions[0].keys()
+
+
+@pytest.mark.parametrize("rerank", ["both", "matching"])
+def test_eval_retrieval(
+    rerank: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, model = folder / "photos.jsonl", folder / "run"
+    options = ["--model", model, "--data", data, "--out", tmp_path, "--rerank", rerank, "--top", 2]
+    metrics = json_of(capsys, "eval", "retrieval", *options)
+    assert metrics["retrieval_texts"] == 8 and 0 <= metrics["t2i_r1"] <= 1
+    predictions = json.loads((tmp_path / "predictions.json").read_text())
+    assert len(predictions["i2t"]) == 4 and len(predictions["t2i"]) == 8
+
+
+def test_train_from_a_runs_own_file_repeats_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "asked.json", tiny_run("vit", steps=2))
+    first, second = tmp_path / "first", tmp_path / "second"
+    said(
+        capsys, "train", "--from", tmp_path / "asked.json", "--out", first, "--optim.lr", "0.002", "--seed", 5
+    )
+    run = read_run(first / "run.json")
+    assert isinstance(run, PretrainRun) and run.optim.lr == 0.002 and run.seed == 5
+    assert f"model: {second / 'model'}" in said(
+        capsys, "train", "--from", first / "run.json", "--out", second
+    )
+    assert (first / "run.json").read_text() == (second / "run.json").read_text()
+    one, two = ((out / "model" / "model.safetensors").read_bytes() for out in (first, second))
+    assert one == two
+
+
+def test_train_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "asked.json", tiny_run("vit", steps=2))
+    arguments = ["train", "--from", tmp_path / "asked.json", "--out", tmp_path / "out"]
+    said(capsys, *arguments, "--minutes", "0")
+    assert "holds a run already; --resume goes on with it" in said(capsys, *arguments, code=2)
+    said(capsys, *arguments, "--resume")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2]
+
+
+def test_a_recipes_arguments_and_fields_are_overridden(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = ["--model.vision.image-hw", "64", "64", "--data.pairs-batch", "2", "--data.regions-batch", "2"]
+    quick = ["--optim.steps", "1", "--workers", "0", "--init.vocab-size", "120"]
+    said(capsys, "train", "demo", "scenes=8", "--out", tmp_path / "out", *small, *quick)
+    run = read_run(tmp_path / "out" / "run.json")
+    assert isinstance(run, PretrainRun)
+    assert run.data.pairs[0].path.startswith("scenes:train:8") and run.model.vision.image_hw == (64, 64)
+    assert run.recipe == "demo" and run.optim.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train", "demo", "--optim.lrr", "1"], ["--optim.lrr", "--optim.lr"]),
+        (["train", "dmeo"], ["no 'dmeo' in recipes: there is", "did you mean 'demo'?"]),
+        (["train", "demo", "scene=8"], ["recipe demo has no argument scene; it has scenes"]),
+        (["train"], ["needs a recipe (", "demo", "--from run.json"]),
+        (["train", "--from", "gone.json"], ["gone.json"]),
+        (["match", "gone.jpg", "a dog", "--model", "MODEL"], ["gone.jpg: image file missing"]),
+        (["ground", "PHOTO", "?!", "--model", "MODEL"], ["no text left after cleaning"]),
+        (["ground", "PHOTO", "a dog", "--model", "no/model"], ["no/model is neither a folder here nor"]),
+        (["eval", "grounding", "--model", "MODEL", "--data", "no.json", "--out", "x"], ["no.json"]),
+        (["groundd", "PHOTO", "a dog"], ["ground"]),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    arguments: list[str], parts: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = {"MODEL": str(folder / "run"), "PHOTO": str(folder / "0.jpg")}
+    error = said(capsys, *[places.get(word, word) for word in arguments], code=2)
+    assert all(part in error for part in parts), error
+    assert "Traceback" not in error
+
+
+def test_a_transparent_picture_can_be_asked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clear = photo(40, 30, 1).convert("RGBA")
+    clear.save(tmp_path / "clear.png")
+    assert json_of(capsys, "ground", tmp_path / "clear.png", "a dog", "--model", folder / "run", "--json")[
+        "score"
+    ]

@@ -1,0 +1,52 @@
+"""On one process nothing is distributed: everything passes through.  (Two: tests/distributed.)"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from xvlm import dist
+
+
+def test_one_process_is_the_main_one() -> None:
+    dist.init()
+    assert (dist.world(), dist.rank(), dist.is_main()) == (1, 0, True)
+    dist.barrier()
+    with dist.main_first():
+        pass
+
+
+def test_nothing_is_gathered() -> None:
+    x = torch.randn(3, 2, requires_grad=True)
+    assert dist.sizes(3, x) == [3]
+    assert dist.gather(x, [3]) is x
+    assert dist.gather_objects({"a": 1}) == [{"a": 1}]
+    mean = dist.mean_over_ranks(x)
+    torch.testing.assert_close(mean, x)
+    assert not mean.requires_grad
+
+
+@pytest.mark.parametrize(("count", "expected"), [(4, 2.0), (0, 8.0), (torch.tensor(2), 4.0)])
+def test_means_divide_by_the_count_at_least_one(count: int | torch.Tensor, expected: float) -> None:
+    total = torch.tensor(8.0, requires_grad=True)
+    mean = dist.global_mean(total, count)
+    assert mean.item() == expected
+    mean.backward()
+    assert total.grad is not None
+
+
+def test_counts_are_left_as_they_are() -> None:
+    count = torch.tensor(2.0)
+    dist.global_mean(torch.tensor(1.0), count)
+    assert count.item() == 2.0
+
+
+def test_the_own_gpu_is_made_the_current_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NCCL moves objects over the current device: without this all ranks would use the first."""
+    chosen: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    dist.init()
+    assert chosen == [torch.device("cuda", 3)]

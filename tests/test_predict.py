@@ -1,0 +1,151 @@
+"""A predictor answers the same for every form of an image, in its pixels, or says what is wrong."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.tiny import KINDS, photo, tiny_loaded
+from xvlm.model.folder import save_model
+from xvlm.predict import Predictor
+from xvlm.records import BadRecord
+
+PHRASES = ["the red dog", "a tree", "small round car beside the tree"]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def predictor(request: pytest.FixtureRequest) -> Predictor:
+    return Predictor(tiny_loaded(request.param))
+
+
+@pytest.fixture(scope="module")
+def cnn() -> Predictor:
+    return Predictor(tiny_loaded("cnn"))
+
+
+def test_boxes_lie_in_the_image_and_scores_in_0_1(predictor: Predictor) -> None:
+    seen = predictor.image(photo(120, 50, 1))
+    for box, score in seen.ground_all(PHRASES):
+        x0, y0, x1, y1 = box
+        assert 0 <= x0 <= x1 <= 120 and 0 <= y0 <= y1 <= 50
+        assert 0 <= score <= 1
+    assert all(0 <= score <= 1 for score in seen.match(PHRASES))
+
+
+@settings(max_examples=12)
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_images_of_any_size(cnn: Predictor, width: int, height: int) -> None:
+    box, score = cnn.image(np.full((height, width, 3), 90, np.uint8)).ground("a tree")
+    assert 0 <= box[0] <= box[2] <= width and 0 <= box[1] <= box[3] <= height and 0 <= score <= 1
+
+
+def test_several_phrases_are_answered_as_each_alone(predictor: Predictor) -> None:
+    seen = predictor.image(photo(90, 60, 2))
+    together = seen.ground_all(PHRASES)
+    for phrase, answer in zip(PHRASES, together, strict=True):
+        alone = seen.ground(phrase)
+        assert answer.box_xyxy == pytest.approx(alone.box_xyxy, abs=1e-3)
+        assert answer.score == pytest.approx(alone.score, abs=1e-5)
+    assert seen.match(PHRASES) == pytest.approx([seen.match([p])[0] for p in PHRASES], abs=1e-5)
+
+
+def test_the_same_answer_for_every_form_of_an_image(cnn: Predictor, tmp_path: Path) -> None:
+    """Path, string, bytes, decoded picture, array; transparent and turned ones too."""
+    plain = photo(80, 40, 3)
+    clear = plain.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(clear.size))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, image, options in (
+        ("a.png", plain, {}),
+        ("b.png", clear, {}),
+        ("c.jpg", plain, {"exif": exif}),
+    ):
+        path = tmp_path / name
+        image.save(path, **options)
+        with Image.open(path) as opened:
+            forms = [path, str(path), path.read_bytes(), opened]
+            if name == "a.png":
+                forms.append(np.asarray(plain))
+            answers = [cnn.image(form).ground("the red dog") for form in forms]  # type: ignore[arg-type]
+        assert all(answer == answers[0] for answer in answers), name
+        assert answers[0].box_xyxy[3] <= (80 if name == "c.jpg" else 40)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_model_answers_as_it_did(kind: str, tmp_path: Path) -> None:
+    loaded = tiny_loaded(kind)
+    folder = save_model(loaded, tmp_path / "run" / "model")
+    image = photo(64, 64, 4)
+    before = Predictor(loaded).image(image)
+    for place in (folder, folder.parent):  # the model's folder or the run's
+        after = Predictor.load(place).image(image)
+        assert after.ground_all(PHRASES) == before.ground_all(PHRASES)
+        assert after.match(PHRASES) == before.match(PHRASES)
+
+
+def test_a_saved_model_stands_alone(tmp_path: Path) -> None:
+    """Nothing outside the folder is needed: it can be moved."""
+    folder = save_model(tiny_loaded(), tmp_path / "model")
+    shutil.move(folder, tmp_path / "elsewhere")
+    assert Predictor.load(tmp_path / "elsewhere").image(photo(40, 40, 5)).match(["a dog"])
+
+
+def test_without_a_device_the_model_stays_where_it_is() -> None:
+    """A model in training must not be moved away from its optimiser."""
+    loaded = tiny_loaded()
+    loaded.model.to("meta")
+    assert Predictor(loaded).device == torch.device("meta")
+    assert Predictor(tiny_loaded(), "cpu").device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("texts", [[], "a dog"])
+def test_texts_must_be_a_list(cnn: Predictor, texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="must be a list of at least one text"):
+        cnn.image(photo(40, 40, 6)).match(texts)
+
+
+@pytest.mark.parametrize("text", ["", "?!", "   "])
+def test_a_text_of_nothing_is_named(cnn: Predictor, text: str) -> None:
+    with pytest.raises(BadRecord, match="no text left after cleaning"):
+        cnn.image(photo(40, 40, 6)).ground(text)
+
+
+def test_long_texts_are_cut(cnn: Predictor) -> None:
+    lengths = cnn.tokens(["dog " * 100, "dog"]).lengths_N
+    assert lengths.tolist() == [20, 2]  # max_tokens of the model
+
+
+def half_a_jpeg() -> bytes:
+    file = io.BytesIO()
+    photo(64, 64, 7).save(file, "JPEG")
+    return file.getvalue()[: len(file.getvalue()) // 2]
+
+
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        ("no/such/file.jpg", "no/such/file.jpg: image file missing"),
+        (b"no image at all", "image: image does not decode"),
+        (np.zeros((4, 4), np.uint8), r"array \(4, 4\) uint8, expected \(H, W, 3\) uint8"),
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (half_a_jpeg(), "image does not decode"),
+        (Image.new("F", (8, 8), 300.0), "only 0 to 1.0 has a known meaning"),
+    ],
+)
+def test_bad_images_are_named(cnn: Predictor, image: object, said: str) -> None:
+    with pytest.raises(BadRecord, match=said):
+        cnn.image(image)  # type: ignore[arg-type]
+
+
+def test_neither_folder_nor_repository(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="neither a folder here nor a hub repository"):
+        Predictor.load(tmp_path / "nothing" / "here")

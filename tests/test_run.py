@@ -1,0 +1,79 @@
+"""A run can be written, read back and repeated; wrong names are answered with the nearest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from xvlm.run import OptimConfig, Run, from_json, to_json, write_json
+from xvlm.tasks._build import SourceConfig
+from xvlm.tasks.pretrain import DataConfig, PretrainRun
+
+
+@dataclass(frozen=True)
+class Leaf:
+    size: tuple[int, int] = (1, 2)
+    names: tuple[str, ...] = ()
+    maybe: float | None = None
+    options: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tree:
+    leaf: Leaf = field(default_factory=Leaf)
+    leaves: tuple[Leaf, ...] = ()
+
+
+def test_a_tree_round_trips_through_json() -> None:
+    tree = Tree(Leaf((3, 4), ("a", "b"), 0.5, {"depths": [1, 2], "flag": True}), (Leaf(), Leaf(maybe=1.0)))
+    data = json.loads(json.dumps(to_json(tree)))
+    again = from_json(Tree, data)
+    assert again == tree
+    assert isinstance(again.leaves, tuple) and isinstance(again.leaf.size, tuple)
+
+
+def test_a_run_round_trips() -> None:
+    run = PretrainRun(
+        recipe="x",
+        data=DataConfig(pairs=(SourceConfig("a.json", weight=2.0), SourceConfig("b"))),
+        faithful=True,
+    )
+    assert from_json(PretrainRun, json.loads(json.dumps(to_json(run)))) == run
+
+
+def test_absent_fields_have_their_defaults() -> None:
+    assert from_json(Run, {"optim": {"lr": 1.0}}) == Run(optim=OptimConfig(lr=1.0))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"optim": {"learning": 1}}, r"optim\.learning is not a field of OptimConfig; it has steps, lr"),
+        (
+            {"optim": {"warm_up": 1}},
+            r"optim\.warm_up is not a field of OptimConfig; did you mean optim\.warmup\?",
+        ),
+        ({"sead": 1}, r"^sead is not a field of Run; did you mean seed\?"),
+    ],
+)
+def test_unknown_names(data: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        from_json(Run, data)
+
+
+def test_a_list_of_the_wrong_length_is_an_error() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        from_json(Tree, {"leaf": {"size": [1, 2, 3]}})
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "run.json"
+    write_json(path, Run(seed=3))
+    assert json.loads(path.read_text())["seed"] == 3
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text())["seed"] == 3
+    assert [p.name for p in path.parent.iterdir()] == ["run.json"]
