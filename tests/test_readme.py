@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.tiny import photo, tiny_loaded
+from xvlm.model.folder import save_model
+
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```python(?P<flags>[^\n]*)\n(?P<code>.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 
@@ -42,6 +45,9 @@ def documents() -> list[Path]:
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    # What the snippets speak of: a trained model (tiny here, of the same form) and a photo.
+    save_model(tiny_loaded(), tmp_path / "runs" / "demo" / "model")
+    photo(64, 48, seed=1).save(tmp_path / "street.jpg")
     run(path.read_text(encoding="utf-8"), str(path))
 
 

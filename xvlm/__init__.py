@@ -14,3 +14,21 @@ Shape legend; names carry these letters as suffixes where tensors meet (`box_xyx
     M  masked tokens
     E  width of the shared contrastive space
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xvlm.predict import Photo, Predictor
+
+__all__ = ["Photo", "Predictor"]
+
+
+def __getattr__(name: str) -> Any:
+    """`from xvlm import Predictor`, without importing torch for those who do not ask."""
+    if name in __all__:
+        from xvlm import predict
+
+        return getattr(predict, name)
+    raise AttributeError(f"module 'xvlm' has no attribute {name!r}")

@@ -63,7 +63,7 @@ def device() -> torch.device:
 
 
 def sizes(count: int, like: Tensor) -> list[int]:
-    """`count` of every rank."""
+    """`count` of every rank; `like`, of any shape (...), says on which device to ask."""
     if world() == 1:
         return [count]
     all_counts = [torch.zeros(1, dtype=torch.int64, device=like.device) for _ in range(world())]
@@ -112,7 +112,7 @@ def gather(x: Tensor, counts: list[int], everyones_gradient: bool = True) -> Ten
 
 
 def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
-    """Local sum () and local count -> this rank's part of the global mean (see the module's convention).
+    """Local sum, a scalar, and local count -> this rank's part of the global mean (see the module's convention).
 
     A global count of 0 counts as 1: a batch without a single box has box loss 0.
     """

@@ -77,7 +77,7 @@ class Predictor:
 
     @torch.no_grad()
     def encode_images(self, pixels: Sequence[Tensor]) -> ImageFeatures:
-        """`pixels` of B images -> their features, in one batch."""
+        """(3, height, width) uint8 pixels of B images -> their features, in one batch."""
         return self.model.encode_images(Images(torch.stack(list(pixels))).to(self.device))
 
     def tokens(self, texts: Sequence[str]) -> Texts:

@@ -91,7 +91,7 @@ class Packing:
         return tuple(one.pad(part) for one, part in zip(self.bins, parts, strict=True))
 
     def segments_by_bin(self, x_S: Tensor, dim: int) -> tuple[Tensor, ...]:
-        """One entry a segment along `dim` -> for each bin those of its s segments."""
+        """(..., S, ...), segments along `dim` -> for each bin (..., s, ...)."""
         if self.by_bin_S is not None:
             x_S = x_S.index_select(dim, self.by_bin_S)
         return x_S.split([one.mask_sl.shape[0] for one in self.bins], dim)

@@ -180,7 +180,7 @@ class GridEncoder(VisionEncoder):
             return self.model.forward_features(x_BCHW)  # type: ignore[operator, no-any-return]
 
     def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
-        """Every concept looks at its image's tokens, all at the one set of keys and values."""
+        """Every concept looks at its image's tokens (P, D), all at the one set of keys and values."""
         tokens_BPD = features.tokens_BPD
         images = torch.arange(len(features), device=tokens_BPD.device)
         mask_CP = self.whole_mask(features, concepts)
@@ -228,7 +228,7 @@ class ViTEncoder(VisionEncoder):
         return ImageFeatures(model.norm(x), grid_hw, before_local)
 
     def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
-        """Regions get token sets of their own, after those of the B whole images."""
+        """Regions get token sets (1 + P, D) of their own, after those of the B whole images."""
         model: Any = self.model
         assert features.before_local_BPD is not None
         images = torch.arange(len(features), device=features.tokens_BPD.device)

@@ -85,7 +85,7 @@ class XVLM(nn.Module):
         concept_R: Tensor,
         keys_values: list[Tensor] | None = None,
     ) -> Fused:
-        """R rows, each any text with any concept, in one call; see `CrossEncoder`."""
+        """Rows (R,), each any text with any concept, in one call; see `CrossEncoder`."""
         return self.fusion(texts, text_R, concepts, concept_R, keys_values)
 
     def predict_masked(self, x_MD: Tensor) -> Tensor:

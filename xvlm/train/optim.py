@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +114,3 @@ class Average:
             model.load_state_dict(own)
 
         return back
-
-
-def global_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """() norm of all gradients together."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
