@@ -112,7 +112,7 @@ def gather(x: Tensor, counts: list[int], everyones_gradient: bool = True) -> Ten
 
 
 def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
-    """Local sum, a scalar, and local count -> this rank's part of the global mean (see the module's convention).
+    """Local sum, a scalar, and local count -> this rank's part of the global mean (see the module).
 
     A global count of 0 counts as 1: a batch without a single box has box loss 0.
     """

@@ -171,12 +171,10 @@ def box(model: XVLM, cls_RD: Tensor, patches_RPD: Tensor) -> Tensor:
         weight_P = scores.softmax(0)
         places = [((p % columns + 0.5) / columns, (p // columns + 0.5) / rows) for p in range(rows * columns)]
         place_P2 = torch.tensor(places, dtype=torch.float64)
-        centre_2 = (weight_P[:, None] * place_P2).sum(0)
-        variance_2 = (weight_P[:, None] * (place_P2 - centre_2) ** 2).sum(0)
-        side_2 = (12 * variance_2 + torch.tensor([1 / columns, 1 / rows]) ** 2).sqrt()
-        guess_4 = torch.cat((centre_2, side_2)).clamp(0.03, 0.97)
+        centre_2 = (weight_P[:, None] * place_P2).sum(0).clamp(1e-3, 1 - 1e-3)
         seen_D = (weight_P[:, None] * patches_PD).sum(0)
-        boxes.append((head.read(cls_D + head.value(seen_D)) + (guess_4 / (1 - guess_4)).log()).sigmoid())
+        guess_4 = torch.cat(((centre_2 / (1 - centre_2)).log(), torch.zeros(2)))
+        boxes.append((head.read(cls_D + head.value(seen_D)) + guess_4).sigmoid())
     return torch.stack(boxes)
 
 

@@ -121,7 +121,7 @@ def _is_data_file(path: str) -> bool:
 
 
 def locate(ends: np.ndarray, index: int) -> tuple[int, int]:
-    """(shard, place in it) of a record, given the running sum (shards,) of the shards' sizes."""
+    """(shard, place in it) of a record, given the running sum (S,) of S shards' sizes."""
     if not 0 <= index < ends[-1]:
         raise IndexError(f"record {index} of a source that has {ends[-1]}")
     shard = int(np.searchsorted(ends, index, side="right"))

@@ -115,7 +115,7 @@ def collate(parts: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -> 
 
 
 def index(numbers: Sequence[int]) -> Tensor:
-    """(count,) int64, also where there are none."""
+    """(M,) int64, also where there are none."""
     return torch.tensor(numbers, dtype=torch.int64)
 
 

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Collection
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xvlm.run import OptimConfig
-
 
 POSITIONS = ("relative_position_bias_table", "pos_embed", "cls_token")
 """Of vision towers; they do not decay, as published, though they are no vectors."""
