@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from xvlm import dist
 from xvlm.lookup import find
 from xvlm.model.folder import Loaded, save_model
-from xvlm.run import Run, from_json
+from xvlm.run import Run, from_json, to_json
 from xvlm.train.checkpoint import State
 from xvlm.train.loop import fit
 from xvlm.train.stem_cache import keep_stem
@@ -41,10 +41,13 @@ def train(
         minutes: see `fit`.
     Raises:
         FileExistsError: the folder holds a run already and `resume` is not set.
+        ValueError: it holds another run than this one.
     """
     dist.init()
     if (out / "log.jsonl").exists() and not resume:
         raise FileExistsError(f"{out} holds a run already; --resume goes on with it, or name another --out")
+    if resume and (out / "run.json").exists():
+        check_same(run, json.loads((out / "run.json").read_text()), out)
     say(f"{run.recipe or run.task}: opening data, building the model")
     built = find("tasks", run.task).build(run, out)
     if built.stem is not None and dist.is_main():
@@ -71,6 +74,32 @@ def train(
     dist.barrier()
     built.loaded.model.eval()
     return built.loaded, state
+
+
+MAY_CHANGE = ("workers", "log_every", "save_every", "eval_every", "max_bad", "compile")
+"""Fields of a run that its result does not depend on."""
+
+
+def check_same(run: Any, before: Mapping[str, Any], out: Path) -> None:
+    """Raise ValueError, naming a field, if `out` holds another run than `run`."""
+    now, then = flat(to_json(run)), flat(before)
+    for name in sorted(now.keys() | then.keys()):
+        if name not in MAY_CHANGE and now.get(name) != then.get(name):
+            raise ValueError(
+                f"{out} holds another run: {name} was {then.get(name)}, now it is {now.get(name)}; "
+                "go on with the same, or name another folder"
+            )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """A JSON tree as its leaves by dotted name; lists are leaves."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {
+        name: leaf
+        for key, value in tree.items()
+        for name, leaf in flat(value, f"{prefix}.{key}" if prefix else key).items()
+    }
 
 
 def read_run(path: Path) -> Run:

@@ -99,6 +99,7 @@ def keep_stem(
         before = json.loads(done_path.read_text())
         progress = before if before["about"] == about else progress
     if len(progress["keys"]) == len(data):
+        write_json(folder / "views.json", progress["about"] | {"keys": progress["keys"]})
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     start = len(progress["keys"])

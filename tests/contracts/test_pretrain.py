@@ -1,0 +1,102 @@
+"""Pre-training in particular: what a batch holds, which losses are computed, what is never a negative."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
+from xvlm.losses.matching import Negatives, draw_negatives
+from xvlm.tasks import pretrain
+from xvlm.tasks.pretrain import Collate, LossConfig, collate, freeze_unused
+
+
+def test_a_batch_holds_pairs_then_regions_in_order() -> None:
+    parts = toy_parts(pairs=2, regions=(3, 1))
+    batch = collate(parts)
+    rows = [row for name in ("pairs", "regions") for sample in parts[name] for row in sample.rows]
+    assert (len(batch.images), len(batch.concepts), batch.pairs) == (4, 6, 2)
+    assert batch.concepts.image_N.tolist() == [0, 1, 2, 2, 2, 3]
+    assert batch.concepts.has_box_N.tolist() == [row.box_xyxy is not None for row in rows]
+    texts = [part.tolist() for part in batch.texts.ids_T.split(batch.texts.lengths_N.tolist())]
+    assert texts == [list(row.ids) for row in rows] + [list(row.masked_ids) for row in rows]
+    assert batch.concept_key_N.tolist() == [row.concept_key for row in rows]
+    hidden = zip(batch.masked_row_M.tolist(), batch.masked_place_M.tolist(), strict=True)
+    assert [rows[row].ids[place] for row, place in hidden] == batch.masked_target_M.tolist()
+
+
+def test_some_rows_of_an_image_may_be_fused_alone() -> None:
+    batch = Collate(fused_per_image=2)(toy_parts(pairs=1, regions=(3, 1, 4)))
+    assert batch.fused_F.tolist() == [0, 1, 2, 4, 5, 6]
+    assert len(batch.texts) == 9 + 6
+
+
+def test_a_batch_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="at least one image"):
+        collate({"pairs": [], "regions": []})
+
+
+@pytest.mark.parametrize(
+    ("weights", "names"),
+    [
+        ({"mlm": 0.0}, {"itc", "itm", "region_itc", "region_itm", "bbox", "giou"}),
+        ({"itm": 0.0, "mlm": 0.0, "bbox": 0.0, "giou": 0.0}, {"itc", "region_itc"}),
+        ({"itc": 0.0, "itm": 0.0, "mlm": 0.0, "bbox": 0.0}, {"bbox", "giou"}),
+    ],
+)
+def test_a_loss_of_weight_0_is_not_computed(weights: dict[str, float], names: set[str]) -> None:
+    task = tiny_task(losses=replace(LossConfig(), **weights))
+    losses = task(toy_batch())
+    assert set(losses) == names <= set(task.loss_weights())
+    everything = tiny_task()(toy_batch())
+    for name in names - {"itm", "region_itm"}:  # whose negatives are drawn
+        assert losses[name].item() == pytest.approx(everything[name].item(), rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("pairs", "regions", "names"),
+    [(3, (), {"itc", "itm", "mlm"}), (0, (2, 3), {"region_itc", "region_itm", "region_mlm", "bbox", "giou"})],
+)
+def test_a_part_that_is_absent_has_no_losses(pairs: int, regions: tuple[int, ...], names: set[str]) -> None:
+    losses = tiny_task()(toy_batch(pairs, regions))
+    assert set(losses) == names
+    assert all(value.isfinite() for value in losses.values())
+
+
+def test_no_loss_at_all_is_an_error() -> None:
+    nothing = LossConfig(0, 0, 0, 0, 0)
+    with pytest.raises(ValueError, match="every loss has weight 0"):
+        freeze_unused(tiny_model(), nothing, boxes=True)
+    with pytest.raises(ValueError, match="no boxes"):
+        freeze_unused(tiny_model(), replace(nothing, bbox=1.0), boxes=False)
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+def test_the_same_text_is_a_negative_in_faithful_mode_only(
+    faithful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a batch of two rows that say the same, there is nothing else to draw."""
+    drawn: list[Negatives] = []
+
+    def remember(*arguments: Any) -> Negatives:
+        drawn.append(draw_negatives(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(pretrain, "draw_negatives", remember)
+    batch = toy_batch(2, ())
+    batch = replace(batch, text_key_N=torch.zeros_like(batch.text_key_N))
+    losses = tiny_task(faithful=faithful)(batch)
+    assert drawn[0].concept_N.tolist() == ([1, 0] if faithful else [])
+    assert losses["itm"].isfinite()
+
+
+def test_the_temperature_stays_within_its_bounds() -> None:
+    task = tiny_task()
+    for outside, bound in ((2.0, 0.5), (-1.0, 0.001)):
+        with torch.no_grad():
+            task.model.contrastive.temperature.fill_(outside)
+        task(toy_batch())
+        assert task.model.contrastive.temperature.item() == pytest.approx(bound)
