@@ -33,7 +33,7 @@ class Fused:
     @property
     def cls_RD(self) -> Tensor:
         """(R, D) x_cls of each row, in the caller's order."""
-        return self.states_TD[self.first_R]
+        return self.states_TD.index_select(0, self.first_R)
 
 
 class CrossEncoder(nn.Module):
@@ -68,7 +68,9 @@ class CrossEncoder(nn.Module):
         if keys_values is None:
             keys_values = self.keys_values(concepts)
 
-        x_TD = texts.states_TD[token_T]
+        # index_select everywhere, never x[index]: the backward pass of that adds up in whatever order its
+        # threads come, and no run could be repeated bit for bit.
+        x_TD = texts.states_TD.index_select(0, token_T)
         for layer, kv in zip(self.layers, keys_values, strict=True):
             x_TD = layer(x_TD, rows, kv, looking)
         first_R = torch.empty_like(rows.first_S).index_copy_(0, order_R, rows.first_S)

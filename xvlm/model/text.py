@@ -154,7 +154,7 @@ class TextEncoder(nn.Module):
     def summary(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """(T, D) -> (N, D), by the configured pooling."""
         if self.config.pooling == "first":
-            return x_TD[packing.first_S]
+            return x_TD.index_select(0, packing.first_S)
         x_TD = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
         total_ND = x_TD.new_zeros(packing.lengths_S.shape[0], x_TD.shape[1])
         return total_ND.index_add(0, packing.segment_T, x_TD) / packing.lengths_S[:, None]

@@ -184,7 +184,7 @@ class GridEncoder(VisionEncoder):
         tokens_BPD = features.tokens_BPD
         images = torch.arange(len(features), device=tokens_BPD.device)
         mask_CP = self.whole_mask(features, concepts)
-        region_NPD = tokens_BPD[concepts.image_N]
+        region_NPD = tokens_BPD.index_select(0, concepts.image_N)
         share_NP = mask_CP[: len(concepts)].to(tokens_BPD.dtype)
         with torch.autocast(share_NP.device.type, enabled=False):
             region_ND = (share_NP[:, None] @ region_NPD)[:, 0] / share_NP.sum(-1, keepdim=True)
@@ -234,7 +234,7 @@ class ViTEncoder(VisionEncoder):
         images = torch.arange(len(features), device=features.tokens_BPD.device)
         mask_CP = F.pad(self.whole_mask(features, concepts), (1, 0), value=True)
         region_N = concepts.has_box_N.nonzero()[:, 0]
-        x = features.before_local_BPD[concepts.image_N[region_N]]
+        x = features.before_local_BPD.index_select(0, concepts.image_N[region_N])
         # Additive, since timm's unfused path adds whatever mask it is given.
         mask = torch.zeros_like(mask_CP[region_N], dtype=x.dtype).masked_fill(
             ~mask_CP[region_N], torch.finfo(x.dtype).min
@@ -248,7 +248,7 @@ class ViTEncoder(VisionEncoder):
         set_C = torch.cat((set_N, images))
         return ConceptTokens(
             sets_SPD, set_C, mask_CP, mean_summary=False, grid_hw=features.grid_hw
-        ), sets_SPD[set_C, 0]
+        ), sets_SPD[:, 0].index_select(0, set_C)
 
 
 def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:

@@ -100,7 +100,7 @@ class XVLM(nn.Module):
     def predict_box(self, cls_RD: Tensor, concepts: ConceptTokens, concept_R: Tensor) -> Tensor:
         """(R, D) x_cls of texts with whole images `concept_R` (R,) -> (R, 4) (cx, cy, w, h) in [0, 1]."""
         patches_SPD = concepts.tokens_SPD if concepts.mean_summary else concepts.tokens_SPD[:, 1:]
-        patches_RPD = patches_SPD[concepts.set_C[concept_R]]
+        patches_RPD = patches_SPD.index_select(0, concepts.set_C[concept_R])
         place_P2 = patch_centres(concepts.grid_hw).to(cls_RD.device)
         with full_precision(cls_RD):
             return self.box.logits(at_least_float(cls_RD), at_least_float(patches_RPD), place_P2).sigmoid()

@@ -76,8 +76,8 @@ def train(
     return built.loaded, state
 
 
-MAY_CHANGE = ("workers", "log_every", "save_every", "eval_every", "max_bad", "compile")
-"""Fields of a run that its result does not depend on."""
+MAY_CHANGE = ("workers", "log_every", "save_every", "eval_every", "max_bad", "compile", "optim.steps")
+"""Fields of a run that its result does not depend on, and its length: a run may be made longer."""
 
 
 def check_same(run: Any, before: Mapping[str, Any], out: Path) -> None:
