@@ -15,7 +15,7 @@ Job = Callable[[Path], Any]
 """Gets a folder that both processes share; its result is saved with `torch.save`."""
 
 
-def on_two_ranks(job: Job, folder: Path, seconds: float = 300.0) -> list[Any]:
+def on_two_ranks(job: Job, folder: Path, seconds: float = 600.0) -> list[Any]:
     """The results of rank 0 and rank 1.  A process that hangs or fails is an error here."""
     folder.mkdir(parents=True, exist_ok=True)
     context = torch.multiprocessing.spawn(_rank, (job, folder), nprocs=2, join=False)

@@ -24,7 +24,7 @@ from xvlm.train import checkpoint
 from xvlm.train.loop import Interrupted
 from xvlm.train.start import train
 
-STEPS = 24
+STEPS = 40
 
 
 def demanding_run(**fields: Any) -> PretrainRun:
@@ -79,7 +79,7 @@ def stop_after(step: int) -> Any:
     return {"evaluate": evaluate}
 
 
-@pytest.mark.parametrize("step", [1, 5, 8, 23])
+@pytest.mark.parametrize("step", [1, 5, 8, 39])
 def test_stopped_by_ctrl_c_and_resumed(step: int, scenes_done: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(Interrupted, match=rf"stopped after step {step + 1} of {STEPS}; .* --resume goes on"):
@@ -92,7 +92,7 @@ def test_stopped_by_ctrl_c_and_resumed(step: int, scenes_done: Path, tmp_path: P
 def test_killed_and_resumed(scenes_done: Path, tmp_path: Path) -> None:
     """kill -9: what was not saved is done again; a checkpoint that was being written is not taken."""
     out = tmp_path / "out"
-    code, _ = train_and_signal(demanding_run(), out, signal.SIGKILL, saved(8))
+    code, _ = train_and_signal(demanding_run(), out, signal.SIGKILL, saved(4))
     assert code == -signal.SIGKILL
     newest = checkpoint.newest(out)
     assert newest is not None and newest.name != f"step_{STEPS:08d}", "killed too late to test anything"
@@ -110,7 +110,7 @@ def test_a_mixture_killed_and_resumed(workers: int, mixture_done: Path, tmp_path
     """Two sources and two workers; resumed with as many, or with none."""
     out = tmp_path / "out"
     photos = mixture_done.parent / "photos"
-    code, _ = train_and_signal(mixture_run(photos, 2), out, signal.SIGKILL, saved(8))
+    code, _ = train_and_signal(mixture_run(photos, 2), out, signal.SIGKILL, saved(4))
     assert code == -signal.SIGKILL
     train(mixture_run(photos, workers), out, resume=True)
     assert_same_run(out, mixture_done)
