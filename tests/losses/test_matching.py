@@ -40,19 +40,24 @@ def test_never_the_same_thing(pairs: list[tuple[int, int]], data: st.DataObject)
     assert not same_NN[drawn.text_N, drawn.row_N].any()
 
 
-def test_drawn_in_proportion_to_similarity() -> None:
-    """20000 draws a row; the share of each candidate is its softmax weight among those allowed."""
+@pytest.mark.parametrize("easy", [0.0, 0.3, 1.0])
+def test_drawn_in_proportion_to_similarity(easy: float) -> None:
+    """20000 draws a row; the share of each candidate is its softmax weight among those allowed, but for the
+    share of easy ones, which are drawn from all that are allowed alike."""
     rows, draws, temperature = 5, 20_000, torch.tensor(0.5)
     concept, text = vectors(rows, 1), vectors(rows, 2)
     same_NN = torch.eye(rows, dtype=torch.bool)
     same_NN[0, 3] = same_NN[3, 0] = True
     torch.manual_seed(0)
     asked = torch.arange(rows).repeat(draws)
-    drawn = draw_negatives(concept, text, temperature, same_NN, asked)
+    drawn = draw_negatives(concept, text, temperature, same_NN, asked, easy)
     similarity = text @ concept.T / temperature
     for negative, scores in ((drawn.concept_N, similarity), (drawn.text_N, similarity.T)):
         weight = scores.softmax(1).masked_fill(same_NN, 0)
-        expected = weight / weight.sum(1, keepdim=True)
+        alike = (~same_NN).double()
+        expected = (1 - easy) * weight / weight.sum(1, keepdim=True) + easy * alike / alike.sum(
+            1, keepdim=True
+        )
         found = torch.stack([torch.bincount(negative[drawn.row_N == i], minlength=rows) for i in range(rows)])
         spread = 5 * (expected * (1 - expected) / draws).sqrt().max()
         assert (found / draws - expected).abs().max() < spread

@@ -68,6 +68,32 @@ def test_patches_are_row_major_whatever_the_shape(kind: str, image_hw: tuple[int
 
 
 @pytest.mark.parametrize("kind", GRIDS)
+def test_hidden_patches_are_seen_by_nothing(kind: str) -> None:
+    """Only while training: other patches in every step, the same for all concepts of an image; a concept of
+    which all patches are hidden is seen whole."""
+    vision, features = encoded(kind)
+    vision.config = replace(vision.config, patch_dropout=0.6)
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]] * 6 + [[0.0, 0.0, 0.01, 0.01]] * 2)
+    concepts = Concepts(
+        torch.tensor([0, 0, 1, 1, 2, 2, 0, 1]), boxes, torch.tensor([True] * 5 + [False] + [True] * 2)
+    )
+    vision.eval()
+    assert vision.concepts(features, concepts)[0].mask_CP[:6].all()
+    vision.train()
+    torch.manual_seed(0)
+    (first, cls_CD), (second, _) = vision.concepts(features, concepts), vision.concepts(features, concepts)
+    seen_CP = first.mask_CP
+    assert not torch.equal(seen_CP, second.mask_CP)
+    assert 0.2 < seen_CP[8:].float().mean() < 0.6
+    for place, image in enumerate(concepts.image_N[:6].tolist()):
+        assert torch.equal(seen_CP[place], seen_CP[8 + image])
+    assert seen_CP[6:8].sum(1).tolist() == [1, 1]
+    expected = torch.stack([features.tokens_BPD[b][seen_CP[8 + b]].mean(0) for b in range(3)])
+    torch.testing.assert_close(cls_CD[8:], expected)
+    torch.testing.assert_close(cls_CD[:6], expected[concepts.image_N[:6]])
+
+
+@pytest.mark.parametrize("kind", GRIDS)
 def test_a_regions_vector_is_the_mean_of_the_patches_it_touches(kind: str) -> None:
     vision, features = encoded(kind)
     rows, columns = features.grid_hw
@@ -186,7 +212,7 @@ def test_a_frozen_stem_gives_what_the_whole_model_gives() -> None:
     torch.manual_seed(0)
     config = VisionConfig("tf_efficientnet_lite0", (64, 96), freeze_norm=True)
     whole = build_vision(config).double()
-    split = build_vision(replace(config, stem_stages=4)).double().train()
+    split = build_vision(replace(config, stem_blocks=4)).double().train()
     with torch.no_grad():
         for own, value in zip(
             split.tower().state_dict().values(), whole.model.state_dict().values(), strict=True
@@ -235,12 +261,12 @@ def test_a_model_without_a_map_is_named() -> None:
         vision(noise(1, (224, 224)))
 
 
-@pytest.mark.parametrize("stages", [7, 9])
-def test_a_stem_has_to_leave_something(stages: int) -> None:
-    with pytest.raises(ValueError, match="has 7 stages"):
-        build_vision(VisionConfig("tf_efficientnet_lite0", (32, 32), stem_stages=stages))
+@pytest.mark.parametrize("blocks", [16, 20])
+def test_a_stem_has_to_leave_something(blocks: int) -> None:
+    with pytest.raises(ValueError, match="has 16 blocks"):
+        build_vision(VisionConfig("tf_efficientnet_lite0", (32, 32), stem_blocks=blocks))
     with pytest.raises(ValueError, match="is no EfficientNet"):
-        build_vision(replace(VISION["cnn"], stem_stages=1))
+        build_vision(replace(VISION["cnn"], stem_blocks=1))
 
 
 def test_no_concept_is_without_a_patch() -> None:

@@ -24,7 +24,7 @@ from xvlm.train import stem_cache
 from xvlm.train.start import train
 from xvlm.train.stem_cache import keep_stem
 
-CONFIG = VisionConfig("tf_efficientnet_lite0", (64, 64), stem_stages=5, freeze_norm=True)
+CONFIG = VisionConfig("tf_efficientnet_lite0", (64, 64), stem_blocks=5, freeze_norm=True)
 SCALE = (0.4, 1.0)
 
 

@@ -29,7 +29,12 @@ class Negatives:
 
 @torch.no_grad()
 def draw_negatives(
-    concept_NE: Tensor, text_NE: Tensor, temperature: Tensor, same_NN: Tensor, asked_Q: Tensor
+    concept_NE: Tensor,
+    text_NE: Tensor,
+    temperature: Tensor,
+    same_NN: Tensor,
+    asked_Q: Tensor,
+    easy: float = 0.0,
 ) -> Negatives:
     """One negative each way for the rows asked for, drawn in proportion to the contrastive similarity.
 
@@ -37,16 +42,25 @@ def draw_negatives(
         concept_NE, text_NE: (N, E) of unit length.
         same_NN: (N, N) True where row i's text describes row j's concept as well: never drawn.
         asked_Q: (Q,) int64 the rows that need negatives; any row may be drawn for them.
+        easy: share of negatives that are drawn from all alike instead.
     """
     allowed_NN = ~same_NN
     row_N = asked_Q[allowed_NN[asked_Q].any(1)]
     if row_N.shape[0] == 0:
         return Negatives(row_N, row_N, row_N)
     similarity_NN = similarity(text_NE, concept_NE, temperature)
+    of_text = _drawn(similarity_NN[row_N], allowed_NN[row_N], easy)
+    of_concept = _drawn(similarity_NN.T[row_N], allowed_NN.T[row_N], easy)
+    return Negatives(row_N, of_text, of_concept)
+
+
+def _drawn(similarity_RN: Tensor, allowed_RN: Tensor, easy: float) -> Tensor:
+    """(R, N) -> (R,): one of those allowed; 1e-5 lets any of them be drawn (published)."""
     # Where the model has gone to NaN, let the loss say so: a draw from NaN would only fail.
-    of_text = (similarity_NN[row_N].softmax(1).nan_to_num() + 1e-5) * allowed_NN[row_N]
-    of_concept = (similarity_NN.T[row_N].softmax(1).nan_to_num() + 1e-5) * allowed_NN.T[row_N]
-    return Negatives(row_N, torch.multinomial(of_text, 1)[:, 0], torch.multinomial(of_concept, 1)[:, 0])
+    hard_RN = (similarity_RN.softmax(1).nan_to_num() + 1e-5) * allowed_RN
+    hard_RN = hard_RN / hard_RN.sum(1, keepdim=True)
+    alike_RN = allowed_RN / allowed_RN.sum(1, keepdim=True)
+    return torch.multinomial(torch.lerp(hard_RN, alike_RN.to(hard_RN.dtype), easy), 1)[:, 0]
 
 
 def matching_loss(logits_R2: Tensor, is_match_R: Tensor) -> Tensor:

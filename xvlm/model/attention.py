@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xvlm.model.dropout import drop
 from xvlm.model.packing import Packing
 
 
@@ -26,7 +27,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Ten
         # The CPU's fused kernel is made for float32: in bfloat16 plain products are several times faster.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
-        return F.dropout(weights, dropout, dropout > 0) @ v
+        return drop(weights, dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
 
 
@@ -160,5 +161,5 @@ def attend_with_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: flo
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     summary = (scores * share).sum(-1, keepdim=True)
     scores = torch.cat((summary, scores.masked_fill(~mask, -math.inf)), dim=-1)
-    weights = F.dropout(scores.softmax(-1).to(q.dtype), dropout, dropout > 0)
+    weights = drop(scores.softmax(-1).to(q.dtype), dropout)
     return (weights[..., 1:] + weights[..., :1] * share) @ v

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xvlm.batch import Texts
 from xvlm.model.attention import CrossAttention, Looking, SelfAttention
+from xvlm.model.dropout import Dropout
 from xvlm.model.packing import Packing
 
 
@@ -67,7 +68,7 @@ class Layer(nn.Module):
     def __init__(self, config: TextConfig, vision_width: int | None = None) -> None:
         super().__init__()
         width, eps = config.width, config.norm_eps
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.attention = SelfAttention(width, config.heads, config.dropout)
         self.attention_norm = nn.LayerNorm(width, eps)
         if vision_width is not None:
@@ -102,7 +103,7 @@ class TextEmbedding(nn.Module):
         self.position = nn.Embedding(config.max_positions, config.width)
         self.token_type = nn.Embedding(config.type_vocab_size, config.width)
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, ids_T: Tensor, texts: Packing) -> Tensor:
         """(T,) ids -> (T, D).  Raises ValueError if a text is longer than the positions reach."""

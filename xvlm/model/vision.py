@@ -43,9 +43,11 @@ class VisionConfig:
         options: keyword arguments of `timm.create_model`.
         mean, std: of the pixels in [0, 1]; CLIP's by default, as published.
         local_depth: ViT only: blocks that run again for each region (published: 4).
-        stem_stages: EfficientNet only: leading stages that stay frozen, so that their output may be computed
+        stem_blocks: EfficientNet only: leading blocks that stay frozen, so that their output may be computed
             once and kept (`model/stem.py`).
         freeze_norm: BatchNorm keeps its pre-trained statistics while training.
+        patch_dropout: grid encoders only: share of patches that, while training, neither a concept's vector
+            nor a text sees; other ones in every step.  For small sets of images, which are soon known by heart.
     """
 
     name: str = "swin_base_patch4_window7_224"
@@ -54,8 +56,9 @@ class VisionConfig:
     mean: tuple[float, float, float] = CLIP_MEAN
     std: tuple[float, float, float] = CLIP_STD
     local_depth: int = 4
-    stem_stages: int = 0
+    stem_blocks: int = 0
     freeze_norm: bool = False
+    patch_dropout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -183,16 +186,22 @@ class GridEncoder(VisionEncoder):
         """Every concept looks at its image's tokens (P, D), all at the one set of keys and values."""
         tokens_BPD = features.tokens_BPD
         images = torch.arange(len(features), device=tokens_BPD.device)
+        set_C = torch.cat((concepts.image_N, images))
         mask_CP = self.whole_mask(features, concepts)
-        region_NPD = tokens_BPD.index_select(0, concepts.image_N)
-        share_NP = mask_CP[: len(concepts)].to(tokens_BPD.dtype)
-        with torch.autocast(share_NP.device.type, enabled=False):
-            region_ND = (share_NP[:, None] @ region_NPD)[:, 0] / share_NP.sum(-1, keepdim=True)
-        cls_CD = torch.cat((region_ND, tokens_BPD.mean(1)))
+        if self.training and self.config.patch_dropout:
+            hidden_BP = torch.rand(tokens_BPD.shape[:2], device=mask_CP.device) < self.config.patch_dropout
+            seen_CP = mask_CP & ~hidden_BP.index_select(0, set_C)
+            # A concept of which nothing would be seen is seen whole.
+            mask_CP = torch.where(seen_CP.any(1, keepdim=True), seen_CP, mask_CP)
+        share_CP = mask_CP.to(tokens_BPD.dtype) / mask_CP.sum(-1, keepdim=True)
+        share_NP, share_BP = share_CP.split((len(concepts), len(features)))
+        with torch.autocast(share_CP.device.type, enabled=False):
+            region_ND = (share_NP[:, None] @ tokens_BPD.index_select(0, concepts.image_N))[:, 0]
+            whole_BD = (share_BP[:, None] @ tokens_BPD)[:, 0]
+        cls_CD = torch.cat((region_ND, whole_BD))
         if self.adds_position:
             position_PD = sincos_position(features.grid_hw, self.width).to(tokens_BPD)
             tokens_BPD = tokens_BPD + position_PD
-        set_C = torch.cat((concepts.image_N, images))
         return ConceptTokens(tokens_BPD, set_C, mask_CP, mean_summary=True, grid_hw=features.grid_hw), cls_CD
 
 
@@ -284,6 +293,6 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
             f"{config.name} is a {type(model).__name__}; with a class token only VisionTransformer is known"
         )
     encoder = GridEncoder(model, config)
-    if config.stem_stages:
-        encoder.stem = split_stem(model, config.stem_stages, config.name)
+    if config.stem_blocks:
+        encoder.stem = split_stem(model, config.stem_blocks, config.name)
     return encoder

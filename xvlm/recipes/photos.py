@@ -27,7 +27,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
                 "tf_efficientnet_lite0",
                 mean=(127 / 255, 127 / 255, 127 / 255),
                 std=(128 / 255, 128 / 255, 128 / 255),
-                stem_stages=5,
+                stem_blocks=12,
                 freeze_norm=True,
             ),
             text=TextConfig(text_layers=6, cross_layers=3, pooling="mean", dropout=0.1),
@@ -44,7 +44,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
             fused_per_image=1,
             region_captions=False,
             max_tokens=30,
-            stem_views=4,
+            stem_views=6,
         ),
         losses=LossConfig(mlm=0.5, bbox=5.0, giou=2.0),
         optim=OptimConfig(

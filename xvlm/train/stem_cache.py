@@ -80,7 +80,7 @@ def keep_stem(
     if views < 2 or views % 2:
         raise ValueError(f"views is {views}; it must be an even number from 2 up")
     if encoder.stem is None:
-        raise ValueError("the vision encoder has no frozen stem; set stem_stages")
+        raise ValueError("the vision encoder has no frozen stem; set stem_blocks")
     data = _Views(sources, encoder.config.image_hw, views, scale)
     print_of_stem = _fingerprint(encoder.stem)
     encoder.eval()
