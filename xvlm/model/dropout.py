@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def drop(x: Tensor, probability: float) -> Tensor:
-    """(...) -> (...), zeros with `probability`, on a CPU rounded to 1/256; the rest scaled to keep the mean."""
+    """(...) -> (...), zeros with `probability` (on a CPU, in steps of 1/256); the rest keeps the mean."""
     if not probability:
         return x
     if not x.is_cpu:

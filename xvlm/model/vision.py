@@ -47,7 +47,7 @@ class VisionConfig:
             once and kept (`model/stem.py`).
         freeze_norm: BatchNorm keeps its pre-trained statistics while training.
         patch_dropout: grid encoders only: share of patches that, while training, neither a concept's vector
-            nor a text sees; other ones in every step.  For small sets of images, which are soon known by heart.
+            nor a text sees; others in every step.  For small sets of images, soon known by heart.
     """
 
     name: str = "swin_base_patch4_window7_224"
