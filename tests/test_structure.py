@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
-    "records", "boxes", "batch", "dist", "lookup", "run", "data", "model", "losses", "metrics", "tasks",
-    "train", "recipes", "predict", "report", "search", "serve", "export", "bench", "evaluate",
+    "records", "boxes", "batch", "dist", "progress", "lookup", "run", "data", "model", "losses", "metrics",
+    "tasks", "train", "recipes", "predict", "report", "search", "serve", "export", "bench", "evaluate",
     "gallery", "demo", "photos", "ablate", "cli", "__main__",
 ]  # fmt: skip
 

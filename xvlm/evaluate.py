@@ -18,6 +18,7 @@ from xvlm.metrics.recall import recall_metrics
 from xvlm.model.packing import Packing
 from xvlm.model.text import TextFeatures
 from xvlm.predict import Predictor, embed_images, ground, match_logits, whole_images
+from xvlm.progress import tracked
 from xvlm.records import BadRecord, BoxXYXY, Concept, ImageData, Record
 
 
@@ -96,14 +97,15 @@ class _Photo:
 
 
 def _read(
-    predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord]
+    predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord], title: str
 ) -> Iterator[tuple[Record, list[Concept], _Photo]]:
     """Records in order, with what is usable of them; an image of the record before is not decoded again.
 
     What is not usable goes to `bad`: records, concepts, and texts of which cleaning leaves nothing.
     """
     photo: _Photo | None = None
-    for index in range(len(source) if limit is None else min(limit, len(source))):
+    count = len(source) if limit is None else min(limit, len(source))
+    for index in tracked(range(count), title, count):
         try:
             record = source[index]
             if photo is None or not isinstance(record.image, str) or record.image != photo.image:
@@ -133,7 +135,7 @@ def _photos(
     predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord]
 ) -> Iterator[tuple[_Photo, list[_Case]]]:
     """Images with their cases; neighbours of one path together."""
-    for photo, group in groupby(_read(predictor, source, limit, bad), key=lambda item: item[2]):
+    for photo, group in groupby(_read(predictor, source, limit, bad, "grounding"), key=lambda item: item[2]):
         yield (
             photo,
             [
@@ -229,7 +231,7 @@ def evaluate_retrieval(
     texts: list[str] = []
     image_of_text: list[int] = []
     embedded: list[Tensor] = []
-    for chunk in _chunks(_captioned(_read(predictor, source, limit, bad), bad), batch):
+    for chunk in _chunks(_captioned(_read(predictor, source, limit, bad, "encoding images"), bad), batch):
         for record, captions, _ in chunk:
             image_of_text += [len(images)] * len(captions[:texts_per_image])
             texts += captions[:texts_per_image]
@@ -271,7 +273,8 @@ def _captioned(
 
 def encode_all(predictor: Predictor, texts: Sequence[str], batch: int = 256) -> TextFeatures:
     """Any number of texts -> one packed whole."""
-    parts = [predictor.encode_texts(chunk) for chunk in _chunks(texts, batch)]
+    chunks = list(_chunks(texts, batch))
+    parts = [predictor.encode_texts(chunk) for chunk in tracked(chunks, "encoding texts", len(chunks))]
     states_TD = torch.cat([part.states_TD for part in parts])
     lengths_N = torch.cat([part.packing.lengths_S for part in parts])
     packing = Packing.of(lengths_N, states_TD.shape[0], max(part.packing.longest for part in parts))
@@ -296,7 +299,8 @@ def _rerank(
         wanted_IT.scatter_(dim, best, True)
     # Those that are not reranked keep their order, behind; in float32 scores near -10000 would tie.
     score_IT = contrastive_IT.double() + (contrastive_IT.amin() - contrastive_IT.amax() - 1e4)
-    for chunk in _chunks(range(len(images)), batch):
+    chunks = list(_chunks(range(len(images)), batch))
+    for chunk in tracked(chunks, "reranking", len(chunks)):
         pixels = [predictor.pixels(open_image(images[i], key=keys[i])) for i in chunk]
         features = predictor.encode_images(pixels)
         concepts = whole_images(predictor.model, features)

@@ -14,6 +14,7 @@ from xvlm.recipes import photos, photos_align
 from xvlm.run import write_json
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.train.start import say, train
+from xvlm.train.stem_cache import stem_seconds
 
 TARGETS = {"i2t_r1": 0.4, "t2i_r1": 0.3, "grounding_acc50": 0.5}
 
@@ -27,7 +28,8 @@ def run_photos(
         root: folder as the recipe describes it.
         out: gets `metrics.json`, `report.html`, `predictions.json`, `model/`, `log.jsonl`, `checkpoints/`,
             and the first stage's in `align/`.
-        minutes: of training over both stages and all sittings; the schedule stays the recipe's.
+        minutes: of keeping the stem and training, over both stages and all sittings; the schedule stays the
+            recipe's.
         run: another run than the recipe's second stage.
     """
     dev, phrases = JsonSource(root / "dev.jsonl"), JsonSource(root / "dev_grounding.json")
@@ -36,7 +38,7 @@ def run_photos(
         first = photos_align.recipe(str(root))
         first = replace(first, data=replace(first.data, stem_cache=str(out / "stem")))
         _, aligned = train(first, out / "align", resume=True, minutes=minutes)
-        spent = aligned.seconds
+        spent = aligned.seconds + stem_seconds(out / "stem")
         run = photos.recipe(str(root), str(out / "align" / "model"))
         run = replace(run, data=replace(run.data, stem_cache=str(out / "stem")))
     left = None if minutes is None else minutes - spent / 60

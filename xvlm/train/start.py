@@ -53,7 +53,7 @@ def train(
     if built.stem is not None and dist.is_main():
         plan = built.stem
         vision = built.loaded.model.vision
-        keep_stem(vision, plan.sources, plan.folder, plan.views, plan.scale, run.workers, say)
+        keep_stem(vision, plan.sources, plan.folder, plan.views, plan.scale, run.workers)
     dist.barrier()
     count = sum(p.numel() for p in built.loaded.model.parameters())
     say(f"{run.recipe or run.task}: {count / 1e6:.1f} M parameters, {run.optim.steps} steps -> {out}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,13 @@ from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.transforms import random_resized_crop
 from xvlm.model.vision import VisionEncoder
+from xvlm.progress import Progress
 from xvlm.records import BadRecord
 from xvlm.run import write_json
 
-BLOCK = 64
+BLOCK = 512
+"""Images between savings."""
+
 View = tuple[Tensor, list[tuple[float, float, float, float]], list[bool]]
 
 
@@ -71,7 +75,6 @@ def keep_stem(
     views: int,
     scale: tuple[float, float] = (0.4, 1.0),
     workers: int = 1,
-    say: Any = print,
 ) -> Path:
     """Fill `folder` with `views` (an even number, at least 2) views of every image of the sources.
 
@@ -94,20 +97,23 @@ def keep_stem(
         "sources": [s.name for s in sources],
     }
     done_path = folder / "progress.json"
-    progress: dict[str, Any] = {"about": about, "keys": []}
+    progress: dict[str, Any] = {"about": about, "keys": [], "seconds": 0.0}
     if done_path.exists():
         before = json.loads(done_path.read_text())
         progress = before if before["about"] == about else progress
     if len(progress["keys"]) == len(data):
-        write_json(folder / "views.json", progress["about"] | {"keys": progress["keys"]})
+        _finish(folder, progress)
         return folder
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "views.json").unlink(missing_ok=True)
+    begun = time.monotonic() - progress["seconds"]
     start = len(progress["keys"])
     mode = "r+" if start else "w+"
     features = np.memmap(folder / "features.bf16", dtype=np.int16, mode=mode, shape=shape)  # type: ignore[call-overload]
     crops = np.load(folder / "crops.npy") if start else np.zeros((len(data), views, 4), np.float32)
     mirrored = np.load(folder / "mirrored.npy") if start else np.zeros((len(data), views), bool)
     loader = DataLoader(data, batch_size=None, sampler=range(start, len(data)), num_workers=workers)
+    progress_bar = Progress("keeping the stem of images", len(data), start)
     for index, (key, found) in enumerate(loader, start=start):
         if isinstance(found, BadRecord):
             progress["keys"].append(None)
@@ -120,14 +126,29 @@ def keep_stem(
             crops[index], mirrored[index] = crop, mirror
             progress["keys"].append(key)
         last = index + 1 == len(data)
-        if (index + 1) % (BLOCK * 8) == 0 or last:
+        if (index + 1) % BLOCK == 0 or last:
             features.flush()
             np.save(folder / "crops.npy", crops)
             np.save(folder / "mirrored.npy", mirrored)
+            progress["seconds"] = time.monotonic() - begun
             write_json(done_path, progress)
-            say(f"kept the stem of {index + 1} of {len(data)} images")
-    write_json(folder / "views.json", {**about, "keys": progress["keys"]})
+        progress_bar.update(index + 1)
+    progress_bar.close()
+    _finish(folder, progress)
     return folder
+
+
+def _finish(folder: Path, progress: dict[str, Any]) -> None:
+    """Only a folder with `views.json` is complete."""
+    write_json(
+        folder / "views.json",
+        progress["about"] | {"keys": progress["keys"], "seconds": progress["seconds"]},
+    )
+
+
+def stem_seconds(folder: Path) -> float:
+    """How long it took to fill a folder, over all sittings."""
+    return float(json.loads((folder / "views.json").read_text())["seconds"])
 
 
 def _fingerprint(stem: nn.Module) -> str:
