@@ -69,6 +69,8 @@ class TextView:
     Attributes:
         max_words: cut before tokenizing; max_tokens: after it, `[CLS]` included.
         mask_probability: share of tokens hidden; 0 hides none (when no masked-language loss is asked for).
+        word_dropout: share of a caption's words that are left out, others in every visit, for small sets of
+            texts.  Never of a region's phrase, which would then mean something else.
     """
 
     tokenizer: Tokenizer
@@ -77,11 +79,16 @@ class TextView:
     mask_probability: float = 0.25
     max_masks: int = 8
     faithful: bool = False
+    word_dropout: float = 0.0
 
     def row(self, text: str, box_xyxy: BoxXYXY | None, concept_key: int, rng: np.random.Generator) -> Row:
         """Raises BadRecord if no text is left after cleaning."""
         cleaned = clean_caption(text, self.max_words)
-        ids = self.tokenizer.encode(cleaned, self.max_tokens)
+        shown = cleaned
+        if self.word_dropout and box_xyxy is None:
+            words = cleaned.split()
+            shown = " ".join(w for w in words if rng.random() >= self.word_dropout) or cleaned
+        ids = self.tokenizer.encode(shown, self.max_tokens)
         if not self.mask_probability:
             return Row(ids, ids, (), (), box_xyxy, concept_key, key_of(cleaned))
         masked = mask_tokens(
@@ -121,8 +128,15 @@ class PairsView:
         chosen = rng.permutation(len(texts))[: self.captions]
         pixels, texts_seen = self.transform(opened, [texts[i] for i in chosen], rng)
         key = key_of(f"{record.key}#image")
-        rows = tuple(self.text.row(text, None, key, rng) for text in texts_seen)
-        return Sample(pixels, rows, bad=tuple(bad))
+        rows = []
+        for text in texts_seen:
+            try:
+                rows.append(self.text.row(text, None, key, rng))
+            except BadRecord as error:
+                bad.append(BadRecord(error.reason, record.key, error.detail))
+        if not rows:
+            raise bad[-1]
+        return Sample(pixels, tuple(rows), bad=tuple(bad))
 
 
 @dataclass(frozen=True)

@@ -307,7 +307,7 @@ class DataConfig:
         fused_per_image: see `Collate`.
         region_captions: whether a caption may be one of them.
         scale: of the pairs part's random crops.
-        crop, flip, rand_augment: see `data/transforms.py`.
+        crop, flip, rand_augment: see `data/transforms.py`; word_dropout: see `data/views.py`.
         stem_views: with a frozen stem: views of each image that are kept instead (`train/stem_cache.py`);
             0 computes the stem in every step.
         stem_cache: folder for them; empty: in the run's folder.
@@ -328,6 +328,7 @@ class DataConfig:
     rand_augment: bool = True
     max_words: int = 40
     max_tokens: int = 40
+    word_dropout: float = 0.0
     stem_views: int = 0
     stem_scale: tuple[float, float] = (0.4, 1.0)
     stem_cache: str = ""
@@ -367,6 +368,7 @@ def build(run: PretrainRun, out: Path) -> Built:
         data.max_tokens,
         mask_probability=0.25 if run.losses.mlm else 0.0,
         faithful=run.faithful,
+        word_dropout=data.word_dropout,
     )
     size, augment = loaded.model.config.vision.image_hw, (2, 7) if data.rand_augment else None
     pairs: PairsTransform | StemPairs
