@@ -50,7 +50,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
         ),
         losses=LossConfig(mlm=0.5, bbox=5.0, giou=2.0, easy_negatives=0.5),
         optim=OptimConfig(
-            steps=3300,
+            steps=2600,
             lr=1e-3,
             new_multiplier=1.0,
             vision_multiplier=0.1,

@@ -28,7 +28,7 @@ def recipe(root: str = "photos") -> PretrainRun:
         data=replace(run.data, pairs_batch=128, regions_batch=32),
         losses=LossConfig(itm=0.0, mlm=0.0, bbox=0.0, giou=0.0),
         optim=OptimConfig(
-            steps=700,
+            steps=1400,
             lr=2e-4,
             new_multiplier=4.0,
             warmup=50,
