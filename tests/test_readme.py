@@ -6,12 +6,15 @@ A block fenced as ```python no-run is only compiled: it needs what a test cannot
 from __future__ import annotations
 
 import re
+import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tiny import photo, tiny_loaded
+from tests.tiny import photo, tiny_loaded, write_photos
+from xvlm.cli import main
 from xvlm.model.folder import save_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +52,30 @@ def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     save_model(tiny_loaded(), tmp_path / "runs" / "demo" / "model")
     photo(64, 48, seed=1).save(tmp_path / "street.jpg")
     run(path.read_text(encoding="utf-8"), str(path))
+
+
+def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every `xvlm` line of the README; what trains for long is not started, but takes its arguments."""
+    monkeypatch.chdir(tmp_path)
+    for run_folder in ("runs/demo", "runs/mine"):
+        save_model(tiny_loaded(), tmp_path / run_folder / "model")
+    photo(64, 48, seed=1).save("street.jpg")
+    data = write_photos(tmp_path, 2).read_text()
+    for name in ("phrases.json", "captions.json", "MY_FOLDER/train.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(data)
+    started = []
+    for name in ("demo.run_demo", "photos.run_photos", "ablate.run_ablation", "train.start.train"):
+        module, _, function = name.rpartition(".")
+        note = partial(lambda name, *given, **named: started.append((name, given)), function)
+        monkeypatch.setattr(f"xvlm.{module}.{function}", note)
+    text = (ROOT / "README.md").read_text()
+    lines = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("xvlm ")]
+    assert len(lines) >= 8
+    for line in lines:
+        assert main(line[1:]) == 0, line
+    assert {name for name, _ in started} >= {"run_photos", "run_ablation", "train"}
+    assert all(given for _, given in started)
 
 
 EXAMPLE = """# Title

@@ -48,13 +48,13 @@ def ablate(
     run_ablation(on, root, out, minutes)
 
 
-def photos(root: Path, out: Path = Path("runs/photos"), minutes: float = 115.0) -> None:
+def photos(root: Positional[Path], out: Path = Path("runs/photos"), minutes: float = 115.0) -> None:
     """Train the `photos` recipe on a folder of photographs, measure it on `dev`, write the report.
 
     Args:
         root: folder with train.jsonl, dev.jsonl, dev_grounding.json and images.
         out: folder; an interrupted run goes on where it was.
-        minutes: of training, over all sittings.
+        minutes: of keeping the stem and training, over all sittings; then it is measured as it is.
     """
     from xvlm.photos import run_photos
 
@@ -239,7 +239,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"xvlm: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -127,7 +127,7 @@ def test_torchrun_trains(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", run)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
-        *("-m", "xvlm.cli", "train", "--from", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")),
+        *("-m", "xvlm", "train", "--from", str(tmp_path / "run.json"), "--out", str(tmp_path / "out")),
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **ENV})
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,7 @@ def train_and_signal(
         [
             sys.executable,
             "-m",
-            "xvlm.cli",
+            "xvlm",
             "train",
             "--from",
             str(out.parent / "asked.json"),
