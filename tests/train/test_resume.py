@@ -123,8 +123,6 @@ def test_a_signal_saves_and_says_so(number: signal.Signals, tmp_path: Path) -> N
     """Sent to the whole process group, workers included."""
     out = tmp_path / "out"
     run = replace(demanding_run(workers=2), save_every=0)
-    if number == signal.SIGTERM:
-        run = replace(run, workers=0)  # SIGTERM is for the main process; workers go by it
     run = replace(run, optim=replace(run.optim, steps=5000))
     code, said = train_and_signal(run, out, number, under_way)
     assert code == 130, said

@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -218,9 +219,17 @@ def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False)
 
 
 def _own_signals(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the training process ends its workers itself."""
+    """Ctrl-C, and a job scheduler's SIGTERM, reach every process of a run, which then saves its last step.
+
+    The workers leave it to the training process to end them; a second SIGTERM (torch's own, if a worker does
+    not end in time) ends one.
+    """
+
+    def let_one_pass(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, let_one_pass)
 
 
 def _drain(steps: Iterator[Fed]) -> FedStream:

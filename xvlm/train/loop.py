@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -210,8 +209,3 @@ def on_any_rank(flags: list[bool], step: int) -> list[bool]:
     if step % 20:
         return [False] * len(flags)
     return [any(of_ranks) for of_ranks in zip(*dist.gather_objects(flags), strict=True)]
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file's value."""
-    return json.loads(path.read_text())
