@@ -207,7 +207,10 @@ def _layer_name(number: int, text_layers: int) -> str:
 
 @torch.no_grad()
 def put(model: nn.Module, given: Mapping[str, Tensor], origin: str) -> None:
-    """Copy named tensors into a model.  Raises ValueError naming one that is unknown or of another shape."""
+    """Copy named tensors into a model, or none of them.
+
+    Raises ValueError naming one that is unknown or of another shape.
+    """
     own = model.state_dict()
     for name, value in given.items():
         if name not in own:
@@ -216,10 +219,10 @@ def put(model: nn.Module, given: Mapping[str, Tensor], origin: str) -> None:
             raise ValueError(
                 f"{origin}: {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}"
             )
+    for name, value in given.items():
         own[name].copy_(value)
 
 
-@torch.no_grad()
 def load_vision_by_order(model: nn.Module, path: Path) -> None:
     """Put a state dict into a timm model whose tensors stand in the same order under other names.
 
@@ -239,9 +242,10 @@ def load_vision_by_order(model: nn.Module, path: Path) -> None:
         raise ValueError(
             f"{path}: {len(theirs)} tensors for {len(ours)}; left over: {', '.join(left[:5]) or 'none'}"
         )
-    for (their_name, value), (our_name, own) in zip(theirs, ours, strict=False):
+    matched = list(zip(ours, theirs[: len(ours)], strict=True))
+    for (our_name, own), (their_name, value) in matched:
         if value.shape != own.shape:
             raise ValueError(
                 f"{path}: {their_name} is {tuple(value.shape)}, {our_name} is {tuple(own.shape)}"
             )
-        own.copy_(value)
+    put(model, {our_name: value for (our_name, _), (_, value) in matched}, str(path))
