@@ -7,7 +7,7 @@ concepts.  Both are functions of the record and a random generator alone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,6 +101,26 @@ class TextView:
         )
         return Row(ids, masked.ids, masked.positions, masked.targets, box_xyxy, concept_key, key_of(cleaned))
 
+    def rows(
+        self,
+        said: Iterable[tuple[str, BoxXYXY | None, int]],
+        key: str,
+        rng: np.random.Generator,
+        max_rows: int | None = None,
+    ) -> tuple[tuple[Row, ...], list[BadRecord]]:
+        """Rows of (text, box, concept key), as many as `max_rows`; and, named by the record's key, the texts
+        of which nothing was left."""
+        rows: list[Row] = []
+        empty: list[BadRecord] = []
+        for text, box_xyxy, concept_key in said:
+            try:
+                rows.append(self.row(text, box_xyxy, concept_key, rng))
+            except BadRecord as error:
+                empty.append(BadRecord(error.reason, key, error.detail))
+            if len(rows) == max_rows:
+                break
+        return tuple(rows), empty
+
 
 def captions_only(record: Record) -> Record:
     """The record without its boxed concepts.  Raises BadRecord if it has no caption."""
@@ -128,15 +148,10 @@ class PairsView:
         chosen = rng.permutation(len(texts))[: self.captions]
         pixels, texts_seen = self.transform(opened, [texts[i] for i in chosen], rng)
         key = key_of(f"{record.key}#image")
-        rows = []
-        for text in texts_seen:
-            try:
-                rows.append(self.text.row(text, None, key, rng))
-            except BadRecord as error:
-                bad.append(BadRecord(error.reason, record.key, error.detail))
+        rows, empty = self.text.rows(((text, None, key) for text in texts_seen), record.key, rng)
         if not rows:
-            raise bad[-1]
-        return Sample(pixels, tuple(rows), bad=tuple(bad))
+            raise empty[-1]
+        return Sample(pixels, rows, bad=(*bad, *empty))
 
 
 @dataclass(frozen=True)
@@ -182,24 +197,20 @@ def rows_of(
     order = [kept[i] for i in rng.permutation(len(kept))]
     whole = [one for one in order if one.concept.box_xyxy is None][:1]
     boxed = [one for one in order if one.concept.box_xyxy is not None]
-    said = [(one, rng.permutation(len(one.concept.texts))[:texts]) for one in boxed]
+    turns = [(one, rng.permutation(len(one.concept.texts))[:texts]) for one in boxed]
     drawn = [(one, int(rng.integers(len(one.concept.texts)))) for one in whole]
-    drawn += [(one, int(some[turn])) for turn in range(texts) for one, some in said if turn < len(some)]
-    rows: list[Row] = []
-    bad: list[BadRecord] = []
-    for one, number in drawn:
-        if len(rows) == max_rows:
-            break
+    drawn += [(one, int(some[turn])) for turn in range(texts) for one, some in turns if turn < len(some)]
+
+    def said_of(one: Kept, number: int) -> tuple[str, BoxXYXY | None, int]:
         concept = one.concept
-        name = "image" if concept.box_xyxy is None else f"{concept.box_xyxy}"
-        box = None if concept.box_xyxy is None else one.box_xyxy
         words = concept.texts[number]
         if concept.attributes:
             words = f"{concept.attributes[rng.integers(len(concept.attributes))]} {words}"
-        try:
-            rows.append(text.row(words, box, key_of(f"{key}#{name}"), rng))
-        except BadRecord as error:
-            bad.append(BadRecord(error.reason, key, error.detail))
+        if concept.box_xyxy is None:
+            return words, None, key_of(f"{key}#image")
+        return words, one.box_xyxy, key_of(f"{key}#{concept.box_xyxy}")
+
+    rows, bad = text.rows((said_of(one, number) for one, number in drawn), key, rng, max_rows)
     if not rows:
         raise bad[0] if bad else BadRecord("no concept", key, "the view shows none of the record's concepts")
-    return tuple(rows), bad
+    return rows, bad
