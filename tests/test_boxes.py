@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,18 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.published import golden
 from xvlm import boxes
-
-GOLDEN = Path(os.environ.get("XVLM_GOLDEN_DIR", "../shared/golden")) / "text_and_boxes.json"
-
-
-def golden(name: str) -> list[dict[str, Any]]:
-    if not GOLDEN.exists():
-        pytest.skip(f"no golden pairs at {GOLDEN}; set XVLM_GOLDEN_DIR")
-    cases: list[dict[str, Any]] = json.loads(GOLDEN.read_text())[name]
-    assert cases, name
-    return cases
-
 
 coordinate = st.integers(0, 64).map(lambda value: value / 64)  # exact in float32, and often equal
 corners = st.tuples(coordinate, coordinate, coordinate, coordinate)
@@ -125,7 +111,7 @@ def test_giou_still_pulls_where_nothing_overlaps() -> None:
 
 
 def test_inclusive_pixels_agree_with_the_published_tool() -> None:
-    for case in golden("refcoco_iou_inclusive_pixels"):
+    for case in golden("text_and_boxes.json")["refcoco_iou_inclusive_pixels"]:
         a, b = (torch.tensor(case[name], dtype=torch.float64) for name in ("a_xywh", "b_xywh"))
         assert boxes.iou_inclusive_pixels(a, b).item() == pytest.approx(case["iou"], abs=1e-12), case
 
@@ -158,7 +144,7 @@ def touched(box_xyxy: list[float], grid_hw: tuple[int, int]) -> list[int]:
 
 
 def test_patches_agree_with_the_published_rule() -> None:
-    for case in golden("box_to_patches_half_open_row_major_without_cls"):
+    for case in golden("text_and_boxes.json")["box_to_patches_half_open_row_major_without_cls"]:
         x, y, w, h = case["box_xywh"]
         side, grid = case["patch_size"] * case["grid"], case["grid"]
         found = touched([x / side, y / side, (x + w) / side, (y + h) / side], (grid, grid))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 import tokenizers
 from tokenizers import models
 
+from tests.published import golden
 from xvlm.data.text import Tokenizer, clean_caption, clean_question
 from xvlm.records import BadRecord
 
@@ -36,16 +36,8 @@ def roberta(tmp_path: Path) -> Tokenizer:
     return Tokenizer.from_folder(tmp_path)
 
 
-def golden(name: str) -> list[tuple[str, object]]:
-    folder = Path(os.environ.get("XVLM_GOLDEN_DIR", ROOT.parent / "shared" / "golden"))
-    file = folder / "text_and_boxes.json"
-    if not file.is_file():
-        pytest.skip(f"no golden files in {folder} (set XVLM_GOLDEN_DIR)")
-    return json.loads(file.read_text(encoding="utf-8"))[name]
-
-
 def test_captions_are_cleaned_as_published() -> None:
-    for text, expected in golden("pre_caption_max_words_40"):
+    for text, expected in golden("text_and_boxes.json")["pre_caption_max_words_40"]:
         if isinstance(expected, dict):
             with pytest.raises(BadRecord, match="no text left"):
                 clean_caption(text, 40)
@@ -54,7 +46,7 @@ def test_captions_are_cleaned_as_published() -> None:
 
 
 def test_questions_are_cleaned_as_published() -> None:
-    for text, expected in golden("pre_question_max_words_30"):
+    for text, expected in golden("text_and_boxes.json")["pre_question_max_words_30"]:
         assert clean_question(text, 30) == expected
 
 

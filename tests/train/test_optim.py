@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
-
 import pytest
 
+from tests.published import golden
 from tests.tiny import tiny_model
 from xvlm.run import OptimConfig
 from xvlm.train.optim import build_optimizer, rate, set_rate
@@ -92,9 +89,6 @@ def test_groups_follow_the_rate() -> None:
     assert {group["lr"] / group["multiplier"] for group in optimizer.param_groups} == {base}
 
 
-GOLDEN = Path(os.environ.get("XVLM_GOLDEN_DIR", "../shared/golden")) / "trajectory_param_groups.json"
-
-
 PUBLISHED = {  # published name -> ours
     "temp": "contrastive.temperature",
     "vision_proj.weight": "contrastive.vision.weight",
@@ -124,9 +118,7 @@ PUBLISHED = {  # published name -> ours
 
 def test_faithful_groups_are_the_published_ones() -> None:
     """Multiplier and decay of a parameter of each sort, as an optimiser of the published code had them."""
-    if not GOLDEN.exists():
-        pytest.skip(f"no published grouping at {GOLDEN}; set XVLM_GOLDEN_DIR")
-    published = json.loads(GOLDEN.read_text())
+    published = golden("trajectory_param_groups.json")
     assert set(PUBLISHED) <= set(published)
     model = tiny_model("swin")
     new = ("contrastive.", "matching.", "box.")
