@@ -20,8 +20,9 @@ from xvlm.model.vision import VisionConfig
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.records import BoxXYXY
 from xvlm.run import OptimConfig
+from xvlm.tasks._batch import PretrainBatch, collate
 from xvlm.tasks._build import Init, SourceConfig
-from xvlm.tasks.pretrain import DataConfig, LossConfig, Pretrain, PretrainBatch, PretrainRun, collate
+from xvlm.tasks.pretrain import DataConfig, LossConfig, Pretrain, PretrainRun
 
 IMAGE_HW = (64, 96)
 VOCABULARY = 60

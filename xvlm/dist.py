@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -109,6 +110,42 @@ def gather(x: Tensor, counts: list[int], everyones_gradient: bool = True) -> Ten
     if not x.is_floating_point():
         return _gather_padded(x, counts)
     return _Gather.apply(x, counts, everyones_gradient)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Things of all ranks one after another, beginning with this rank's: its own indices stay what they are.
+
+    Attributes:
+        counts: how many each rank has; one number where this rank is alone.
+    """
+
+    counts: list[int]
+
+    @classmethod
+    def of(cls, count: int, like: Tensor, alone: bool = False) -> Ring:
+        """This rank has `count`; `like` as in `sizes`.  With `alone`, the other ranks are left out."""
+        return cls([count] if alone else sizes(count, like))
+
+    @property
+    def start(self) -> int:
+        """How many stand before this rank's in the order of the ranks."""
+        return sum(self.counts[: rank()]) if len(self.counts) > 1 else 0
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(count, ...) of this rank -> (all, ...), differentiable."""
+        if len(self.counts) == 1:
+            return x
+        by_rank = gather(x, self.counts)
+        return torch.cat((by_rank[self.start :], by_rank[: self.start]))
+
+    def places(self, index_M: Tensor, askers: Ring) -> Tensor:
+        """Of all ranks' indices, (M,) of this one into its own things: where those things stand here.
+
+        Args:
+            askers: whose indices these are; the result is in its order.
+        """
+        return (askers.gather(index_M + self.start) - self.start) % max(1, sum(self.counts))
 
 
 def global_mean(total: Tensor, count: Tensor | int) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
 from xvlm.losses.matching import Negatives, draw_negatives
 from xvlm.tasks import pretrain
-from xvlm.tasks.pretrain import Collate, LossConfig, collate, freeze_unused
+from xvlm.tasks._batch import Collate, collate
+from xvlm.tasks.pretrain import LossConfig, freeze_unused
 
 
 def test_a_batch_holds_pairs_then_regions_in_order() -> None:

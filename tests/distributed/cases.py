@@ -21,7 +21,8 @@ from xvlm.losses.matching import Negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
 from xvlm.run import OptimConfig
 from xvlm.tasks import pretrain
-from xvlm.tasks.pretrain import LossConfig, PretrainBatch, collate
+from xvlm.tasks._batch import PretrainBatch, collate
+from xvlm.tasks.pretrain import LossConfig
 from xvlm.train.loop import on_any_rank
 from xvlm.train.start import train
 
@@ -105,10 +106,13 @@ RANK_SAMPLES: list[dict[str, list[Sample]]] = [
 ]
 
 
-def next_row(block_sizes: list[int]) -> Any:
-    """Stands in for the draw: the negative of each row is the next one of its rank's rows."""
+def next_row(block_sizes: list[int], everyones: bool) -> Any:
+    """Stands in for the draw: the negative of each row is the next one of its rank's rows, or of all."""
 
     def draw(concept_NE: Tensor, *_: Any) -> Negatives:
+        if everyones:  # this rank's own come first, then those of the rank behind it
+            own = torch.arange(sum(block_sizes))
+            return Negatives(own, (own + 1) % len(concept_NE), (own + 1) % len(concept_NE))
         rows: list[int] = []
         for size in block_sizes:
             rows += [len(rows) + (i + 1) % size for i in range(size)]
@@ -127,14 +131,17 @@ def part_batch(name: str) -> tuple[PretrainBatch, list[int]]:
     ]
 
 
-def whole_task(kind: str, parts: Sequence[str] = ("pairs", "regions")) -> dict[str, Values]:
+def whole_task(
+    kind: str, global_negatives: bool, parts: Sequence[str] = ("pairs", "regions")
+) -> dict[str, Values]:
     """`Pretrain.forward` and the gradients of all parameters, one part after the other."""
     task = tiny_task(kind).double().train()
+    task.weights = replace(task.weights, global_negatives=global_negatives)
     wrapped = DistributedDataParallel(task) if dist.world() > 1 else task
     found = {}
     for name in parts:
         batch, blocks = part_batch(name)
-        real, pretrain.draw_negatives = pretrain.draw_negatives, next_row(blocks)
+        real, pretrain.draw_negatives = pretrain.draw_negatives, next_row(blocks, global_negatives)
         try:
             values = wrapped(batch)
         finally:
@@ -149,8 +156,12 @@ def whole_task(kind: str, parts: Sequence[str] = ("pairs", "regions")) -> dict[s
 
 
 def tasks(_: Path) -> dict[str, dict[str, Values]]:
-    """Both kinds of encoder that hold no statistics of the batch."""
-    return {kind: whole_task(kind) for kind in ("swin", "vit")}
+    """Both kinds of encoder that hold no statistics of the batch, both sorts of matching negatives."""
+    return {
+        f"{kind}, {sort}": whole_task(kind, sort == "global")
+        for kind in ("swin", "vit")
+        for sort in ("local", "global")
+    }
 
 
 def run_of(name: str) -> Any:
@@ -167,6 +178,7 @@ def run_of(name: str) -> Any:
         "no contrastive": LossConfig(itc=0),
         "masked words alone": LossConfig(itc=0, itm=0, bbox=0, giou=0),
         "boxes alone": LossConfig(itc=0, itm=0, mlm=0),
+        "negatives of all ranks": LossConfig(global_negatives=True),
     }.get(name, LossConfig())
     return replace(run, data=replace(run.data, **data), losses=weights)
 
@@ -182,6 +194,7 @@ RUNS = [
     "no contrastive",
     "masked words alone",
     "boxes alone",
+    "negatives of all ranks",
 ]
 
 

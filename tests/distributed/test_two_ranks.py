@@ -67,16 +67,21 @@ def of_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
 
 
 @pytest.mark.parametrize("part", ["pairs", "regions"])
+@pytest.mark.parametrize("negatives", ["local", "global"])
 @pytest.mark.parametrize("kind", ["swin", "vit"])
 def test_the_whole_task_equals_one_process(
-    kind: str, part: str, of_tasks: list[dict[str, dict[str, cases.Values]]]
+    kind: str, negatives: str, part: str, of_tasks: list[dict[str, dict[str, cases.Values]]]
 ) -> None:
-    """All losses, the gradients of all parameters; one rank has no box, ranks differ in rows."""
-    one = cases.whole_task(kind, [part])[part]
+    """All losses, the gradients of all parameters; one rank has no box, ranks differ in rows.
+
+    Local negatives are of the same rank's rows; of the global ones some are of the other's.
+    """
+    one = cases.whole_task(kind, negatives == "global", [part])[part]
     for rank in of_tasks:
-        assert rank[kind][part].keys() == one.keys()
+        found = rank[f"{kind}, {negatives}"][part]
+        assert found.keys() == one.keys()
         for name, value in one.items():
-            gap = (rank[kind][part][name] - value).norm() / value.norm().clamp(min=1e-2)
+            gap = (found[name] - value).norm() / value.norm().clamp(min=1e-2)
             assert gap < 1e-6, name
 
 

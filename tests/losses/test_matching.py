@@ -32,7 +32,7 @@ def test_never_the_same_thing(pairs: list[tuple[int, int]], data: st.DataObject)
         vectors(len(pairs), 1),
         vectors(len(pairs), 2),
         torch.tensor(0.01),
-        same_NN,
+        same_NN[asked],
         torch.tensor(asked).long(),
     )
     assert drawn.row_N.tolist() == [i for i in asked if not same_NN[i].all()]
@@ -50,7 +50,7 @@ def test_drawn_in_proportion_to_similarity(easy: float) -> None:
     same_NN[0, 3] = same_NN[3, 0] = True
     torch.manual_seed(0)
     asked = torch.arange(rows).repeat(draws)
-    drawn = draw_negatives(concept, text, temperature, same_NN, asked, easy)
+    drawn = draw_negatives(concept, text, temperature, same_NN[asked], asked, easy)
     similarity = text @ concept.T / temperature
     for negative, scores in ((drawn.concept_N, similarity), (drawn.text_N, similarity.T)):
         weight = scores.softmax(1).masked_fill(same_NN, 0)

@@ -19,7 +19,8 @@ from xvlm.model.heads import BoxHead
 from xvlm.model.text import Layer
 from xvlm.model.vision import GridEncoder, ViTEncoder, sincos_position
 from xvlm.model.xvlm import XVLM
-from xvlm.tasks.pretrain import Pretrain, PretrainBatch
+from xvlm.tasks._batch import PretrainBatch
+from xvlm.tasks.pretrain import Pretrain
 
 STRIDE = 16  # of the tiny towers but ConvNeXt
 

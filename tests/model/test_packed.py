@@ -15,7 +15,8 @@ from xvlm.model.attention import attend, attend_with_mean
 from xvlm.model.packing import Packing
 from xvlm.model.text import Layer
 from xvlm.tasks import pretrain
-from xvlm.tasks.pretrain import Pretrain, PretrainBatch, collate
+from xvlm.tasks._batch import PretrainBatch, collate
+from xvlm.tasks.pretrain import Pretrain
 
 
 def drawn_while(

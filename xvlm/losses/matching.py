@@ -32,7 +32,7 @@ def draw_negatives(
     concept_NE: Tensor,
     text_NE: Tensor,
     temperature: Tensor,
-    same_NN: Tensor,
+    same_QN: Tensor,
     asked_Q: Tensor,
     easy: float = 0.0,
 ) -> Negatives:
@@ -40,18 +40,17 @@ def draw_negatives(
 
     Args:
         concept_NE, text_NE: (N, E) of unit length.
-        same_NN: (N, N) True where row i's text describes row j's concept as well: never drawn.
-        asked_Q: (Q,) int64 the rows that need negatives; any row may be drawn for them.
+        same_QN: (Q, N) True where an asked row and row j are the same thing (`same_thing`): never drawn.
+        asked_Q: (Q,) int64 the rows that need negatives; any of the N rows may be drawn for them.
         easy: share of negatives that are drawn from all alike instead.
     """
-    allowed_NN = ~same_NN
-    row_N = asked_Q[allowed_NN[asked_Q].any(1)]
-    if row_N.shape[0] == 0:
-        return Negatives(row_N, row_N, row_N)
-    similarity_NN = similarity(text_NE, concept_NE, temperature)
-    of_text = _drawn(similarity_NN[row_N], allowed_NN[row_N], easy)
-    of_concept = _drawn(similarity_NN.T[row_N], allowed_NN.T[row_N], easy)
-    return Negatives(row_N, of_text, of_concept)
+    has_any_Q = ~same_QN.all(1)
+    row_R, allowed_RN = asked_Q[has_any_Q], ~same_QN[has_any_Q]
+    if row_R.shape[0] == 0:
+        return Negatives(row_R, row_R, row_R)
+    of_text = _drawn(similarity(text_NE[row_R], concept_NE, temperature), allowed_RN, easy)
+    of_concept = _drawn(similarity(concept_NE[row_R], text_NE, temperature), allowed_RN, easy)
+    return Negatives(row_R, of_text, of_concept)
 
 
 def _drawn(similarity_RN: Tensor, allowed_RN: Tensor, easy: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -87,6 +87,16 @@ class ConceptTokens:
     mask_CP: Tensor
     mean_summary: bool
     grid_hw: tuple[int, int]
+
+    def looked_at(self, concept_R: Tensor) -> ConceptTokens:
+        """One concept a row (R,), and of the token sets only those that some row looks at."""
+        used_S, set_R = self.set_C[concept_R].unique(return_inverse=True)
+        return replace(
+            self,
+            tokens_SPD=self.tokens_SPD.index_select(0, used_S),
+            set_C=set_R,
+            mask_CP=self.mask_CP[concept_R],
+        )
 
 
 @dataclass(frozen=True)

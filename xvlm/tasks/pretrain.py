@@ -6,7 +6,6 @@ several concepts each.  All passes of both parts go through each encoder in one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,18 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from xvlm import dist
-from xvlm.batch import Concepts, Images, Movable, Texts
+from xvlm.batch import Texts
 from xvlm.boxes import xyxy_to_cxcywh
 from xvlm.data.loader import Feed, Part, View
 from xvlm.data.stem_views import StemPairs, StemRegions, StemViews
 from xvlm.data.transforms import PairsTransform, RegionsTransform
-from xvlm.data.views import PairsView, RegionsView, Sample, TextView
+from xvlm.data.views import PairsView, RegionsView, TextView
+from xvlm.dist import Ring
 from xvlm.losses.box import box_losses
 from xvlm.losses.contrastive import contrastive_loss, same_thing
 from xvlm.losses.matching import draw_negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
+from xvlm.model.everyone import Everyone, everyones
 from xvlm.model.xvlm import XVLM, ModelConfig
 from xvlm.run import Run
+from xvlm.tasks._batch import PARTS, Collate, PretrainBatch
 from xvlm.tasks._build import (
     Built,
     Init,
@@ -37,87 +39,6 @@ from xvlm.tasks._build import (
     open_parts,
 )
 
-PARTS = ("pairs", "regions")
-
-
-@dataclass(frozen=True)
-class PretrainBatch(Movable):
-    """N rows: those of the pairs part, then those of the regions part.
-
-    Attributes:
-        images: of the pairs part, then of the regions part.
-        texts: N texts as they are, then F of them with tokens hidden.
-        concepts: N, one a row.
-        concept_key_N, text_key_N: (N,) int64 hashes; equal keys mean the same thing.
-        fused_F: (F,) int64 the rows that take part in matching and masked-language modelling.
-        masked_row_M, masked_place_M: (M,) place in `fused_F` and within its text of each hidden token.
-        masked_target_M: (M,) the tokens that stood there.
-        pairs: rows of the pairs part.
-    """
-
-    images: Images
-    texts: Texts
-    concepts: Concepts
-    concept_key_N: Tensor
-    text_key_N: Tensor
-    fused_F: Tensor
-    masked_row_M: Tensor
-    masked_place_M: Tensor
-    masked_target_M: Tensor
-    pairs: int
-
-
-@dataclass(frozen=True)
-class Collate:
-    """Samples of the parts "pairs" and "regions" (either may be absent) -> one ragged batch.
-
-    Attributes:
-        fused_per_image: how many of an image's rows take part in matching and masked-language modelling,
-            which cost four passes of the cross-modal encoder; 0: all (published).  Which these are is up to
-            the view, whose order of concepts is random.
-    """
-
-    fused_per_image: int = 0
-
-    def __call__(self, parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
-        """Raises ValueError if there is no sample at all."""
-        return collate(parts, self.fused_per_image)
-
-
-def collate(parts: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -> PretrainBatch:
-    """See `Collate`."""
-    samples = [sample for part in PARTS for sample in parts.get(part, ())]
-    if not samples:
-        raise ValueError("a batch needs at least one image; both parts are empty")
-    rows = [row for sample in samples for row in sample.rows]
-    most = fused_per_image or max(len(sample.rows) for sample in samples)
-    fused = [place < most for sample in samples for place in range(len(sample.rows))]
-    fused_rows = [i for i, chosen in enumerate(fused) if chosen]
-    image_of_row = [i for i, sample in enumerate(samples) for _ in sample.rows]
-    pixels = torch.stack([sample.pixels for sample in samples])
-    whole = (0.0, 0.0, 1.0, 1.0)
-    return PretrainBatch(
-        images=Images(pixels, after_stem=pixels.is_floating_point()),
-        texts=Texts.pack([row.ids for row in rows] + [rows[i].masked_ids for i in fused_rows]),
-        concepts=Concepts(
-            torch.tensor(image_of_row),
-            torch.tensor([row.box_xyxy or whole for row in rows], dtype=torch.float32),
-            torch.tensor([row.box_xyxy is not None for row in rows]),
-        ),
-        concept_key_N=torch.tensor([row.concept_key for row in rows]),
-        text_key_N=torch.tensor([row.text_key for row in rows]),
-        fused_F=torch.tensor(fused_rows),
-        masked_row_M=index([f for f, i in enumerate(fused_rows) for _ in rows[i].positions]),
-        masked_place_M=index([place for i in fused_rows for place in rows[i].positions]),
-        masked_target_M=index([target for i in fused_rows for target in rows[i].targets]),
-        pairs=sum(len(sample.rows) for sample in parts.get("pairs", ())),
-    )
-
-
-def index(numbers: Sequence[int]) -> Tensor:
-    """(M,) int64, also where there are none."""
-    return torch.tensor(numbers, dtype=torch.int64)
-
 
 @dataclass(frozen=True)
 class LossConfig:
@@ -127,6 +48,8 @@ class LossConfig:
         easy_negatives: share of the matching loss's negatives that are drawn from all alike.  With none
             (published), a new cross-modal encoder on well-aligned towers learns nothing for long: every
             negative is one that the towers cannot tell (measured in docs/results.md).
+        global_negatives: whether negatives are drawn from all ranks' rows instead of this rank's own
+            (published): harder ones, for all ranks' patches and text states on every rank.
     """
 
     itc: float = 1.0
@@ -135,6 +58,7 @@ class LossConfig:
     bbox: float = 1.0
     giou: float = 1.0
     easy_negatives: float = 0.0
+    global_negatives: bool = False
 
 
 @dataclass
@@ -187,6 +111,8 @@ class Pretrain(nn.Module):
         concepts, cls_CD = model.encode_concepts(features, batch.concepts)
         texts = model.encode_texts(batch.texts if w.mlm else first_texts(batch.texts, rows))
 
+        seen = everyones(texts, concepts, alone=not (w.itm and w.global_negatives))
+
         losses: dict[str, Tensor] = {}
         passes = Passes()
         matching: dict[str, tuple[slice, slice]] = {}
@@ -204,7 +130,7 @@ class Pretrain(nn.Module):
                     self.faithful,
                 )
             if w.itm:
-                matching[name] = self.add_matching_passes(passes, batch, part, concept_NE, text_NE)
+                matching[name] = self.add_matching_passes(passes, batch, part, seen, concept_NE, text_NE)
         if w.mlm:
             fused_F = batch.fused_F
             masked = passes.add(rows + torch.arange(len(fused_F), device=fused_F.device), fused_F)
@@ -216,7 +142,14 @@ class Pretrain(nn.Module):
         if not passes.text:
             return losses
 
-        fused = model.fuse(texts, torch.cat(passes.text), concepts, torch.cat(passes.concept))
+        text_R, concept_R = torch.cat(passes.text), torch.cat(passes.concept)
+        looked_at = seen.concepts
+        if w.global_negatives:
+            looked_at, concept_R = (
+                looked_at.looked_at(concept_R),
+                torch.arange(len(concept_R), device=concept_R.device),
+            )
+        fused = model.fuse(seen.texts, text_R, looked_at, concept_R)
         cls_RD = fused.cls_RD
         for name, (positive, negative) in matching.items():
             logits = model.match(torch.cat((cls_RD[positive], cls_RD[negative])))
@@ -238,32 +171,43 @@ class Pretrain(nn.Module):
         return losses
 
     def add_matching_passes(
-        self, passes: Passes, batch: PretrainBatch, part: slice, concept_NE: Tensor, text_NE: Tensor
+        self,
+        passes: Passes,
+        batch: PretrainBatch,
+        part: slice,
+        seen: Everyone,
+        concept_NE: Tensor,
+        text_NE: Tensor,
     ) -> tuple[slice, slice]:
         """Draw negatives within one part; add its positives and twice as many negatives.
 
         Args:
-            concept_NE, text_NE: (N, E) of all parts.
+            seen: where the texts and concepts of the M rows stand that negatives are drawn from: this rank's
+                of the part, then perhaps those of the other ranks.
+            concept_NE, text_NE: (N, E) of this rank and all parts.
         Returns:
             where positives and negatives stand among all passes.
         """
-        keys = batch.concept_key_N[part], batch.text_key_N[part]
-        same_NN = same_thing(*keys, *keys)
-        if self.faithful:
-            same_NN = torch.eye(len(same_NN), dtype=torch.bool, device=same_NN.device)
+        own = torch.arange(part.start, part.stop, device=concept_NE.device)
+        ring = Ring.of(len(own), own, alone=not self.weights.global_negatives)
+        text_M, concept_M = seen.text_ring.places(own, ring), seen.concept_ring.places(own, ring)
         asked_F = batch.fused_F[(batch.fused_F >= part.start) & (batch.fused_F < part.stop)]
+        keys = batch.concept_key_N, batch.text_key_N
+        same_FM = same_thing(*(key[asked_F] for key in keys), *(ring.gather(key[part]) for key in keys))
+        if self.faithful:
+            same_FM = (asked_F - part.start)[:, None] == torch.arange(len(text_M), device=own.device)
         drawn = draw_negatives(
-            concept_NE[part],
-            text_NE[part],
+            ring.gather(concept_NE[part].detach()),
+            ring.gather(text_NE[part].detach()),
             self.model.contrastive.temperature,
-            same_NN,
+            same_FM,
             asked_F - part.start,
             self.weights.easy_negatives,
         )
         row_F = part.start + drawn.row_N
         positive = passes.add(asked_F, asked_F)
-        negative_concept = passes.add(row_F, part.start + drawn.concept_N)
-        negative_text = passes.add(part.start + drawn.text_N, row_F)
+        negative_concept = passes.add(row_F, concept_M[drawn.concept_N])
+        negative_text = passes.add(text_M[drawn.text_N], row_F)
         return positive, slice(negative_concept.start, negative_text.stop)
 
 
