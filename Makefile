@@ -36,7 +36,7 @@ demo: $(READY)
 	@echo "==> Training a small model on drawn scenes; the report will be runs/demo/report.html"
 	@$(BIN)/xvlm demo --out runs/demo
 
-test: $(READY)
+test: $(READY) $(PHOTOS)
 	@echo "==> Tests"
 	@$(BIN)/python -m pytest
 

@@ -269,6 +269,14 @@ def test_a_stem_has_to_leave_something(blocks: int) -> None:
         build_vision(replace(VISION["cnn"], stem_blocks=1))
 
 
+@pytest.mark.parametrize("setting", [{"stem_blocks": 1}, {"patch_dropout": 0.1}])
+def test_settings_of_another_kind_are_not_ignored(setting: dict[str, Any]) -> None:
+    with pytest.raises(
+        ValueError, match=f"is a ViT; {next(iter(setting))} is for encoders with a feature map"
+    ):
+        build_vision(replace(VISION["vit"], **setting))
+
+
 def test_no_concept_is_without_a_patch() -> None:
     """A box thinner than a patch still has one, and every whole image all of them."""
     vision, features = encoded("cnn")

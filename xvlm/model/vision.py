@@ -277,7 +277,8 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises ValueError for a name that timm does not know, or a transformer that is no plain ViT.
+    Raises ValueError for a name that timm does not know, a transformer that is no plain ViT, or a setting that
+    is for encoders of another kind.
     """
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
@@ -287,6 +288,9 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
         model.set_input_size(img_size=config.image_hw)  # type: ignore[operator]
     if isinstance(model, VisionTransformer):
+        for name in ("stem_blocks", "patch_dropout"):
+            if getattr(config, name):
+                raise ValueError(f"{config.name} is a ViT; {name} is for encoders with a feature map")
         return ViTEncoder(model, config)
     if hasattr(model, "cls_token"):
         raise ValueError(
