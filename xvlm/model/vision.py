@@ -277,8 +277,8 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises ValueError for a name that timm does not know, a transformer that is no plain ViT, or a setting that
-    is for encoders of another kind.
+    Raises ValueError for a name that timm does not know, a transformer that is no plain ViT, or a setting
+    that is for encoders of another kind.
     """
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
