@@ -139,10 +139,24 @@ def test_a_recipes_arguments_and_fields_are_overridden(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
+        (["--help"], ["demo", "train", "ground", "Where is this phrase"]),
+        (["train", "--help"], ["RECIPE", "[name=value ...]", "--FIELD"]),
+        (["train", "demo", "--help"], ["--resume", "--out", "--optim.lr", "peak learning rate"]),
+    ],
+)
+def test_help(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    helped = said(capsys, *arguments)
+    assert all(part in helped for part in parts), helped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
         (["train", "demo", "--optim.lrr", "1"], ["--optim.lrr", "--optim.lr"]),
         (["train", "dmeo"], ["no 'dmeo' in recipes: there is", "did you mean 'demo'?"]),
         (["train", "demo", "scene=8"], ["recipe demo has no argument scene; it has scenes"]),
-        (["train"], ["needs a recipe (", "demo", "--from run.json"]),
+        (["train"], ["needs a recipe first (", "demo", "--from run.json"]),
+        (["train", "demo", "--precision", "fp16"], ["--precision", "'fp32'", "'bf16'"]),
         (["train", "--from", "gone.json"], ["gone.json"]),
         (["match", "gone.jpg", "a dog", "--model", "MODEL"], ["gone.jpg: image file missing"]),
         (["ground", "PHOTO", "?!", "--model", "MODEL"], ["no text left after cleaning"]),

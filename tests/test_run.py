@@ -65,8 +65,31 @@ def test_unknown_names(data: dict[str, object], said: str) -> None:
 
 
 def test_a_list_of_the_wrong_length_is_an_error() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match=r"^leaf\.size is \[1, 2, 3\]; it must have 2 values"):
         from_json(Tree, {"leaf": {"size": [1, 2, 3]}})
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"precision": "fp16"}, "precision is 'fp16'; it may be 'fp32' or 'bf16'"),
+        ({"optim": {"steps": "many"}}, r"optim\.steps is 'many'; it must be a whole number"),
+        ({"optim": {"steps": 1.5}}, r"optim\.steps is 1\.5; it must be a whole number"),
+        ({"optim": {"lr": True}}, r"optim\.lr is True; it must be a number"),
+        ({"optim": {"betas": 0.9}}, r"optim\.betas is 0\.9; it must be a list"),
+        ({"optim": {"betas": [0.9, "x"]}}, r"optim\.betas is 'x'; it must be a number"),
+        ({"optim": 3}, r"optim is 3; it must be .* an object"),
+        ({"faithful": 1}, "faithful is 1; it must be true or false"),
+        ({"recipe": None}, "recipe is None; it must be text"),
+    ],
+)
+def test_values_of_another_type(data: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        from_json(Run, data)
+
+
+def test_a_whole_number_is_a_number() -> None:
+    assert isinstance(from_json(Run, {"max_bad": 1}).max_bad, float)
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import sys
@@ -151,38 +152,60 @@ def eval_(
 def recipes() -> None:
     """List the recipes, a line each."""
     for name in names("recipes"):
-        doc = inspect.getdoc(find("recipes", name)) or ""
-        print(f"{name:12} {doc.splitlines()[0]}")
+        print(f"{name:12} {summary(find('recipes', name))}")
 
 
-def train(arguments: Sequence[str]) -> None:
-    """`xvlm train RECIPE [name=value ...] [--out DIR] [--resume] [--minutes M] [--FIELD VALUE ...]`."""
+def summary(thing: Any) -> str:
+    """The first line of its docstring."""
+    return (inspect.getdoc(thing) or "").split("\n", 1)[0]
+
+
+def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
+    """Train a recipe: xvlm train RECIPE [name=value ...] [--FIELD VALUE ...].
+
+    Args:
+        recipe_and_fields: a recipe, then its arguments as name=value, then any field of the run by its dotted
+            name (`xvlm train RECIPE --help` lists them); or `--from run.json` in place of the recipe.
+    """
     from xvlm.train.start import read_run, say
     from xvlm.train.start import train as train_run
 
-    words, rest = list(arguments), []
-    recipe = words.pop(0) if words and not words[0].startswith("-") else ""
-    given: dict[str, str] = {}
-    while words and "=" in words[0] and not words[0].startswith("-"):
-        name, _, value = words.pop(0).partition("=")
-        given[name] = value
-    options: dict[str, str] = {}
-    while words:
-        word = words.pop(0)
-        if word == "--resume":
-            options["resume"] = "yes"
-        elif word in ("--out", "--minutes", "--from") and words:
-            options[word[2:]] = words.pop(0)
-        else:
-            rest.append(word)
-    if not recipe and "from" not in options:
-        raise ValueError(f"xvlm train needs a recipe ({', '.join(names('recipes'))}) or --from run.json")
-    run: Any = read_run(Path(options["from"])) if "from" in options else call_recipe(recipe, given)
-    run = tyro.cli(type(run), default=run, args=rest, prog=f"xvlm train {recipe}", description=train.__doc__)
-    out = Path(options.get("out", f"runs/{run.recipe or run.task}"))
-    minutes = float(options["minutes"]) if "minutes" in options else None
-    train_run(run, out, resume="resume" in options, minutes=minutes)
+    words = list(recipe_and_fields)
+    if words[:1] == ["--from"] and len(words) > 1:
+        recipe, run, rest = "", read_run(Path(words[1])), words[2:]
+    elif words and not words[0].startswith("-"):
+        recipe, rest = words[0], words[1:]
+        given = []
+        while rest and "=" in rest[0] and not rest[0].startswith("-"):
+            given.append(rest.pop(0).partition("="))
+        run = call_recipe(recipe, {name: value for name, _, value in given})
+    else:
+        raise ValueError(
+            f"xvlm train needs a recipe first ({', '.join(names('recipes'))}), or --from run.json; "
+            "`xvlm train RECIPE --help` lists every field"
+        )
+    prog = f"xvlm train {recipe or '--from run.json'}"
+    asked = tyro.cli(training_options(run), args=rest, prog=prog, description=summary(train))
+    out = asked.out or Path(f"runs/{asked.run.recipe or asked.run.task}")
+    train_run(asked.run, out, resume=asked.resume, minutes=asked.minutes)
     say(f"model: {out / 'model'}")
+
+
+def training_options(run: Any) -> Any:
+    """A dataclass of a run's fields, under their own names, and of how it is to be trained."""
+
+    def option(name: str, kind: Any, default: Any, text: str) -> tuple[str, Any, Any]:
+        return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)
+
+    return dataclasses.make_dataclass(
+        "TrainingOptions",
+        [
+            option("out", Path | None, None, "folder of the run; by default runs/RECIPE"),
+            option("resume", tyro.conf.FlagCreatePairsOff[bool], False, "go on with the run in this folder"),
+            option("minutes", float | None, None, "stop, saved, after so many minutes in all sittings"),
+            ("run", Annotated[type(run), tyro.conf.arg(name="")], dataclasses.field(default=run)),
+        ],
+    )
 
 
 def call_recipe(name: str, given: dict[str, str]) -> Any:
@@ -208,6 +231,7 @@ def show(value: dict[str, Any], as_json: bool) -> None:
 
 COMMANDS: dict[str, Any] = {
     "demo": demo,
+    "train": train,
     "ground": ground,
     "match": match,
     "eval": eval_,
@@ -223,13 +247,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from xvlm.train.loop import Interrupted
 
     try:
-        if arguments[:1] == ["train"]:
-            train(arguments[1:])
+        if arguments[:1] == ["train"] and arguments[1:2] not in (["-h"], ["--help"]):
+            train(tuple(arguments[1:]))
         else:
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="xvlm",
-                description="Multi-grained vision-language pre-training.  Also: xvlm train RECIPE.",
+                description="Multi-grained vision-language pre-training.",
                 args=arguments,
             )
     except Interrupted as stopped:

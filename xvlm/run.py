@@ -13,7 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class OptimConfig:
     vision_multiplier: float = 1.0
     text_multiplier: float = 1.0
     warmup: int = 100
-    schedule: str = "linear"
+    schedule: Literal["linear", "cosine"] = "linear"
     final_lr: float = 0.0
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.98)
@@ -67,7 +67,7 @@ class Run:
     recipe: str = ""
     task: str = "pretrain"
     seed: int = 0
-    precision: str = "fp32"
+    precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: int = 1
     workers: int = 1
     log_every: int = 1
@@ -93,7 +93,8 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """The dataclass `kind` from `to_json`'s output.
 
-    Raises ValueError for a name that `kind` does not have, with the nearest that it has.
+    Raises ValueError for a name that `kind` does not have, with the nearest that it has, and for a value of
+    another type than the field's.
     """
     hints = typing.get_type_hints(kind)
     for name in data:
@@ -103,19 +104,31 @@ def from_json(kind: type[T], data: Mapping[str, Any], where: str = "") -> T:
                 f"{where}{name} is not a field of {kind.__name__}"
                 + (f"; did you mean {where}{near[0]}?" if near else f"; it has {', '.join(hints)}")
             )
-    return kind(**{name: _value(hints[name], value, f"{where}{name}.") for name, value in data.items()})
+    return kind(**{name: _value(hints[name], value, f"{where}{name}") for name, value in data.items()})
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint):
-        return from_json(hint, value, where)  # type: ignore[arg-type]
+_PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_json(hint, value, f"{name}.")  # type: ignore[arg-type]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         kinds = [kind for kind in arguments if kind is not type(None)]
-        return None if value is None else _value(kinds[0], value, where)
-    if origin is tuple and isinstance(value, list):
+        return None if value is None else _value(kinds[0], value, name)
+    if origin is tuple and isinstance(value, list | tuple):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))
+        if len(value) != len(kinds):
+            raise ValueError(f"{name} is {value}; it must have {len(kinds)} values")
+        return tuple(_value(kind, item, name) for kind, item in zip(kinds, value, strict=True))
+    if origin is Literal and value not in arguments:
+        raise ValueError(f"{name} is {value!r}; it may be {' or '.join(map(repr, arguments))}")
+    if hint is float and type(value) is int:
+        return float(value)
+    of_another_type = hint in _PLAIN and type(value) is not hint
+    if of_another_type or origin is tuple or dataclasses.is_dataclass(hint):
+        raise ValueError(f"{name} is {value!r}; it must be {_PLAIN.get(hint, 'a list or an object')}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class TextConfig:
     norm_eps: float = 1e-12
     dropout: float = 0.1
     type_vocab_size: int = 2
-    pooling: str = "first"
+    pooling: Literal["first", "mean"] = "first"
 
 
 class MLP(nn.Module):

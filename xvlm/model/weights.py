@@ -10,6 +10,7 @@ import importlib.util
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -83,7 +84,9 @@ def bert_folder(spec: str) -> Path:
     return inner[0]
 
 
-def bert_config(folder: Path, text_layers: int, cross_layers: int, pooling: str = "first") -> TextConfig:
+def bert_config(
+    folder: Path, text_layers: int, cross_layers: int, pooling: Literal["first", "mean"] = "first"
+) -> TextConfig:
     """Sizes from a BERT or RoBERTa folder; how its layers are shared out is the caller's choice."""
     config = json.loads((folder / "config.json").read_text())
     kind = config.get("model_type")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -38,7 +39,7 @@ class ModelConfig:
     text: TextConfig = field(default_factory=TextConfig)
     embed_dim: int = 256
     temperature: float = 0.07
-    box_head: str = "mlp"
+    box_head: Literal["mlp", "point"] = "mlp"
 
 
 class XVLM(nn.Module):
