@@ -124,7 +124,7 @@ class Ring:
 
     @classmethod
     def of(cls, count: int, like: Tensor, alone: bool = False) -> Ring:
-        """This rank has `count`; `like` as in `sizes`.  With `alone`, the other ranks are left out."""
+        """This rank has `count`; `like` (...) as in `sizes`.  With `alone`, the other ranks are left out."""
         return cls([count] if alone else sizes(count, like))
 
     @property
