@@ -111,7 +111,7 @@ def test_giou_still_pulls_where_nothing_overlaps() -> None:
 
 
 def test_inclusive_pixels_agree_with_the_published_tool() -> None:
-    for case in golden("text_and_boxes.json")["refcoco_iou_inclusive_pixels"]:
+    for case in golden("text_and_boxes.json", "refcoco_iou_inclusive_pixels"):
         a, b = (torch.tensor(case[name], dtype=torch.float64) for name in ("a_xywh", "b_xywh"))
         assert boxes.iou_inclusive_pixels(a, b).item() == pytest.approx(case["iou"], abs=1e-12), case
 
@@ -144,7 +144,7 @@ def touched(box_xyxy: list[float], grid_hw: tuple[int, int]) -> list[int]:
 
 
 def test_patches_agree_with_the_published_rule() -> None:
-    for case in golden("text_and_boxes.json")["box_to_patches_half_open_row_major_without_cls"]:
+    for case in golden("text_and_boxes.json", "box_to_patches_half_open_row_major_without_cls"):
         x, y, w, h = case["box_xywh"]
         side, grid = case["patch_size"] * case["grid"], case["grid"]
         found = touched([x / side, y / side, (x + w) / side, (y + h) / side], (grid, grid))

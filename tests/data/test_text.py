@@ -37,7 +37,7 @@ def roberta(tmp_path: Path) -> Tokenizer:
 
 
 def test_captions_are_cleaned_as_published() -> None:
-    for text, expected in golden("text_and_boxes.json")["pre_caption_max_words_40"]:
+    for text, expected in golden("text_and_boxes.json", "pre_caption_max_words_40"):
         if isinstance(expected, dict):
             with pytest.raises(BadRecord, match="no text left"):
                 clean_caption(text, 40)
@@ -46,7 +46,7 @@ def test_captions_are_cleaned_as_published() -> None:
 
 
 def test_questions_are_cleaned_as_published() -> None:
-    for text, expected in golden("text_and_boxes.json")["pre_question_max_words_30"]:
+    for text, expected in golden("text_and_boxes.json", "pre_question_max_words_30"):
         assert clean_question(text, 30) == expected
 
 
