@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from xvlm.dist import Ring
+from xvlm.dist import Ring, sizes
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.packing import Packing
 from xvlm.model.text import TextFeatures
@@ -37,7 +37,7 @@ def everyones(texts: TextFeatures, concepts: ConceptTokens, alone: bool = False)
         return Everyone(texts, concepts, text_ring, concept_ring)
     token_ring = Ring.of(texts.states_TD.shape[0], lengths_N)
     set_ring = Ring.of(tokens_SPD.shape[0], lengths_N)
-    longest = Ring.of(texts.packing.longest, lengths_N).counts
+    longest = sizes(texts.packing.longest, lengths_N)
     packing = Packing.of(text_ring.gather(lengths_N), sum(token_ring.counts), max(longest))
     return Everyone(
         TextFeatures(token_ring.gather(texts.states_TD), packing, text_ring.gather(texts.summary_ND)),

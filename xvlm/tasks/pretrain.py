@@ -144,7 +144,7 @@ class Pretrain(nn.Module):
 
         text_R, concept_R = torch.cat(passes.text), torch.cat(passes.concept)
         looked_at = seen.concepts
-        if w.global_negatives:
+        if looked_at is not concepts:  # of all ranks' images few are looked at here
             looked_at, concept_R = (
                 looked_at.looked_at(concept_R),
                 torch.arange(len(concept_R), device=concept_R.device),
