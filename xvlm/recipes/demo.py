@@ -51,7 +51,7 @@ def recipe(scenes: int = 8000) -> PretrainRun:
             rand_augment=False,
         ),
         losses=LossConfig(bbox=5.0, giou=2.0),
-        optim=OptimConfig(steps=1900, lr=1e-3, warmup=100, weight_decay=0.02, ema=0.995, schedule="cosine"),
+        optim=OptimConfig(steps=1900, lr=1.5e-3, warmup=100, weight_decay=0.02, ema=0.995, schedule="cosine"),
         workers=1,
         save_every=100,
     )
