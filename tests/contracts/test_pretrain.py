@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.contracts import toys
 from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
 from xvlm.losses.matching import Negatives, draw_negatives
+from xvlm.model.dropout import Dropout
 from xvlm.tasks import pretrain
 from xvlm.tasks._batch import Collate, collate
 from xvlm.tasks.pretrain import LossConfig, freeze_unused
+from xvlm.train.start import train
 
 
 def test_a_batch_holds_pairs_then_regions_in_order() -> None:
@@ -38,6 +42,23 @@ def test_some_rows_of_an_image_may_be_fused_alone() -> None:
 def test_a_batch_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         collate({"pairs": [], "regions": []})
+
+
+def test_what_a_second_stage_hides_is_its_own(tmp_path: Path) -> None:
+    """Sizes come with the first stage's model; what is hidden while training does not."""
+    run = toys.pretrain()
+    train(run, tmp_path / "first", minutes=0.0)
+    hides = replace(
+        run.model,
+        embed_dim=99,
+        vision=replace(run.model.vision, patch_dropout=0.25),
+        text=replace(run.model.text, dropout=0.35),
+    )
+    init = replace(run.init, model=str(tmp_path / "first" / "model"))
+    model = pretrain.build(replace(run, init=init, model=hides), tmp_path / "second").loaded.model
+    assert model.config.embed_dim == model.contrastive.text.out_features == run.model.embed_dim
+    assert model.config.vision.patch_dropout == model.vision.config.patch_dropout == 0.25
+    assert {m.probability for m in model.modules() if isinstance(m, Dropout)} == {0.35}
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
                 std=(128 / 255, 128 / 255, 128 / 255),
                 stem_blocks=12,
                 freeze_norm=True,
-                patch_dropout=0.3,
+                patch_dropout=0.4,
             ),
             text=TextConfig(text_layers=6, cross_layers=3, pooling="mean", dropout=0.1),
             embed_dim=256,

@@ -23,7 +23,6 @@ def recipe(root: str = "photos") -> PretrainRun:
         run,
         recipe="photos_align",
         seed=0,
-        model=replace(run.model, vision=replace(run.model.vision, patch_dropout=0.4)),
         data=replace(run.data, pairs_batch=128, regions_batch=32, word_dropout=0.1),
         losses=LossConfig(itm=0.0, mlm=0.0, bbox=0.0, giou=0.0),
         optim=OptimConfig(

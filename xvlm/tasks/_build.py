@@ -26,7 +26,9 @@ class Init:
     """Where first weights come from; empty: new ones.
 
     Attributes:
-        model: a model folder of ours, or a hub repository of that form; everything else is then ignored.
+        model: a model folder of ours, or a hub repository of that form.  Everything else here is then
+            ignored, and so are the run's sizes; what hides something while training (`patch_dropout`, the
+            text stack's `dropout`) is the run's.
         vision: "timm" for timm's pre-trained weights, or `python:PACKAGE` or a file whose tensors stand in
             the timm model's order.
         text: a BERT or RoBERTa: a folder, a hub id, or `python:PACKAGE`.  Sizes and tokenizer are its own;
@@ -142,7 +144,15 @@ def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: in
     """A model with its first weights, and the names of the parameters that came from somewhere."""
     if init.model:
         loaded = load_model(init.model)
-        return loaded, {name for name, _ in loaded.model.named_parameters()}
+        own = loaded.model.config
+        hiding = dataclasses.replace(
+            own,
+            vision=dataclasses.replace(own.vision, patch_dropout=config.vision.patch_dropout),
+            text=dataclasses.replace(own.text, dropout=config.text.dropout),
+        )
+        model = build_model(hiding)
+        model.load_state_dict(loaded.model.state_dict())
+        return dataclasses.replace(loaded, model=model), {name for name, _ in model.named_parameters()}
     folder = bert_folder(init.text) if init.text else None
     if folder:
         text = bert_config(folder, config.text.text_layers, config.text.cross_layers, config.text.pooling)
