@@ -124,6 +124,31 @@ def test_train_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert steps == [1, 2]
 
 
+def test_train_measures_what_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On the way and at the end, and before it begins where the files are not there."""
+    write_json(tmp_path / "asked.json", tiny_run("cnn", steps=2))
+    scenes = "scenes:test:4?image_size=64"
+    asked = [
+        "--dev.retrieval",
+        scenes,
+        "--dev.grounding",
+        "scene-cases:test:4?image_size=64",
+        "--eval-every",
+        1,
+    ]
+    said(capsys, "train", "--from", tmp_path / "asked.json", "--out", tmp_path / "out", *asked)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    measured = [row for row in rows if row.get("event") == "eval"]
+    assert [row["step"] for row in measured] == [1, 2]
+    assert all(
+        {"grounding_acc50", "t2i_r1", "i2t_r1", "t2i_r1_contrastive"} <= row.keys() for row in measured
+    )
+    asked = ["--dev.grounding", tmp_path / "none.json"]
+    wrong = ["train", "--from", tmp_path / "asked.json", "--out", tmp_path / "other", *asked]
+    assert "none.json" in said(capsys, *wrong, code=2)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_recipes_arguments_and_fields_are_overridden(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

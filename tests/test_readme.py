@@ -65,7 +65,8 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(data)
     started = []
-    for name in ("demo.run_demo", "photos.run_photos", "ablate.run_ablation", "train.start.train"):
+    names = ("demo.run_demo", "photos.run_photos", "ablate.run_ablation", "train.start.train")
+    for name in (*names, "evaluate.evaluation"):
         module, _, function = name.rpartition(".")
         note = partial(lambda name, *given, **named: started.append((name, given)), function)
         monkeypatch.setattr(f"xvlm.{module}.{function}", note)

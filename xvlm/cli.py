@@ -167,6 +167,7 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         recipe_and_fields: a recipe, then its arguments as name=value, then any field of the run by its dotted
             name (`xvlm train RECIPE --help` lists them); or `--from run.json` in place of the recipe.
     """
+    from xvlm.evaluate import evaluation
     from xvlm.train.start import read_run, say
     from xvlm.train.start import train as train_run
 
@@ -187,7 +188,8 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
     prog = f"xvlm train {recipe or '--from run.json'}"
     asked = tyro.cli(training_options(run), args=rest, prog=prog, description=summary(train))
     out = asked.out or Path(f"runs/{asked.run.recipe or asked.run.task}")
-    train_run(asked.run, out, resume=asked.resume, minutes=asked.minutes)
+    measure = evaluation(asked.run.dev)
+    train_run(asked.run, out, resume=asked.resume, minutes=asked.minutes, evaluate=measure)
     say(f"model: {out / 'model'}")
 
 

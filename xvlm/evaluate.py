@@ -12,14 +12,17 @@ from torch import Tensor
 
 from xvlm.data.checks import usable_concepts
 from xvlm.data.images import Opened, open_image
-from xvlm.data.sources import Source
+from xvlm.data.sources import Source, open_source
 from xvlm.metrics.grounding import grounding_metrics
 from xvlm.metrics.recall import recall_metrics
+from xvlm.model.folder import Loaded
 from xvlm.model.packing import Packing
 from xvlm.model.text import TextFeatures
 from xvlm.predict import Predictor, embed_images, ground, match_logits, whole_images
 from xvlm.progress import tracked
 from xvlm.records import BadRecord, BoxXYXY, Concept, ImageData, Record
+from xvlm.tasks.pretrain import DevConfig
+from xvlm.train.start import Evaluation
 
 
 @dataclass(frozen=True)
@@ -198,6 +201,26 @@ class Retrieval:
             "i2t": ranked(self.reranked_IT),
             "t2i": ranked(self.reranked_IT.T),
         }
+
+
+def evaluation(dev: DevConfig) -> Evaluation | None:
+    """What a run asks to be measured while it trains; `None` where it asks for nothing.
+
+    Raises FileNotFoundError or ValueError, before anything is trained, for a source that cannot be opened.
+    """
+    limit, root = dev.limit or None, dev.image_root or None
+    grounding = open_source(dev.grounding, root) if dev.grounding else None
+    retrieval = open_source(dev.retrieval, root) if dev.retrieval else None
+    if grounding is None and retrieval is None:
+        return None
+
+    def measure(loaded: Loaded) -> dict[str, float]:
+        predictor = Predictor(loaded)
+        found = evaluate_grounding(predictor, grounding, limit)[0] if grounding else {}
+        ranked = evaluate_retrieval(predictor, retrieval, limit, dev.top)[0] if retrieval else {}
+        return found | ranked
+
+    return measure
 
 
 RERANK = ("both", "matching")

@@ -279,6 +279,25 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class DevConfig:
+    """What `xvlm train` measures, every `eval_every` steps and at the end.
+
+    Attributes:
+        retrieval: file or scheme of images with captions; empty: none.
+        grounding: the same of phrases with a box each.
+        image_root: where their image paths start; empty: beside the file.
+        limit: records of each; 0 takes all.
+        top: candidates that are reranked by matching for every query; 0: contrastive scores alone.
+    """
+
+    retrieval: str = ""
+    grounding: str = ""
+    image_root: str = ""
+    limit: int = 1000
+    top: int = 16
+
+
+@dataclass(frozen=True)
 class PretrainRun(Run):
     """A pre-training run."""
 
@@ -286,6 +305,7 @@ class PretrainRun(Run):
     init: Init = field(default_factory=Init)
     data: DataConfig = field(default_factory=DataConfig)
     losses: LossConfig = field(default_factory=LossConfig)
+    dev: DevConfig = field(default_factory=DevConfig)
 
 
 RUN = PretrainRun

@@ -77,14 +77,15 @@ def train(
 
 
 MAY_CHANGE = ("workers", "log_every", "save_every", "eval_every", "max_bad", "compile", "optim.steps")
-"""Fields of a run that its result does not depend on, and its length: a run may be made longer."""
+"""Fields of a run that its result does not depend on (as on none of `dev`), and its length: a run may be made
+longer."""
 
 
 def check_same(run: Any, before: Mapping[str, Any], out: Path) -> None:
     """Raise ValueError, naming a field, if `out` holds another run than `run`."""
     now, then = flat(to_json(run)), flat(before)
     for name in sorted(now.keys() | then.keys()):
-        if name not in MAY_CHANGE and now.get(name) != then.get(name):
+        if name not in MAY_CHANGE and not name.startswith("dev.") and now.get(name) != then.get(name):
             raise ValueError(
                 f"{out} holds another run: {name} was {then.get(name)}, now it is {now.get(name)}; "
                 "go on with the same, or name another folder"
