@@ -41,8 +41,8 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
         data=DataConfig(
             pairs=train,
             regions=train,
-            pairs_batch=64,
-            regions_batch=32,
+            pairs_batch=48,
+            regions_batch=48,
             max_regions=4,
             fused_per_image=1,
             region_captions=False,
@@ -51,7 +51,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
         ),
         losses=LossConfig(mlm=0.5, bbox=5.0, giou=2.0, easy_negatives=0.5),
         optim=OptimConfig(
-            steps=1400,
+            steps=1150,
             lr=1e-3,
             new_multiplier=1.0,
             vision_multiplier=towers,
