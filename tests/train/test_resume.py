@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -144,6 +145,21 @@ def test_a_finished_run_stays_as_it_is(scenes_done: Path, tmp_path: Path) -> Non
     shutil.rmtree(out / "model")
     train(demanding_run(), out, resume=True)
     assert_same_run(out, scenes_done)
+
+
+def test_only_the_same_run_goes_on(scenes_done: Path, tmp_path: Path) -> None:
+    """A field that an older run.json lacks counts as its default; what is measured may change."""
+    out = tmp_path / "out"
+    shutil.copytree(scenes_done, out)
+    written = json.loads((out / "run.json").read_text())
+    del written["losses"]["global_negatives"], written["dev"]
+    (out / "run.json").write_text(json.dumps(written))
+    run = demanding_run()
+    train(replace(run, dev=replace(run.dev, limit=3)), out, resume=True)
+    written["losses"]["global_negatives"] = True
+    (out / "run.json").write_text(json.dumps(written))
+    with pytest.raises(ValueError, match=r"losses\.global_negatives was True, now it is False"):
+        train(run, out, resume=True)
 
 
 def test_a_budget_of_minutes_stops_and_goes_on(scenes_done: Path, tmp_path: Path) -> None:

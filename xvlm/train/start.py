@@ -47,7 +47,8 @@ def train(
     if (out / "log.jsonl").exists() and not resume:
         raise FileExistsError(f"{out} holds a run already; --resume goes on with it, or name another --out")
     if resume and (out / "run.json").exists():
-        check_same(run, json.loads((out / "run.json").read_text()), out)
+        # Read as a run, so that a field which is younger than the folder counts as its default.
+        check_same(run, to_json(read_run(out / "run.json")), out)
     say(f"{run.recipe or run.task}: opening data, building the model")
     built = find("tasks", run.task).build(run, out)
     if built.stem is not None and dist.is_main():
