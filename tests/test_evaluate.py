@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from tests.tiny import tiny_loaded, write_photos
+from xvlm.batch import Concepts
 from xvlm.data.sources import JsonSource, open_source
 from xvlm.evaluate import Retrieval, evaluate_grounding, evaluate_retrieval
 from xvlm.metrics.recall import recall_metrics
-from xvlm.predict import Predictor, no_regions
+from xvlm.predict import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def all_pairs(predictor: Predictor, found: Retrieval) -> tuple[Tensor, Tensor]:
         matching.append(probability.logit())
         texts = predictor.encode_texts(found.texts)
         head = predictor.model.contrastive
-        whole = predictor.model.vision.concepts(seen.features, no_regions(torch.device("cpu")))[1]
+        whole = predictor.model.vision.concepts(seen.features, Concepts.none("cpu"))[1]
         cosine = head.embed_concepts(whole) @ head.embed_texts(texts.summary_ND).T
         contrastive.append((cosine / head.temperature).detach()[0].double())
     return torch.stack(contrastive), torch.stack(matching)

@@ -108,5 +108,14 @@ class Concepts(Movable):
     box_xyxy_N4: Tensor
     has_box_N: Tensor
 
+    @classmethod
+    def none(cls, device: torch.device | str) -> Concepts:
+        """No region: the concepts of a model are then the whole images."""
+        return cls(
+            torch.empty(0, dtype=torch.int64, device=device),
+            torch.empty(0, 4, device=device),
+            torch.empty(0, dtype=torch.bool, device=device),
+        )
+
     def __len__(self) -> int:
         return self.image_N.shape[0]

@@ -135,19 +135,10 @@ def open_any(image: AnyImage) -> Opened:
     return open_image(image, key=image if isinstance(image, str) else "image")
 
 
-def no_regions(device: torch.device) -> Concepts:
-    """No concepts but the whole images."""
-    return Concepts(
-        torch.zeros(0, dtype=torch.int64, device=device),
-        torch.zeros(0, 4, device=device),
-        torch.zeros(0, dtype=torch.bool, device=device),
-    )
-
-
 @torch.no_grad()
 def whole_images(model: XVLM, features: ImageFeatures) -> ConceptTokens:
     """Concept b is the whole image b."""
-    return model.encode_concepts(features, no_regions(features.tokens_BPD.device))[0]
+    return model.encode_concepts(features, Concepts.none(features.tokens_BPD.device))[0]
 
 
 @torch.no_grad()
@@ -189,5 +180,5 @@ def match_logits(
 @torch.no_grad()
 def embed_images(model: XVLM, features: ImageFeatures) -> Tensor:
     """(B, E) of unit length, for contrastive ranking."""
-    _, cls_CD = model.encode_concepts(features, no_regions(features.tokens_BPD.device))
+    _, cls_CD = model.encode_concepts(features, Concepts.none(features.tokens_BPD.device))
     return model.contrastive.embed_concepts(cls_CD)

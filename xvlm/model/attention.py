@@ -136,16 +136,19 @@ class CrossAttention(nn.Module):
     attention is spread evenly over their values.
     """
 
-    def __init__(self, width: int, vision_width: int, heads: int, dropout: float) -> None:
+    def __init__(self, width: int, looked_width: int | None, heads: int, dropout: float) -> None:
+        """`looked_width`: of what is looked at; `None`: keys and values are those of another layer."""
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.watched: list[tuple[Packing, list[Tensor]]] | None = None  # see model/attention_map.py
         self.q = nn.Linear(width, width)
-        self.kv = nn.Linear(vision_width, 2 * width)
+        if looked_width is not None:
+            self.kv = nn.Linear(looked_width, 2 * width)
         self.out = nn.Linear(width, width)
 
     def keys_values(self, tokens_SPD: Tensor) -> Tensor:
-        """(S, P, vision width) -> (2, S, H, P, K)."""
+        """(S, P, looked_width) -> (2, S, H, P, K)."""
         return self.kv(tokens_SPD).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
 
     def forward(self, x_TD: Tensor, keys_values: Tensor, looking: Looking) -> Tensor:
@@ -154,10 +157,18 @@ class CrossAttention(nn.Module):
         dropout = self.dropout if self.training else 0.0
         q_by_bin = looking.sets.tokens_by_bin(self.q(x_TD))
         kv_by_bin = looking.sets.segments_by_bin(keys_values, dim=1)
-        mixed = [
-            merge_heads(attention(split_heads(q_slD, self.heads), kv[0], kv[1], mask_slP[:, None], dropout))
-            for q_slD, kv, mask_slP in zip(q_by_bin, kv_by_bin, looking.masks, strict=True)
-        ]
+        mixed: list[Tensor] = []
+        weights: list[Tensor] = []
+        for q_slD, kv, mask_slP in zip(q_by_bin, kv_by_bin, looking.masks, strict=True):
+            q_sHlK, mask_s1lP = split_heads(q_slD, self.heads), mask_slP[:, None]
+            if self.watched is None:
+                mixed.append(merge_heads(attention(q_sHlK, kv[0], kv[1], mask_s1lP, dropout)))
+            else:
+                out, weights_sHlP = attend_visibly(q_sHlK, kv[0], kv[1], mask_s1lP, looking.mean_summary)
+                mixed.append(merge_heads(out))
+                weights.append(weights_sHlP)
+        if self.watched is not None:
+            self.watched.append((looking.sets, weights))
         return self.out(looking.sets.from_bins(mixed))
 
 
@@ -166,10 +177,29 @@ def attend_with_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: flo
 
     Args and result as `attend`; `mask` is (S, 1, Lq, Lk) and holds at least one key a query.
     """
-    share = mask / mask.sum(-1, keepdim=True)
-    share = share.to(q.dtype)
+    weights, share = weights_with_mean(q, k, mask)
+    weights = drop(weights, dropout)
+    return (weights[..., 1:] + weights[..., :1] * share) @ v
+
+
+def weights_with_mean(q: Tensor, k: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(S, H, Lq, 1 + Lk) attention to the mean and to the keys, and each key's share (S, 1, Lq, Lk) of the
+    mean."""
+    share = (mask / mask.sum(-1, keepdim=True)).to(q.dtype)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     summary = (scores * share).sum(-1, keepdim=True)
     scores = torch.cat((summary, scores.masked_fill(~mask, -math.inf)), dim=-1)
-    weights = drop(scores.softmax(-1).to(q.dtype), dropout)
-    return (weights[..., 1:] + weights[..., :1] * share) @ v
+    return scores.softmax(-1).to(q.dtype), share
+
+
+def attend_visibly(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, mean_summary: bool
+) -> tuple[Tensor, Tensor]:
+    """As `attend` or `attend_with_mean` without dropout, and the weights (S, H, Lq, slots) that were used,
+    summary first."""
+    if mean_summary:
+        weights, share = weights_with_mean(q, k, mask)
+        return (weights[..., 1:] + weights[..., :1] * share) @ v, weights
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
+    return weights @ v, weights

@@ -85,6 +85,23 @@ class ContrastiveHead(nn.Module):
         self.temperature.clamp_(0.001, 0.5)
 
 
+class AssignmentHead(nn.Module):
+    """Which of two images does a text describe: the left one, the right one, or neither?
+
+    `vision` projects images into the contrastive space, in which the other image is sought; it does not learn
+    here (published: `vision_proj` and `ta_head` of the domain pre-training for NLVR2).
+    """
+
+    def __init__(self, width: int, vision_width: int, embed_dim: int) -> None:
+        super().__init__()
+        self.vision = nn.Linear(vision_width, embed_dim).requires_grad_(False)
+        self.classify = nn.Linear(width, 3)
+
+    def forward(self, cls_RD: Tensor) -> Tensor:
+        """(R, D) x_cls of texts with pairs -> (R, 3) logits."""
+        return self.classify(cls_RD)
+
+
 def full_precision(x: Tensor) -> torch.autocast:
     """Where autocast does not make half precision of (...) `x` and what is computed from it."""
     return torch.autocast(x.device.type, enabled=False)
@@ -95,7 +112,7 @@ def at_least_float(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-class MaskedLanguageHead(nn.Module):
+class LanguageHead(nn.Module):
     """BERT's: transform, then the token embeddings as the output matrix, with a bias of its own."""
 
     def __init__(self, width: int, vocab_size: int, norm_eps: float) -> None:
@@ -105,5 +122,5 @@ class MaskedLanguageHead(nn.Module):
         self.bias = nn.Parameter(torch.zeros(vocab_size))
 
     def forward(self, x_MD: Tensor, token_VD: Tensor) -> Tensor:
-        """(M, D) states at masked positions only, (V, D) token embeddings -> (M, V) logits."""
+        """(M, D) states where a token is sought, (V, D) token embeddings -> (M, V) logits."""
         return F.linear(self.norm(F.gelu(self.transform(x_MD))), token_VD, self.bias)

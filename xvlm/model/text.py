@@ -64,16 +64,19 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """A post-norm BERT layer; with `vision_width` it has cross-attention between the two others."""
+    """A post-norm BERT layer; with `looks` it has cross-attention between the two others.
 
-    def __init__(self, config: TextConfig, vision_width: int | None = None) -> None:
+    `looked_width` is of what it looks at; `None`: its keys and values are made by another layer.
+    """
+
+    def __init__(self, config: TextConfig, looks: bool = False, looked_width: int | None = None) -> None:
         super().__init__()
         width, eps = config.width, config.norm_eps
         self.dropout = Dropout(config.dropout)
         self.attention = SelfAttention(width, config.heads, config.dropout)
         self.attention_norm = nn.LayerNorm(width, eps)
-        if vision_width is not None:
-            self.cross = CrossAttention(width, vision_width, config.heads, config.dropout)
+        if looks:
+            self.cross = CrossAttention(width, looked_width, config.heads, config.dropout)
             self.cross_norm = nn.LayerNorm(width, eps)
         self.mlp = MLP(width, config.mlp_width)
         self.mlp_norm = nn.LayerNorm(width, eps)
@@ -145,12 +148,12 @@ class TextEncoder(nn.Module):
         self.embedding = TextEmbedding(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.text_layers))
 
-    def forward(self, texts: Texts) -> TextFeatures:
-        """N packed texts -> their states and vectors."""
+    def forward(self, texts: Texts, causal: bool = False) -> TextFeatures:
+        """N packed texts -> their states and vectors; `causal`: no token sees what stands after it."""
         packing = Packing.of(texts.lengths_N, texts.ids_T.shape[0], texts.longest)
         x_TD = self.embedding(texts.ids_T, packing)
         for layer in self.layers:
-            x_TD = layer(x_TD, packing)
+            x_TD = layer(x_TD, packing, causal=causal)
         return TextFeatures(x_TD, packing, self.summary(x_TD, packing))
 
     def summary(self, x_TD: Tensor, packing: Packing) -> Tensor:

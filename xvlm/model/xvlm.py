@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from xvlm.batch import Concepts, Images, Texts
 from xvlm.boxes import cxcywh_to_xyxy, patch_centres
 from xvlm.model.attention import ConceptTokens
-from xvlm.model.fusion import CrossEncoder, Fused
+from xvlm.model.decoder import Decoder
+from xvlm.model.fusion import CrossEncoder, Fused, PairEncoder
 from xvlm.model.heads import (
     BOX_HEADS,
+    AssignmentHead,
     BoxHead,
     ContrastiveHead,
-    MaskedLanguageHead,
+    LanguageHead,
     MLPHead,
     PointingBoxHead,
     at_least_float,
@@ -23,6 +26,10 @@ from xvlm.model.heads import (
 )
 from xvlm.model.text import TextConfig, TextEncoder, TextFeatures
 from xvlm.model.vision import ImageFeatures, VisionConfig, VisionEncoder, build_vision
+
+Part = Literal["contrastive", "matching", "box", "masked", "pairs", "assignment", "answers", "captions"]
+PRETRAINING: tuple[Part, ...] = ("contrastive", "matching", "box", "masked")
+ABOUT_PAIRS: tuple[Part, ...] = ("pairs", "assignment")
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class ModelConfig:
         embed_dim: E, width of the contrastive space (published: 256).
         temperature: where the contrastive temperature starts.
         box_head: "mlp" (published) or "point"; see `model/heads.py`.
+        parts: what the model can be asked: the four of pre-training; "pairs" (is a statement true of two
+            images) and "assignment" (which of two images is described), whose cross-modal encoder looks at
+            two images and serves nothing else; "answers" and "captions", which have decoders of their own.
     """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -40,31 +50,46 @@ class ModelConfig:
     embed_dim: int = 256
     temperature: float = 0.07
     box_head: Literal["mlp", "point"] = "mlp"
+    parts: tuple[Part, ...] = PRETRAINING
+
+
+class MissingPart(AttributeError, ValueError):
+    """The model has no such head; the message says what it has."""
 
 
 class XVLM(nn.Module):
-    """One model that aligns texts with objects, regions and whole images (X-VLM, figure 2)."""
+    """One model that aligns texts with objects, regions and whole images (X-VLM, figure 2).
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        vision: VisionEncoder,
-        text: TextEncoder,
-        fusion: CrossEncoder,
-        contrastive: ContrastiveHead,
-        matching: MLPHead,
-        box: BoxHead | PointingBoxHead,
-        masked: MaskedLanguageHead,
-    ) -> None:
+    A fine-tuned model has the parts that its task needs, and no others; asking for another raises
+    `MissingPart`.
+    """
+
+    vision: VisionEncoder
+    text: TextEncoder
+    fusion: CrossEncoder
+    contrastive: ContrastiveHead
+    matching: MLPHead
+    box: BoxHead | PointingBoxHead
+    masked: LanguageHead
+    pairs: MLPHead
+    assignment: AssignmentHead
+    answers: Decoder
+    captions: Decoder
+
+    def __init__(self, config: ModelConfig, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.config = config
-        self.vision = vision
-        self.text = text
-        self.fusion = fusion
-        self.contrastive = contrastive
-        self.matching = matching
-        self.box = box
-        self.masked = masked
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name not in XVLM.__annotations__:
+                raise
+        has = ", ".join(self.config.parts)
+        raise MissingPart(f"this model has no {name!r}, so it cannot do that; it has {has}")
 
     def encode_images(self, images: Images) -> ImageFeatures:
         """B images, once each, whatever is asked about them."""
@@ -86,7 +111,12 @@ class XVLM(nn.Module):
         concept_R: Tensor,
         keys_values: list[Tensor] | None = None,
     ) -> Fused:
-        """Rows (R,), each any text with any concept, in one call; see `CrossEncoder`."""
+        """Rows (R,), each any text with any concept, in one call; see `CrossEncoder`.
+
+        In a model about pairs, each any text with any pair of images; see `PairEncoder`.
+        """
+        if isinstance(self.fusion, PairEncoder):
+            return self.fusion(texts, text_R, concepts, concept_R)
         return self.fusion(texts, text_R, concepts, concept_R, keys_values)
 
     def predict_masked(self, x_MD: Tensor) -> Tensor:
@@ -97,6 +127,11 @@ class XVLM(nn.Module):
         """(R, D) x_cls -> (R, 2) logits of (no match, match), never in half precision."""
         with full_precision(cls_RD):
             return self.matching(at_least_float(cls_RD))
+
+    def judge_pairs(self, cls_RD: Tensor) -> Tensor:
+        """(R, D) x_cls of statements about pairs -> (R, 2) logits of (false, true)."""
+        with full_precision(cls_RD):
+            return self.pairs(at_least_float(cls_RD))
 
     def predict_box(self, cls_RD: Tensor, concepts: ConceptTokens, concept_R: Tensor) -> Tensor:
         """(R, D) x_cls of texts with whole images `concept_R` (R,) -> (R, 4) (cx, cy, w, h) in [0, 1]."""
@@ -112,25 +147,42 @@ class XVLM(nn.Module):
 
 
 def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
-    """The model with new weights: BERT's initialisation, and timm's in the vision encoder."""
+    """The model with new weights: BERT's initialisation, and timm's in the vision encoder.
+
+    Raises ValueError for parts that do not go together, and settings that do not exist.
+    """
     if config.box_head not in BOX_HEADS:
         raise ValueError(f"box_head is {config.box_head!r}; it may be {' or '.join(BOX_HEADS)}")
+    chosen = set(config.parts)
+    about_pairs = chosen & set(ABOUT_PAIRS)
+    if about_pairs and chosen - about_pairs:
+        raise ValueError(
+            f"parts {', '.join(sorted(chosen))}: a cross-modal encoder that looks at pairs serves only "
+            f"{' and '.join(ABOUT_PAIRS)}"
+        )
     vision = build_vision(config.vision, pretrained=pretrained_vision)
-    text = TextEncoder(config.text)
-    width = config.text.width
-    model = XVLM(
-        config,
-        vision=vision,
-        text=text,
-        fusion=CrossEncoder(config.text, vision.width),
-        contrastive=ContrastiveHead(vision.width, width, config.embed_dim, config.temperature),
-        matching=MLPHead(width, 2),
-        box=BOX_HEADS[config.box_head](width, vision.width),
-        masked=MaskedLanguageHead(width, config.text.vocab_size, config.text.norm_eps),
-    )
-    for part in (model.text, model.fusion, model.masked):
-        part.apply(init_bert)
-    return model
+    text = config.text
+    parts: dict[str, nn.Module] = {"vision": vision}
+    if chosen != {"captions"}:
+        encoder = PairEncoder if about_pairs else CrossEncoder
+        parts |= {"text": TextEncoder(text), "fusion": encoder(text, vision.width)}
+    builders = {
+        "contrastive": lambda: ContrastiveHead(
+            vision.width, text.width, config.embed_dim, config.temperature
+        ),
+        "matching": lambda: MLPHead(text.width, 2),
+        "box": lambda: BOX_HEADS[config.box_head](text.width, vision.width),
+        "masked": lambda: LanguageHead(text.width, text.vocab_size, text.norm_eps),
+        "pairs": lambda: MLPHead(text.width, 2),
+        "assignment": lambda: AssignmentHead(text.width, vision.width, config.embed_dim),
+        "answers": lambda: Decoder(replace(text, text_layers=0), text.width),
+        "captions": lambda: Decoder(text, vision.width),
+    }
+    parts |= {name: build() for name, build in builders.items() if name in chosen}
+    for name, part in parts.items():
+        if name in ("text", "fusion", "masked", "answers", "captions"):
+            part.apply(init_bert)
+    return XVLM(config, parts)
 
 
 def init_bert(module: nn.Module) -> None:

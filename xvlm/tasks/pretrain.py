@@ -116,9 +116,10 @@ class Pretrain(nn.Module):
         losses: dict[str, Tensor] = {}
         passes = Passes()
         matching: dict[str, tuple[slice, slice]] = {}
-        model.contrastive.clamp_temperature()
-        concept_NE = model.contrastive.embed_concepts(cls_CD[:rows])
-        text_NE = model.contrastive.embed_texts(texts.summary_ND[:rows])
+        if w.itc or w.itm:
+            model.contrastive.clamp_temperature()
+            concept_NE = model.contrastive.embed_concepts(cls_CD[:rows])
+            text_NE = model.contrastive.embed_texts(texts.summary_ND[:rows])
         for name, part in parts.items():
             if w.itc:
                 losses[name + "itc"] = contrastive_loss(
@@ -220,16 +221,16 @@ def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:
     fused = bool(losses.itm or losses.mlm) or box
     if not (losses.itc or fused):
         raise ValueError(f"every loss has weight 0, or there are no boxes for it: {losses}")
-    used = [
-        (model.contrastive, losses.itc),
-        (model.matching, losses.itm),
-        (model.masked, losses.mlm),
-        (model.box, box),
-        (model.fusion, fused),
-    ]
-    for part, weight in used:
-        if not weight:
-            part.requires_grad_(False)
+    used = {
+        "contrastive": losses.itc,
+        "matching": losses.itm,
+        "masked": losses.mlm,
+        "box": box,
+        "fusion": fused,
+    }
+    for name, weight in used.items():
+        if not weight and hasattr(model, name):
+            getattr(model, name).requires_grad_(False)
 
 
 def first_texts(texts: Texts, count: int) -> Texts:

@@ -1,0 +1,120 @@
+"""Texts written token by token: what is kept changes nothing, and the limits hold."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.tiny import IMAGE_HW, TEXT, tiny_config
+from xvlm.batch import Concepts, Images, Texts
+from xvlm.model.attention import ConceptTokens
+from xvlm.model.decoder import followed
+from xvlm.model.generate import Limits, Writer, beam_search, greedy, top_p, write
+from xvlm.model.xvlm import XVLM, MissingPart, build_model
+
+PROMPT = [2, 7, 9]
+
+
+def captioner(kind: str = "cnn") -> tuple[XVLM, ConceptTokens]:
+    """A model that writes about three images of noise, with weights large enough to have opinions."""
+    torch.manual_seed(0)
+    config = tiny_config(kind)
+    model = build_model(type(config)(**{**vars(config), "parts": ("captions",)})).double().eval()
+    with torch.no_grad():
+        for name, parameter in model.captions.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(0, 0.3)
+    images = Images(torch.randint(0, 256, (3, 3, *IMAGE_HW), dtype=torch.uint8))
+    concepts, _ = model.encode_concepts(model.encode_images(images), Concepts.none("cpu"))
+    return model, concepts
+
+
+@pytest.mark.parametrize("kind", ["cnn", "vit"])
+@torch.no_grad()
+def test_kept_keys_and_values_change_nothing(kind: str) -> None:
+    model, concepts = captioner(kind)
+    ids_RL = torch.randint(5, TEXT.vocab_size, (3, 9))
+    writer = Writer(model.captions, concepts, torch.arange(3))
+    steps = [writer.step(ids_RL[:, :4])] + [
+        writer.step(ids_RL[:, place : place + 1]) for place in range(4, 8)
+    ]
+    rows = torch.arange(3)
+    whole = model.captions(Texts.pack(ids_RL.tolist()), rows, concepts, rows).unflatten(0, (3, 8))
+    torch.testing.assert_close(torch.stack(steps, dim=1), whole[:, 3:], rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_one_beam_is_greedy() -> None:
+    model, concepts = captioner()
+    limits = Limits(end=3, max_length=12, min_length=5)
+    found = write(Writer(model.captions, concepts, torch.arange(3)), PROMPT, limits, greedy)
+    searched = beam_search(Writer(model.captions, concepts, torch.arange(3)), PROMPT, limits, 1)
+    assert found == [one.ids for one in searched]
+    assert all(text[:3] == PROMPT and 5 <= len(text) <= 12 and 3 not in text[3:] for text in found)
+
+
+@torch.no_grad()
+def test_a_wide_beam_finds_the_best_of_all_texts() -> None:
+    """Two free tokens: every text can be looked at."""
+    model, concepts = captioner()
+    limits = Limits(end=3, max_length=5, min_length=99)
+    vocabulary = [token for token in range(TEXT.vocab_size) if token != limits.end]
+    (found, *_) = beam_search(
+        Writer(model.captions, concepts, torch.arange(3), len(vocabulary)), PROMPT, limits, len(vocabulary)
+    )
+    texts = Texts.pack([[*PROMPT, a, b] for a in vocabulary for b in vocabulary])
+    rows = torch.arange(len(texts))
+    logits = model.captions(texts, rows, concepts, torch.zeros_like(rows))
+    at_M, row_M = followed(texts.lengths_N)
+    log_M = logits.log_softmax(-1).gather(1, texts.ids_T[at_M + 1][:, None])[:, 0]
+    total_R = torch.zeros(len(texts), dtype=log_M.dtype).index_add(0, row_M, log_M)
+    best = int(total_R.argmax())
+    assert found.log_probability == pytest.approx(float(total_R[best]), rel=1e-9)
+    assert found.ids[3:] == [vocabulary[best // len(vocabulary)], vocabulary[best % len(vocabulary)]]
+
+
+@torch.no_grad()
+def test_repeated_tokens_become_less_likely() -> None:
+    model, concepts = captioner()
+    plain, penalised = (
+        write(
+            Writer(model.captions, concepts, torch.arange(3)),
+            PROMPT,
+            Limits(end=3, max_length=24, min_length=24, repetition_penalty=penalty),
+            greedy,
+        )
+        for penalty in (1.0, 1e6)
+    )
+    assert any(len(set(text)) < len(text) for text in plain)
+    assert all(len(set(text)) == len(text) for text in penalised)
+
+
+def test_the_likeliest_tokens_alone_are_drawn() -> None:
+    chances = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
+    torch.manual_seed(0)
+    drawn = {int(top_p(0.7)(chances.log())) for _ in range(200)}
+    assert drawn == {0, 1}
+    assert {int(top_p(1.0)(chances.log())) for _ in range(400)} == {0, 1, 2, 3}
+    assert {int(top_p(1e-9)(chances.log())) for _ in range(20)} == {0}
+    for share in (0.0, 1.1, math.nan):
+        with pytest.raises(ValueError, match="top_p is"):
+            top_p(share)
+
+
+def test_texts_longer_than_the_positions_are_an_error() -> None:
+    model, concepts = captioner()
+    writer = Writer(model.captions, concepts, torch.arange(3))
+    with pytest.raises(ValueError, match=rf"positions reach {TEXT.max_positions}"):
+        writer.step(torch.ones(3, TEXT.max_positions + 1, dtype=torch.int64))
+
+
+def test_a_model_says_what_it_has_no_head_for() -> None:
+    model, _ = captioner()
+    states: Tensor = torch.zeros(1, TEXT.width)
+    with pytest.raises(MissingPart, match=r"no 'matching'.* it has captions"):
+        model.match(states)
+    with pytest.raises(ValueError, match="looks at pairs serves only"):
+        build_model(type(model.config)(**{**vars(model.config), "parts": ("pairs", "box")}))

@@ -1,0 +1,69 @@
+"""Texts written token by token: answers about a question (VQA), captions of an image.
+
+The same layers as those that read, made causal: a token sees itself, what stands before it, and what the
+text is about.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from xvlm.batch import Texts
+from xvlm.model.attention import ConceptTokens
+from xvlm.model.fusion import CrossEncoder
+from xvlm.model.heads import LanguageHead
+from xvlm.model.text import TextConfig, TextEncoder
+
+
+class Decoder(nn.Module):
+    """Token embeddings, layers that read the text alone, layers that also look, and a language head.
+
+    Captions are written by a whole text stack that looks at an image, answers by cross-modal layers alone
+    that look at the states of a question (published: `XVLMForCaptioning`, `XVLMForVQA`).
+    """
+
+    def __init__(self, config: TextConfig, looked_width: int) -> None:
+        super().__init__()
+        self.text = TextEncoder(config)
+        self.cross = CrossEncoder(config, looked_width)
+        self.head = LanguageHead(config.width, config.vocab_size, config.norm_eps)
+
+    def forward(
+        self,
+        texts: Texts,
+        text_R: Tensor,
+        looked_at: ConceptTokens,
+        looked_at_R: Tensor,
+        keys_values: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Row r is text `text_R[r]` (R,), written about `looked_at_R[r]` (R,), both int64 indices.
+
+        Returns:
+            (M, V) logits of the token that follows, at every token of every row but the row's last, row after
+            row.
+        """
+        features = self.text(texts, causal=True)
+        fused = self.cross(features, text_R, looked_at, looked_at_R, keys_values, causal=True)
+        at_M, _ = followed(texts.lengths_N[text_R])
+        start_R = texts.lengths_N[text_R].cumsum(0) - texts.lengths_N[text_R]
+        shift_M = torch.repeat_interleave(fused.first_R - start_R, texts.lengths_N[text_R] - 1)
+        return self.predict(fused.states_TD.index_select(0, at_M + shift_M))
+
+    def predict(self, x_MD: Tensor) -> Tensor:
+        """(M, D) states -> (M, V) logits of what follows."""
+        return self.head(x_MD, self.text.embedding.token.weight)
+
+
+def followed(lengths_R: Tensor) -> tuple[Tensor, Tensor]:
+    """Which of the packed tokens of R texts have a token after them in their text.
+
+    Returns:
+        (M,) their places among all T tokens, and the text (M,) that each belongs to.
+    """
+    device = lengths_R.device
+    text_T = torch.repeat_interleave(torch.arange(len(lengths_R), device=device), lengths_R)
+    last_R = lengths_R.cumsum(0) - 1
+    keep_T = torch.ones_like(text_T, dtype=torch.bool).index_fill_(0, last_R, False)
+    at_M = keep_T.nonzero()[:, 0]
+    return at_M, text_T[at_M]
