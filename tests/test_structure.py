@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "records", "boxes", "batch", "dist", "progress", "lookup", "run", "data", "model", "losses", "metrics",
     "tasks", "train", "recipes", "predict", "report", "search", "serve", "export", "bench", "evaluate",
-    "gallery", "demo", "photos", "ablate", "cli", "__main__",
+    "gallery", "demo", "photos", "ablate", "convert", "cli", "__main__",
 ]  # fmt: skip
 
 LONGEST = 400  # lines

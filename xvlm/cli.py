@@ -231,6 +231,37 @@ def show(value: dict[str, Any], as_json: bool) -> None:
         print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {item}")
 
 
+def convert(
+    source: Positional[Path],
+    out: Positional[Path],
+    to_published: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+    tokenizer: str = "",
+    text_heads: int | None = None,
+    vision_heads: int | None = None,
+    local_depth: int | None = None,
+    image_size: int | None = None,
+) -> None:
+    """Take a checkpoint of the published X-VLM, of any kind, into a model folder; or back.
+
+    Args:
+        source: the published checkpoint; with `--to-published` a model folder of ours.
+        out: the model folder to write; with `--to-published` the checkpoint's file.
+        to_published: the other way round.
+        tokenizer: folder with tokenizer.json or vocab.txt, or hub id; by default as the checkpoint says.
+        text_heads: attention heads of a text stack that is not 768 or 1024 wide.
+        vision_heads: the same of a ViT.
+        local_depth: blocks of a ViT that run again for each region, where it is not 768 or 1024 wide.
+        image_size: another side of images than the checkpoint's; positions are resized as published.
+    """
+    from xvlm.convert import convert, convert_back
+    from xvlm.model.published_sizes import Unseen
+
+    if to_published:
+        print(convert_back(source, out))
+    else:
+        convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer)
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "train": train,
@@ -240,6 +271,7 @@ COMMANDS: dict[str, Any] = {
     "photos": photos,
     "ablate": ablate,
     "recipes": recipes,
+    "convert": convert,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,24 @@ def test_layers_beyond_the_checkpoint_are_new(tmp_path: Path) -> None:
     model = model_for(folder, text_layers=4, cross_layers=2)
     given, _ = load_bert(model, folder)
     assert not any(name.startswith("fusion.") for name in given)
+
+
+def test_layers_may_be_spread_up_to_the_last(tmp_path: Path) -> None:
+    """As X-VLM-large begins: after the text layers, every other one of what is left."""
+    folder = write_bert(tmp_path, bert_tensors())
+    model = model_for(folder, text_layers=2, cross_layers=1)
+    _, unused = load_bert(model, folder, spread=True)
+    last = bert_tensors()["encoder.layer.3.output.dense.weight"]
+    assert torch.equal(model.state_dict()["fusion.layers.0.mlp.down.weight"], last)
+    assert {name.split(".")[2] for name in unused if name.startswith("encoder.layer.")} == {"2"}
+
+
+def test_a_model_that_hides_no_words_takes_no_head_for_them(tmp_path: Path) -> None:
+    folder = write_bert(tmp_path, bert_tensors())
+    config = replace(model_for(folder).config, parts=("matching",))
+    given, unused = load_bert(build_model(config), folder)
+    assert given and not any(name.startswith("masked.") for name in given)
+    assert "cls.predictions.transform.dense.weight" in unused
 
 
 @pytest.mark.parametrize(

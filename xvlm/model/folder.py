@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -36,8 +38,11 @@ class Loaded:
     max_tokens: int = 40
 
 
-def save_model(loaded: Loaded, folder: str | Path) -> Path:
-    """Write the folder whole or not at all; an older one is replaced."""
+def save_model(loaded: Loaded, folder: str | Path, more: Mapping[str, Any] | None = None) -> Path:
+    """Write the folder whole or not at all; an older one is replaced.
+
+    `more` is kept in its `config.json` beside what is needed here.
+    """
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -47,6 +52,7 @@ def save_model(loaded: Loaded, folder: str | Path) -> Path:
         "max_words": loaded.max_words,
         "max_tokens": loaded.max_tokens,
         "model": to_json(loaded.model.config),
+        **(more or {}),
     }
     (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     tensors = {name: value.contiguous() for name, value in loaded.model.state_dict().items()}

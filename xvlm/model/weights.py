@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -144,33 +144,41 @@ _NOT_NEEDED = {
 }
 
 
-def load_bert(model: XVLM, folder: Path) -> tuple[set[str], dict[str, str]]:
+def load_bert(model: XVLM, folder: Path, spread: bool = False) -> tuple[set[str], dict[str, str]]:
     """Put a BERT's or RoBERTa's weights into the text stack, its first layers into the text encoder, the next
     into the cross-modal encoder.
 
+    Args:
+        spread: where there are more layers left than the cross-modal encoder has, take those that are evenly
+            spread up to the last, instead of the next (published for X-VLM-large: of 24 layers the first 12,
+            then every other one).
     Returns:
         (names of the model's parameters that were given, tensors of the checkpoint not needed -> why).
     Raises:
         ValueError: a tensor is unknown, missing, or of another shape; the message names it.
     """
     tensors = {_todays_name(name): value for name, value in read_tensors(folder).items()}
-    layers = len(model.text.layers) + len(model.fusion.layers)
+    depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    ours_of = _layers_taken(depth, len(model.text.layers), len(model.fusion.layers), spread)
     given: dict[str, Tensor] = {}
     unused: dict[str, str] = {}
     qkv: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         reason = next((why for start, why in _NOT_NEEDED.items() if name.startswith(start)), None)
-        if name in _EMBEDDINGS:
-            given[_EMBEDDINGS[name]] = value
+        ours = _EMBEDDINGS.get(name, "")
+        if ours.startswith("masked.") and not hasattr(model, "masked"):
+            unused[name] = "this model predicts no hidden words"
+        elif ours:
+            given[ours] = value
         elif reason:
             unused[name] = reason
         elif name.startswith("encoder.layer."):
             number, _, rest = name.removeprefix("encoder.layer.").partition(".")
             module, _, kind = rest.rpartition(".")
-            if int(number) >= layers:
-                unused[name] = f"this model has {layers} layers"
+            if int(number) not in ours_of:
+                unused[name] = f"this model has {len(ours_of)} layers"
                 continue
-            ours = _layer_name(int(number), len(model.text.layers))
+            ours = ours_of[int(number)]
             if module in _LAYER:
                 given[f"{ours}.{_LAYER[module]}.{kind}"] = value
             elif module in _QKV:
@@ -182,8 +190,7 @@ def load_bert(model: XVLM, folder: Path) -> tuple[set[str], dict[str, str]]:
     for name, parts in qkv.items():
         if len(parts) == len(_QKV):
             given[name] = torch.cat([parts[kind] for kind in _QKV])
-    depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
-    missing = [name for name in _wanted_from_bert(model, depth) if name not in given]
+    missing = [name for name in _wanted_from_bert(model, ours_of.values()) if name not in given]
     if missing:
         raise ValueError(f"{folder} lacks tensors: nothing (or only a part) for {', '.join(missing[:5])}")
     put(model, given, str(folder))
@@ -196,16 +203,21 @@ def _todays_name(name: str) -> str:
     return name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
 
 
-def _wanted_from_bert(model: XVLM, depth: int) -> list[str]:
-    """What a BERT of `depth` layers has to give: embeddings and layers, all but cross-attention."""
-    text_layers, layers = len(model.text.layers), len(model.text.layers) + len(model.fusion.layers)
-    starts = tuple(f"{_layer_name(number, text_layers)}." for number in range(min(depth, layers)))
-    own = [name for name in model.state_dict() if ".cross" not in name]
-    return [name for name in own if name.startswith(("text.embedding.", *starts))]
+def _wanted_from_bert(model: XVLM, layers: Iterable[str]) -> list[str]:
+    """What a BERT has to give: embeddings, and of these layers all but cross-attention."""
+    starts = ("text.embedding.", *(f"{layer}." for layer in layers))
+    return [name for name in model.state_dict() if ".cross" not in name and name.startswith(starts)]
 
 
-def _layer_name(number: int, text_layers: int) -> str:
-    return f"text.layers.{number}" if number < text_layers else f"fusion.layers.{number - text_layers}"
+def _layers_taken(depth: int, text_layers: int, cross_layers: int, spread: bool) -> dict[int, str]:
+    """Which layer of ours each of a BERT's `depth` layers becomes; those that are not taken are left out."""
+    taken = {number: f"text.layers.{number}" for number in range(min(depth, text_layers))}
+    step = max(1, (depth - text_layers) // cross_layers) if spread and cross_layers else 1
+    for number in range(cross_layers):
+        theirs = text_layers + (number + 1) * step - 1
+        if theirs < depth:
+            taken[theirs] = f"fusion.layers.{number}"
+    return taken
 
 
 @torch.no_grad()

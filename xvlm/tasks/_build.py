@@ -15,6 +15,7 @@ from xvlm.data.cached import CachedSource
 from xvlm.data.loader import Feed
 from xvlm.data.sources import Source, open_source
 from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.model.adapt import adapted
 from xvlm.model.folder import Loaded, load_model, local_folder
 from xvlm.model.weights import bert_config, bert_folder, find_weights, load_bert, load_vision_by_order
 from xvlm.model.xvlm import ModelConfig, build_model
@@ -27,20 +28,25 @@ class Init:
 
     Attributes:
         model: a model folder of ours, or a hub repository of that form.  Everything else here is then
-            ignored, and so are the run's sizes; what hides something while training (`patch_dropout`, the
-            text stack's `dropout`) is the run's.
+            ignored, and so are the run's sizes; its parts, and what hides something while training
+            (`patch_dropout`, the text stack's `dropout`), are the run's.
+        image_size: with `model`: side of the images, where it is to be another one; positions are resized.
         vision: "timm" for timm's pre-trained weights, or `python:PACKAGE` or a file whose tensors stand in
             the timm model's order.
         text: a BERT or RoBERTa: a folder, a hub id, or `python:PACKAGE`.  Sizes and tokenizer are its own;
             only the numbers of layers and the pooling are taken from the model's configuration.
+        spread: of a deeper text model, take layers up to the last for the cross-modal encoder, evenly spread,
+            instead of the next ones (published for X-VLM-large).
         tokenizer: a folder with one, where `text` gives none; empty: a WordPiece vocabulary is trained on
             the texts of the training sources.
         vocab_size: of such a vocabulary; corpus: records of each source that it is trained on.
     """
 
     model: str = ""
+    image_size: int = 0
     vision: str = ""
     text: str = ""
+    spread: bool = False
     tokenizer: str = ""
     vocab_size: int = 8000
     corpus: int = 20_000
@@ -143,16 +149,7 @@ def corpus(sources: Iterable[Source], limit: int) -> list[str]:
 def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: int) -> tuple[Loaded, set[str]]:
     """A model with its first weights, and the names of the parameters that came from somewhere."""
     if init.model:
-        loaded = load_model(init.model)
-        own = loaded.model.config
-        hiding = dataclasses.replace(
-            own,
-            vision=dataclasses.replace(own.vision, patch_dropout=config.vision.patch_dropout),
-            text=dataclasses.replace(own.text, dropout=config.text.dropout),
-        )
-        model = build_model(hiding)
-        model.load_state_dict(loaded.model.state_dict())
-        return dataclasses.replace(loaded, model=model), {name for name, _ in model.named_parameters()}
+        return continued(config, init, seed)
     folder = bert_folder(init.text) if init.text else None
     if folder:
         text = bert_config(folder, config.text.text_layers, config.text.cross_layers, config.text.pooling)
@@ -170,5 +167,18 @@ def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: in
             f"vision.{name}" for name, _ in model.vision.named_parameters() if not name.startswith("norm.")
         }
     if folder:
-        given |= load_bert(model, folder)[0]
+        given |= load_bert(model, folder, init.spread)[0]
     return Loaded(model, tokenizer), given
+
+
+def continued(config: ModelConfig, init: Init, seed: int) -> tuple[Loaded, set[str]]:
+    """A model folder's model with the parts that the run asks for; see `Init.model`."""
+    loaded = load_model(init.model)
+    own = loaded.model.config
+    image_hw = (init.image_size, init.image_size) if init.image_size else own.vision.image_hw
+    vision = dataclasses.replace(own.vision, image_hw=image_hw, patch_dropout=config.vision.patch_dropout)
+    text = dataclasses.replace(own.text, dropout=config.text.dropout)
+    torch.manual_seed(seed)
+    wanted = dataclasses.replace(own, parts=config.parts, vision=vision, text=text)
+    model, given = adapted(loaded.model, wanted)
+    return dataclasses.replace(loaded, model=model), given
