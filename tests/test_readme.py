@@ -66,6 +66,7 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).write_text(data)
     started = []
     names = ("demo.run_demo", "photos.run_photos", "ablate.run_ablation", "train.start.train")
+    names += ("convert.convert", "convert.convert_back")
     for name in (*names, "evaluate.evaluation"):
         module, _, function = name.rpartition(".")
         note = partial(lambda name, *given, **named: started.append((name, given)), function)

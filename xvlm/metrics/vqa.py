@@ -1,0 +1,44 @@
+"""Answers to questions as the VQA challenge compares them."""
+
+from __future__ import annotations
+
+import re
+
+PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+ARTICLES = ("a", "an", "the")
+_NUMBERS = "zero one two three four five six seven eight nine ten"
+_CONTRACTIONS = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd
+he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've
+needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've
+somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll
+that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've
+weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've
+why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
+you've
+"""
+DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split())} | {"none": "0"}
+RIGHT = {
+    word[:place] + word[place + 1 :]: word
+    for word in _CONTRACTIONS.split()
+    for place, letter in enumerate(word)
+    if letter == "'"
+}
+"""Contractions that lack one apostrophe -> as they are written."""
+
+
+def normalise_answer(answer: str) -> str:
+    """The official normalisation: punctuation, number words, articles, contractions.
+
+    A sign is deleted where a space stands beside it anywhere in the answer, or where the answer holds a
+    number with commas; elsewhere it becomes a space.
+    """
+    answer = answer.replace("\n", " ").replace("\t", " ").strip()
+    has_number = re.search(r"\d,\d", answer) is not None
+    found = answer
+    for sign in PUNCTUATION:
+        beside_space = f"{sign} " in answer or f" {sign}" in answer
+        found = found.replace(sign, "" if beside_space or has_number else " ")
+    found = re.sub(r"\.(?!\d)", "", found)
+    words = [DIGITS.get(word, word) for word in found.lower().split()]
+    return " ".join(RIGHT.get(word, word) for word in words if word not in ARTICLES)
