@@ -11,7 +11,7 @@ from torch import Tensor
 from xvlm.batch import Concepts, Texts
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import Decoder, followed
-from xvlm.model.packing import gather_segments
+from xvlm.model.packing import Bin, gather_segments
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.model.xvlm import XVLM
@@ -46,9 +46,8 @@ def text_states(texts: TextFeatures, states_TD: Tensor) -> ConceptTokens:
     lengths_N, longest = texts.packing.lengths_S, texts.packing.longest
     mask_NL = torch.arange(longest, device=states_TD.device) < lengths_N[:, None]
     slot_T = texts.packing.segment_T * longest + texts.packing.place_T
-    padded = states_TD.new_zeros(mask_NL.numel(), states_TD.shape[1]).index_copy(0, slot_T, states_TD)
     return ConceptTokens(
-        padded.unflatten(0, mask_NL.shape),
+        Bin(slot_T, mask_NL).pad(states_TD),
         torch.arange(len(lengths_N), device=states_TD.device),
         mask_NL,
         mean_summary=False,

@@ -48,9 +48,8 @@ def attention_map(
         for w_sHlP, g_sHlP in zip(weights, gradients, strict=True)
     )
     lengths_R = texts.packing.lengths_S[text_R]
-    rows = torch.arange(len(text_R), device=map_TP.device)
-    start_R = lengths_R.cumsum(0) - lengths_R
-    row_T = torch.repeat_interleave(rows, lengths_R)
-    place_T = torch.arange(len(row_T), device=map_TP.device) + (fused.first_R - start_R)[row_T]
-    map_RP = map_TP.new_zeros(len(text_R), map_TP.shape[1]).index_add(0, row_T, map_TP[place_T])
+    row_T = torch.repeat_interleave(torch.arange(len(text_R), device=map_TP.device), lengths_R)
+    map_RP = map_TP.new_zeros(len(text_R), map_TP.shape[1]).index_add(
+        0, row_T, map_TP[fused.places(lengths_R)]
+    )
     return (map_RP / lengths_R[:, None]).unflatten(1, concepts.grid_hw)

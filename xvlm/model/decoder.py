@@ -45,10 +45,9 @@ class Decoder(nn.Module):
         """
         features = self.text(texts, causal=True)
         fused = self.cross(features, text_R, looked_at, looked_at_R, keys_values, causal=True)
-        at_M, _ = followed(texts.lengths_N[text_R])
-        start_R = texts.lengths_N[text_R].cumsum(0) - texts.lengths_N[text_R]
-        shift_M = torch.repeat_interleave(fused.first_R - start_R, texts.lengths_N[text_R] - 1)
-        return self.predict(fused.states_TD.index_select(0, at_M + shift_M))
+        lengths_R = texts.lengths_N[text_R]
+        at_M, _ = followed(lengths_R)
+        return self.predict(fused.states_TD.index_select(0, fused.places(lengths_R)[at_M]))
 
     def predict(self, x_MD: Tensor) -> Tensor:
         """(M, D) states -> (M, V) logits of what follows."""

@@ -35,6 +35,12 @@ class Fused:
         """From (T, D) states of rows that stand in the order `order_R` (R,) of the caller's rows."""
         return cls(x_TD, torch.empty_like(rows.first_S).index_copy_(0, order_R, rows.first_S))
 
+    def places(self, lengths_R: Tensor) -> Tensor:
+        """(T,) where the tokens of the caller's rows, (R,) lengths, row after row, stand among the states."""
+        start_R = lengths_R.cumsum(0) - lengths_R
+        shift_T = torch.repeat_interleave(self.first_R - start_R, lengths_R)
+        return torch.arange(len(shift_T), device=shift_T.device) + shift_T
+
     @property
     def cls_RD(self) -> Tensor:
         """(R, D) x_cls of each row, in the caller's order."""

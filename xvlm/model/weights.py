@@ -18,6 +18,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from xvlm.model.published import EMBEDDINGS, LANGUAGE_HEAD, LAYER
 from xvlm.model.text import TextConfig
 from xvlm.model.xvlm import XVLM
 
@@ -110,31 +111,22 @@ def bert_config(
     )
 
 
+_HEADS = {"cls.predictions.": LANGUAGE_HEAD[False], "lm_head.": LANGUAGE_HEAD[True]}
 _EMBEDDINGS = {
-    "embeddings.word_embeddings.weight": "text.embedding.token.weight",
-    "embeddings.position_embeddings.weight": "text.embedding.position.weight",
-    "embeddings.token_type_embeddings.weight": "text.embedding.token_type.weight",
-    "embeddings.LayerNorm.weight": "text.embedding.norm.weight",
+    **{f"embeddings.{their}.weight": f"text.embedding.{ours}.weight" for ours, their in EMBEDDINGS.items()},
     "embeddings.LayerNorm.bias": "text.embedding.norm.bias",
-    "cls.predictions.transform.dense.weight": "masked.transform.weight",
-    "cls.predictions.transform.dense.bias": "masked.transform.bias",
-    "cls.predictions.transform.LayerNorm.weight": "masked.norm.weight",
-    "cls.predictions.transform.LayerNorm.bias": "masked.norm.bias",
-    "cls.predictions.bias": "masked.bias",
-    "lm_head.dense.weight": "masked.transform.weight",
-    "lm_head.dense.bias": "masked.transform.bias",
-    "lm_head.layer_norm.weight": "masked.norm.weight",
-    "lm_head.layer_norm.bias": "masked.norm.bias",
-    "lm_head.bias": "masked.bias",
+    **{
+        f"{head}{their}.{kind}": f"masked.{ours}.{kind}"
+        for head, modules in _HEADS.items()
+        for ours, their in modules.items()
+        for kind in ("weight", "bias")
+    },
+    **{f"{head}bias": "masked.bias" for head in _HEADS},
 }
+_QKV = LAYER["attention.qkv"]
 _LAYER = {
-    "attention.output.dense": "attention.out",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "mlp.up",
-    "output.dense": "mlp.down",
-    "output.LayerNorm": "mlp_norm",
+    theirs[0]: ours for ours, theirs in LAYER.items() if theirs != _QKV and not ours.startswith("cross")
 }
-_QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
 _NOT_NEEDED = {
     "embeddings.position_ids": "a constant",
     "pooler.": "the contrastive head reads states directly",
