@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,35 @@ def test_micro_batches_are_consecutive_slices() -> None:
     joined = [sample for batch in split.batches for sample in batch.samples["regions"]]
     assert joined == whole.batches[0].samples["regions"]
     assert split.keys == whole.keys
+
+
+@pytest.mark.parametrize("share", [0.5, 0.3, 1.0])
+def test_a_part_may_take_turns_of_its_own(share: float) -> None:
+    """As often as asked, evenly, before the others; it leaves out nothing of its order."""
+    pairs = Part("pairs", [Numbers("a", 37)], 8, noisy)
+    regions = Part("regions", [Numbers("c", 23)], 4, noisy)
+    alone = Feed([regions], Batch, seed=5)
+    feed = Feed([pairs, replace(regions, own_turns=share)], Batch, seed=5, accumulate=2)
+    assert feed.takes_turns and not alone.takes_turns
+    shown = 0
+    for step in range(20):
+        fed = feed[step]
+        assert fed.keys["pairs"] == Feed([pairs], Batch, seed=5)[step].keys["pairs"]
+        assert [list(batch.samples) for batch in fed.by_turn()[-1]] == [["pairs"]] * 2
+        if "regions" in fed.keys:
+            assert fed.keys["regions"] == alone[shown].keys["regions"]
+            assert [list(batch.samples) for batch in fed.by_turn()[0]] == [["regions"]] * 2
+            shown += 1
+        assert fed.turns == 1 + ("regions" in fed.keys)
+        assert abs(shown - share * (step + 1)) < 1
+    assert shown == round(20 * share)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.0, 1.5), (-0.1, 0.0)])
+def test_turns_that_leave_steps_empty_are_an_error(shares: tuple[float, float]) -> None:
+    parts = [Part(f"p{i}", [Numbers("a", 8)], 2, noisy, own_turns=share) for i, share in enumerate(shares)]
+    with pytest.raises(ValueError, match=r"own_turns of parts \['p0', 'p1'\]"):
+        Feed(parts, Batch, seed=0)
 
 
 def test_a_mixture_reads_every_sample_once_per_pass() -> None:

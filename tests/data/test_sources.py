@@ -94,7 +94,7 @@ def test_lists(tmp_path: Path) -> None:
     assert records[1].concepts == (Concept(("the cup",), (1, 2, 4, 6)),)
     assert records[1].extra == {"ref_id": 7, "width": 50, "height": 40}
     assert records[2].concepts == () and records[2].extra["answer"] == ["a", "b"]
-    assert records[3].extra == nlvr[0]
+    assert records[3].extra == {**nlvr[0], "right": str(tmp_path / "4b.png")}
     assert len({record.key for record in records}) == 4
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xvlm.losses.contrastive import same_thing
-from xvlm.losses.matching import draw_negatives, matching_loss
+from xvlm.losses.matching import draw_assigned, draw_negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
 
 keys = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=8)
@@ -128,3 +128,36 @@ def test_losses_of_nothing_are_zero_with_a_gradient() -> None:
 def test_masked_language_loss_of_half_precision_is_float32() -> None:
     logits = torch.randn(3, 5, dtype=torch.bfloat16)
     assert masked_language_loss(logits, torch.tensor([0, 1, 2])).dtype == torch.float32
+
+
+def test_assigned_images_are_what_their_label_says() -> None:
+    """Each case a third of the time; the own image on its side or nowhere; never what is as right."""
+    torch.manual_seed(0)
+    image_BE = torch.nn.functional.normalize(torch.randn(6, 8), dim=1)
+    same_BB = torch.eye(6, dtype=torch.bool)
+    same_BB[1, 4] = same_BB[4, 1] = True
+    counts = torch.zeros(3)
+    for _ in range(500):
+        drawn = draw_assigned(image_BE, same_BB, 0.07)
+        assert drawn.row_Q.tolist() == list(range(6))
+        for row, left, right, label in zip(*map(Tensor.tolist, vars(drawn).values()), strict=True):
+            counts[label] += 1
+            own = [left, right][label] if label < 2 else row
+            others = {0: [right], 1: [left], 2: [left, right]}[label]
+            assert own == row and not any(same_BB[row, other] for other in others) and left != right
+    assert torch.allclose(counts / counts.sum(), torch.full((3,), 1 / 3), atol=0.03)
+
+
+def test_other_images_are_those_that_look_alike() -> None:
+    torch.manual_seed(0)
+    image_BE = torch.nn.functional.normalize(torch.tensor([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]]), dim=1)
+    drawn = [draw_assigned(image_BE, torch.eye(4, dtype=torch.bool), 0.07) for _ in range(50)]
+    others = [int(one.right_Q[0]) for one in drawn if one.label_Q[0] == 0]
+    assert others and others.count(1) > 0.9 * len(others)
+
+
+def test_a_caption_without_two_other_images_is_left_out() -> None:
+    same_BB = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    drawn = draw_assigned(torch.eye(3), same_BB, 0.07)
+    assert drawn.row_Q.tolist() == [2]
+    assert draw_assigned(torch.eye(2), torch.eye(2, dtype=torch.bool), 0.07).row_Q.shape == (0,)

@@ -47,6 +47,8 @@ class Part:
         name: its key in what `collate` gets; it also seeds the part, so renaming changes the order.
         weights: share of each source; by default their lengths.
         window: see `Order`.
+        own_turns: share of steps in which the part takes an optimiser step of its own, before that of the
+            others; 0: it shares theirs, in every step.
     """
 
     name: str
@@ -55,6 +57,14 @@ class Part:
     view: View
     weights: Sequence[float] | None = None
     window: int = WINDOW
+    own_turns: float = 0.0
+
+    def turn(self, step: int) -> int | None:
+        """How many times the part was shown before `step`; `None` if it is not shown in it."""
+        if not self.own_turns:
+            return step
+        before, after = int(step * self.own_turns), int((step + 1) * self.own_turns)
+        return before if after > before else None
 
 
 @dataclass(frozen=True)
@@ -62,10 +72,11 @@ class Fed:
     """What one rank gets for one step.
 
     Attributes:
-        batches: one for each of the step's micro-batches.
+        batches: one for each of the step's micro-batches, turn by turn.
         keys: by part, the keys of all records in them, in order.
         read: how many records (or concepts, see `View`) were looked at, the bad ones included.
         bad: those that could not be used.
+        turns: optimiser steps that the batches are for, as many for each.
     """
 
     step: int
@@ -73,6 +84,12 @@ class Fed:
     keys: dict[str, list[str]]
     read: int
     bad: list[BadRecord]
+    turns: int = 1
+
+    def by_turn(self) -> list[list[Any]]:
+        """The batches of each optimiser step."""
+        size = len(self.batches) // self.turns
+        return [self.batches[turn * size : (turn + 1) * size] for turn in range(self.turns)]
 
     def pin_memory(self) -> Fed:
         """The same in page-locked memory; called by torch's loader."""
@@ -97,9 +114,13 @@ class Feed(Dataset[Fed]):
             collate: samples by part name -> batch; called once for each micro-batch.
             accumulate: consecutive micro-batches that a rank's slice is split into.
         Raises:
-            ValueError: a global batch that cannot be split evenly, two parts of one name.
+            ValueError: a global batch that cannot be split evenly, two parts of one name, turns that are no
+                share of the steps or leave steps without a part.
         """
         names = [part.name for part in parts]
+        shares = [part.own_turns for part in parts]
+        if not all(0 <= share <= 1 for share in shares) or (shares and all(shares)):
+            raise ValueError(f"own_turns of parts {names} are {shares}; 0 to 1 is allowed, and one must be 0")
         if not parts or len(set(names)) < len(names):
             raise ValueError(f"part names are {names}; a feed needs at least one part, each name once")
         for part in parts:
@@ -112,27 +133,41 @@ class Feed(Dataset[Fed]):
         self.rank, self.world, self.accumulate = rank, world, accumulate
         self._readers = [_Reader(part, seed) for part in parts]
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether some part has optimiser steps of its own."""
+        return any(reader.part.own_turns for reader in self._readers)
+
+    @property
+    def steps_an_epoch(self) -> float:
+        """Steps in which the first part shows as many records as its sources hold."""
+        part = self._readers[0].part
+        return sum(len(source) for source in part.sources) / part.global_batch
+
     def __getitem__(self, step: int) -> Fed:
         keys: dict[str, list[str]] = {}
-        micro: list[dict[str, list[Any]]] = [{} for _ in range(self.accumulate)]
+        turns: dict[bool, list[dict[str, list[Any]]]] = {}
         read, bad = 0, []
         for reader in self._readers:
-            part = reader.part
+            part, turn = reader.part, reader.part.turn(step)
+            if turn is None:
+                continue
             taken = [
                 reader.take(position, step)
-                for position in reader.order.step(step, part.global_batch, self.rank, self.world)
+                for position in reader.order.step(turn, part.global_batch, self.rank, self.world)
             ]
             keys[part.name] = [one.key for one in taken]
             size = len(taken) // self.accumulate
+            micro = turns.setdefault(not part.own_turns, [{} for _ in range(self.accumulate)])
             for number, samples in enumerate(micro):
                 samples[part.name] = [one.sample for one in taken[number * size : (number + 1) * size]]
             read += sum(one.read for one in taken)
             bad += [record for one in taken for record in one.bad]
         try:
-            batches = [self.collate(samples) for samples in micro]
+            batches = [self.collate(samples) for shared in sorted(turns) for samples in turns[shared]]
         except Exception as error:
             raise RuntimeError(f"step {step}: collate failed on {keys}: {_describe(error)}") from error
-        return Fed(step, batches, keys, read, bad)
+        return Fed(step, batches, keys, read, bad, len(turns))
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ The shape is told by the fields (README and data classes of the published code):
 
     elems              region lines: elems of caption, attributes, bb (x, y, w, h); perhaps an image caption
     question, answer   question answering; both go to `extra`
-    sentence, images   NLVR2: the first image is the record's, `images` stays in `extra`
+    sentence, images   NLVR2: the first image is the record's, the second one `right` in `extra`
     text               grounding: text, perhaps bbox (x, y, w, h), ref_id, width, height
     caption            image-text lines, retrieval and captioning lists
 
@@ -71,6 +71,8 @@ def record_from_fields(
         used |= set(_IMAGE_KEYS)
     concepts = _concepts(fields, key, keys)
     extra = {name: value for name, value in fields.items() if name not in used}
+    if len(paths := fields.get("images", ())) > 1:
+        extra["right"] = files.join(image_root, paths[1])
     return Record(key, image, tuple(concepts), extra)
 
 

@@ -193,18 +193,21 @@ def _open_scenes(rest: str, options: Mapping[str, str]) -> Source:
         raise ValueError(f"expected scenes:SPLIT:SIZE?seed=0&image_size=128; {error}") from error
 
 
-def _open_scene_cases(rest: str, options: Mapping[str, str]) -> Source:
-    from xvlm.data.scenes import Scenes
-    from xvlm.data.scenes.cases import SceneCases
+def _open_cases(kind: str) -> Callable[[str, Mapping[str, str]], Source]:
+    def opened(rest: str, options: Mapping[str, str]) -> Source:
+        from xvlm.data.scenes import Scenes, cases
 
-    scenes = _open_scenes(rest, options)
-    assert isinstance(scenes, Scenes)
-    return SceneCases(scenes)
+        scenes = _open_scenes(rest, options)
+        assert isinstance(scenes, Scenes)
+        kinds = {one.kind: one for one in (cases.SceneCases, cases.SceneQuestions, cases.ScenePairs)}
+        return kinds[kind](scenes)
+
+    return opened
 
 
 SCHEMES: dict[str, Callable[[str, Mapping[str, str]], Source]] = {
     "scenes": _open_scenes,
-    "scene-cases": _open_scene_cases,
+    **{kind: _open_cases(kind) for kind in ("scene-cases", "scene-questions", "scene-pairs")},
 }
 """What `name:rest?option=value` opens: (rest, options) -> source."""
 

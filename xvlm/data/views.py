@@ -122,9 +122,20 @@ class TextView:
         return tuple(rows), empty
 
 
-def captions_only(record: Record) -> Record:
-    """The record without its boxed concepts.  Raises BadRecord if it has no caption."""
-    captions = tuple(concept for concept in record.concepts if concept.box_xyxy is None)
+def image_key(record: Record) -> int:
+    """The same for all records of one image file: they show the same concept, whatever they say of it."""
+    return key_of(f"{record.image if isinstance(record.image, str) else record.key}#image")
+
+
+def captions_only(record: Record, boxes_as_captions: bool = False) -> Record:
+    """The record without its boxed concepts, or with their texts as captions of the whole image.
+
+    Raises BadRecord if it has no caption.
+    """
+    concepts = record.concepts
+    if boxes_as_captions:
+        concepts = tuple(replace(concept, box_xyxy=None) for concept in concepts)
+    captions = tuple(concept for concept in concepts if concept.box_xyxy is None)
     if not captions:
         raise BadRecord("no caption", record.key, f"{len(record.concepts)} concepts, all with a box")
     return replace(record, concepts=captions)
@@ -132,22 +143,27 @@ def captions_only(record: Record) -> Record:
 
 @dataclass(frozen=True)
 class PairsView:
-    """A random crop with `captions` of its captions (fewer if it has fewer)."""
+    """A random crop with `captions` of its captions (fewer if it has fewer).
+
+    Attributes:
+        boxes_as_captions: texts of regions are shown too, as texts of the whole image.
+    """
 
     transform: PairsTransform | StemPairs
     text: TextView
     captions: int = 1
+    boxes_as_captions: bool = False
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         """Raises BadRecord if the record has no caption or its image cannot be used."""
-        record = captions_only(record)
+        record = captions_only(record, self.boxes_as_captions)
         opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
         concepts, bad = usable_concepts(record, opened)
         texts = [text for concept in concepts for text in concept.texts]
         chosen = rng.permutation(len(texts))[: self.captions]
         pixels, texts_seen = self.transform(opened, [texts[i] for i in chosen], rng)
-        key = key_of(f"{record.key}#image")
+        key = image_key(record)
         rows, empty = self.text.rows(((text, None, key) for text in texts_seen), record.key, rng)
         if not rows:
             raise empty[-1]
@@ -180,12 +196,12 @@ class RegionsView:
         if not usable:
             raise BadRecord("no concept", record.key, "the record has neither boxes nor captions to use")
         pixels, kept = self.transform(opened, usable, rng)
-        rows, unusable = rows_of(record.key, kept, self.text, self.max_regions, self.texts, rng)
+        rows, unusable = rows_of(record, kept, self.text, self.max_regions, self.texts, rng)
         return Sample(pixels, rows, bad=(*bad, *unusable), read=len(record.concepts))
 
 
 def rows_of(
-    key: str, kept: Sequence[Kept], text: TextView, max_rows: int, texts: int, rng: np.random.Generator
+    record: Record, kept: Sequence[Kept], text: TextView, max_rows: int, texts: int, rng: np.random.Generator
 ) -> tuple[tuple[Row, ...], list[BadRecord]]:
     """Up to `max_rows` rows from the concepts in view, and the texts of which nothing was left.
 
@@ -194,6 +210,7 @@ def rows_of(
 
     Raises BadRecord if not one row is left.
     """
+    image = image_key(record)
     order = [kept[i] for i in rng.permutation(len(kept))]
     whole = [one for one in order if one.concept.box_xyxy is None][:1]
     boxed = [one for one in order if one.concept.box_xyxy is not None]
@@ -207,10 +224,14 @@ def rows_of(
         if concept.attributes:
             words = f"{concept.attributes[rng.integers(len(concept.attributes))]} {words}"
         if concept.box_xyxy is None:
-            return words, None, key_of(f"{key}#image")
-        return words, one.box_xyxy, key_of(f"{key}#{concept.box_xyxy}")
+            return words, None, image
+        return words, one.box_xyxy, key_of(f"{image}#{concept.box_xyxy}")
 
-    rows, bad = text.rows((said_of(one, number) for one, number in drawn), key, rng, max_rows)
+    rows, bad = text.rows((said_of(one, number) for one, number in drawn), record.key, rng, max_rows)
     if not rows:
-        raise bad[0] if bad else BadRecord("no concept", key, "the view shows none of the record's concepts")
+        raise (
+            bad[0]
+            if bad
+            else BadRecord("no concept", record.key, "the view shows none of the record's concepts")
+        )
     return rows, bad

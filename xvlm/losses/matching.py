@@ -54,12 +54,52 @@ def draw_negatives(
 
 
 def _drawn(similarity_RN: Tensor, allowed_RN: Tensor, easy: float) -> Tensor:
-    """(R, N) -> (R,): one of those allowed; 1e-5 lets any of them be drawn (published)."""
-    # Where the model has gone to NaN, let the loss say so: a draw from NaN would only fail.
-    hard_RN = (similarity_RN.softmax(1).nan_to_num() + 1e-5) * allowed_RN
-    hard_RN = hard_RN / hard_RN.sum(1, keepdim=True)
+    """(R, N) -> (R,): one of those allowed."""
+    hard_RN = _chances(similarity_RN, allowed_RN)
     alike_RN = allowed_RN / allowed_RN.sum(1, keepdim=True)
     return torch.multinomial(torch.lerp(hard_RN, alike_RN.to(hard_RN.dtype), easy), 1)[:, 0]
+
+
+def _chances(similarity_RN: Tensor, allowed_RN: Tensor) -> Tensor:
+    """(R, N) chances of being drawn, of those allowed; 1e-5 lets any of them be drawn (published)."""
+    # Where the model has gone to NaN, let the loss say so: a draw from NaN would only fail.
+    hard_RN = (similarity_RN.softmax(1).nan_to_num() + 1e-5) * allowed_RN
+    return hard_RN / hard_RN.sum(1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """Pairs of images for captions, of which one or none is the caption's own.
+
+    Attributes:
+        row_Q: (Q,) the captions for which there are two other images.
+        left_Q, right_Q: (Q,) images.
+        label_Q: (Q,) 0: the left one is its own, 1: the right one, 2: neither.
+    """
+
+    row_Q: Tensor
+    left_Q: Tensor
+    right_Q: Tensor
+    label_Q: Tensor
+
+
+@torch.no_grad()
+def draw_assigned(image_BE: Tensor, same_BB: Tensor, temperature: float) -> Assigned:
+    """Each of the three cases as often; other images in proportion to how like the own one they are.
+
+    Args:
+        image_BE: (B, E) of unit length, image b that of caption b.
+        same_BB: (B, B) True where image j is as right for caption i as its own: never drawn.
+    """
+    row_Q = ((~same_BB).sum(1) >= 2).nonzero()[:, 0]
+    if row_Q.shape[0] == 0:
+        return Assigned(row_Q, row_Q, row_Q, row_Q)
+    similarity_QB = image_BE[row_Q] @ image_BE.T / temperature
+    other_Q2 = torch.multinomial(_chances(similarity_QB, ~same_BB[row_Q]), 2)
+    label_Q = torch.randint(3, row_Q.shape, device=row_Q.device)
+    left_Q = torch.where(label_Q == 0, row_Q, other_Q2[:, 0])
+    right_Q = torch.where(label_Q == 1, row_Q, torch.where(label_Q == 2, other_Q2[:, 1], other_Q2[:, 0]))
+    return Assigned(row_Q, left_Q, right_Q, label_Q)
 
 
 def matching_loss(logits_R2: Tensor, is_match_R: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
@@ -42,3 +43,23 @@ def normalise_answer(answer: str) -> str:
     found = re.sub(r"\.(?!\d)", "", found)
     words = [DIGITS.get(word, word) for word in found.lower().split()]
     return " ".join(RIGHT.get(word, word) for word in words if word not in ARTICLES)
+
+
+def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
+    """How right an answer is: a third for each of the other people who gave it, at most 1; the mean over all
+    choices of the one who is left out (Antol et al. 2015).
+
+    Where one person answered there are no others: it is right or wrong.  Where all agree, answers are
+    compared as they are (official evaluation).
+
+    Raises ValueError if nobody answered.
+    """
+    if not people:
+        raise ValueError("an answer cannot be judged: nobody answered the question")
+    if len(people) == 1:
+        return float(normalise_answer(answer) == normalise_answer(people[0]))
+    if len(set(people)) > 1:
+        answer, people = normalise_answer(answer), [normalise_answer(one) for one in people]
+    same = sum(one == answer for one in people)
+    shares = [min(1.0, (same - (one == answer)) / 3) for one in people]
+    return sum(shares) / len(people)

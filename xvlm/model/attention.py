@@ -98,6 +98,15 @@ class ConceptTokens:
             mask_CP=self.mask_CP[concept_R],
         )
 
+    def copied(self, concept_R: Tensor) -> ConceptTokens:
+        """One concept a row (R,), each with a token set of its own, in this order: a set may be copied."""
+        return replace(
+            self,
+            tokens_SPD=self.tokens_SPD.index_select(0, self.set_C[concept_R]),
+            set_C=torch.arange(len(concept_R), device=concept_R.device),
+            mask_CP=self.mask_CP[concept_R],
+        )
+
 
 @dataclass(frozen=True)
 class Looking:

@@ -30,12 +30,14 @@ class Loaded:
 
     Attributes:
         max_words, max_tokens: how long texts were when it was trained.
+        prompt: what its captions begin with.
     """
 
     model: XVLM
     tokenizer: Tokenizer
     max_words: int = 40
     max_tokens: int = 40
+    prompt: str = ""
 
 
 def save_model(loaded: Loaded, folder: str | Path, more: Mapping[str, Any] | None = None) -> Path:
@@ -51,6 +53,7 @@ def save_model(loaded: Loaded, folder: str | Path, more: Mapping[str, Any] | Non
         "format": FORMAT,
         "max_words": loaded.max_words,
         "max_tokens": loaded.max_tokens,
+        "prompt": loaded.prompt,
         "model": to_json(loaded.model.config),
         **(more or {}),
     }
@@ -84,7 +87,8 @@ def load_model(folder_or_repo: str | Path) -> Loaded:
     model = build_model(from_json(ModelConfig, config["model"]))
     model.load_state_dict(load_file(folder / "model.safetensors"))
     tokenizer = Tokenizer.from_folder(folder)
-    return Loaded(model.eval(), tokenizer, config["max_words"], config["max_tokens"])
+    lengths = config["max_words"], config["max_tokens"]
+    return Loaded(model.eval(), tokenizer, *lengths, config.get("prompt", ""))
 
 
 def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:

@@ -97,9 +97,16 @@ class AssignmentHead(nn.Module):
         self.vision = nn.Linear(vision_width, embed_dim).requires_grad_(False)
         self.classify = nn.Linear(width, 3)
 
+    def embed_images(self, cls_BD: Tensor) -> Tensor:
+        """(B, D_vision) v_cls -> (B, E) of unit length, never in half precision, with no gradient."""
+        with full_precision(cls_BD), torch.no_grad():
+            return F.normalize(self.vision(at_least_float(cls_BD)), dim=-1)
+
     def forward(self, cls_RD: Tensor) -> Tensor:
-        """(R, D) x_cls of texts with pairs -> (R, 3) logits."""
-        return self.classify(cls_RD)
+        """(R, D) x_cls of texts with pairs -> (R, 3) logits of (left, right, neither), never in half
+        precision."""
+        with full_precision(cls_RD):
+            return self.classify(at_least_float(cls_RD))
 
 
 def full_precision(x: Tensor) -> torch.autocast:
