@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
-from xvlm.run import OptimConfig, Run, from_json, to_json, write_json
+from xvlm.run import OptimConfig, Run, from_json, in_steps, to_json, write_json
 from xvlm.tasks._build import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, PretrainRun
 
@@ -51,7 +51,7 @@ def test_absent_fields_have_their_defaults() -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ({"optim": {"learning": 1}}, r"optim\.learning is not a field of OptimConfig; it has steps, lr"),
+        ({"optim": {"learning": 1}}, r"optim\.learning is not a field of OptimConfig; it has steps, epochs"),
         (
             {"optim": {"warm_up": 1}},
             r"optim\.warm_up is not a field of OptimConfig; did you mean optim\.warmup\?",
@@ -100,3 +100,13 @@ def test_json_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(path, {"a": object()})
     assert json.loads(path.read_text())["seed"] == 3
     assert [p.name for p in path.parent.iterdir()] == ["run.json"]
+
+
+def test_passes_become_steps() -> None:
+    run = Run(optim=OptimConfig(epochs=2.5, warmup_share=0.1, steps=7, warmup=3))
+    found = in_steps(run, 40.4)
+    assert (found.optim.steps, found.optim.warmup, found.eval_every) == (101, 10, 40)
+    assert in_steps(replace(run, eval_every=9), 40.4).eval_every == 9
+    plain = Run(optim=OptimConfig(steps=7, warmup=3))
+    assert in_steps(plain, 40.4) == plain
+    assert in_steps(Run(optim=OptimConfig(epochs=1)), 0.2).optim.steps == 1

@@ -19,7 +19,8 @@ import numpy as np
 from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases
 from xvlm.data.sources import JsonSource, Source
-from xvlm.evaluate import evaluate_grounding, evaluate_retrieval
+from xvlm.evaluate.grounding import evaluate_grounding
+from xvlm.evaluate.retrieval import evaluate_retrieval
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
 from xvlm.recipes import photos as photos_recipe

@@ -111,48 +111,56 @@ def match(
 
 
 def eval_(
-    measure: Positional[Literal["grounding", "retrieval"]],
+    measure: Positional[str],
     model: Path,
     data: str,
     out: Path,
     image_root: str | None = None,
     top: int = 32,
     rerank: Literal["both", "matching"] = "both",
+    answers: Path | None = None,
     limit: int | None = None,
 ) -> None:
     """Measure a model on a file of the published form; writes metrics.json and predictions.json.
 
     Args:
-        measure: grounding (phrases with one box each) or retrieval (images with captions).
+        measure: grounding (phrases with one box each), weak_grounding (the same, chosen by attention),
+            retrieval (images with captions), vqa (questions), nlvr2 (statements about two images) or
+            captioning.
         model: model folder, run folder or hub repository.
         data: JSON or JSON-lines file, tar shards, or a scheme such as scenes:test:500.
         out: folder for the results.
         image_root: where image paths start; by default beside the file.
         top: retrieval: candidates that are reranked by matching for every query; 0 for none.
         rerank: retrieval: by contrastive score and matching together, or by matching alone (published).
+        answers: vqa: a JSON list of the answers to choose among; by default they are written freely.
         limit: use only the first so many records.
     """
     from xvlm.data.sources import open_source
-    from xvlm.evaluate import evaluate_grounding, evaluate_retrieval
     from xvlm.predict import Predictor
     from xvlm.run import write_json
+    from xvlm.tasks._dev import answer_list
 
+    evaluate = find("evaluate", measure).evaluate
+    options: dict[str, dict[str, Any]] = {
+        "retrieval": {"top": top, "rerank": rerank},
+        "vqa": {"answers": answer_list(answers) if answers else None},
+    }
     predictor, source = Predictor.load(model), open_source(data, image_root)
-    if measure == "grounding":
-        metrics, cases = evaluate_grounding(predictor, source, limit)
-        predictions: Any = [case.to_json() for case in cases]
-    else:
-        metrics, ranked = evaluate_retrieval(predictor, source, limit, top, rerank)
-        predictions = ranked.to_json()
+    metrics, found = evaluate(predictor, source, limit=limit, **options.get(measure, {}))
     write_json(out / "metrics.json", metrics)
-    write_json(out / "predictions.json", predictions)
+    write_json(
+        out / "predictions.json",
+        [one.to_json() for one in found] if isinstance(found, list) else found.to_json(),
+    )
     show(metrics, True)
 
 
 def recipes() -> None:
     """List the recipes, a line each."""
-    for name in names("recipes"):
-        print(f"{name:12} {summary(find('recipes', name))}")
+    known = names("recipes")
+    for name in known:
+        print(f"{name:{max(map(len, known))}}  {summary(find('recipes', name))}")
 
 
 def summary(thing: Any) -> str:
@@ -167,7 +175,6 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         recipe_and_fields: a recipe, then its arguments as name=value, then any field of the run by its dotted
             name (`xvlm train RECIPE --help` lists them); or `--from run.json` in place of the recipe.
     """
-    from xvlm.evaluate import evaluation
     from xvlm.train.start import read_run, say
     from xvlm.train.start import train as train_run
 
@@ -188,7 +195,7 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
     prog = f"xvlm train {recipe or '--from run.json'}"
     asked = tyro.cli(training_options(run), args=rest, prog=prog, description=summary(train))
     out = asked.out or Path(f"runs/{asked.run.recipe or asked.run.task}")
-    measure = evaluation(asked.run.dev)
+    measure = find("tasks", asked.run.task).evaluation(asked.run)
     train_run(asked.run, out, resume=asked.resume, minutes=asked.minutes, evaluate=measure)
     say(f"model: {out / 'model'}")
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases
-from xvlm.evaluate import evaluate_grounding, evaluate_retrieval
+from xvlm.evaluate.grounding import evaluate_grounding
+from xvlm.evaluate.retrieval import evaluate_retrieval
 from xvlm.gallery import contact_sheet, grounding_examples, write_gallery
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe

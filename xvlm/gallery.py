@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from xvlm.data.images import open_image
-from xvlm.evaluate import GroundingPrediction, Retrieval
+from xvlm.evaluate.grounding import GroundingPrediction
+from xvlm.evaluate.retrieval import Retrieval
 from xvlm.records import ImageData
 from xvlm.report import (
     Curve,

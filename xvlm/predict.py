@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,14 @@ from torch import Tensor
 
 from xvlm.batch import Concepts, Images, Texts
 from xvlm.data.images import Opened, open_image, to_rgb
-from xvlm.data.text import clean_caption
+from xvlm.data.text import clean_caption, clean_question
 from xvlm.data.transforms import EvalTransform
+from xvlm.model.answers import question_states, rank_answers
 from xvlm.model.attention import ConceptTokens
+from xvlm.model.decoder import Decoder
 from xvlm.model.folder import Loaded, load_model
+from xvlm.model.generate import Limits, Writer, beam_search
+from xvlm.model.pairs import judge
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.model.xvlm import XVLM
@@ -30,10 +35,22 @@ class Grounded(NamedTuple):
 
     Attributes:
         box_xyxy: in pixels of the upright image.
-        score: probability that the phrase matches what is in the box.
+        score: probability that the phrase matches what is in the box; NaN if the model has no matching head.
     """
 
     box_xyxy: BoxXYXY
+    score: float
+
+
+class Answered(NamedTuple):
+    """What a question is answered with.
+
+    Attributes:
+        text: the answer.
+        score: its probability, among the given answers if there are any, else of all that could be written.
+    """
+
+    text: str
     score: float
 
 
@@ -48,6 +65,7 @@ class Predictor:
         self.model: XVLM = loaded.model.to(device).eval()
         self.tokenizer = loaded.tokenizer
         self.max_words, self.max_tokens = loaded.max_words, loaded.max_tokens
+        self.prompt = loaded.prompt
         self.device = torch.device(device)
         self.transform = EvalTransform(loaded.model.config.vision.image_hw)
 
@@ -88,6 +106,79 @@ class Predictor:
         return Texts.pack(ids).to(self.device)
 
     @torch.no_grad()
+    def answer(
+        self,
+        features: ImageFeatures,
+        questions: Sequence[str],
+        answers: Sequence[str] | None = None,
+        beams: int = 3,
+        best: int = 128,
+    ) -> list[Answered]:
+        """B images with a question each; see `Photo.ask`.
+
+        Args:
+            best: of a longer list of answers, how many are ranked by all their tokens; by the first one alone
+                the others are left behind (published: 128).
+        """
+        cleaned = [clean_question(question, self.max_words) for question in questions]
+        for question, rest in zip(questions, cleaned, strict=True):
+            if not rest.strip():
+                raise ValueError(f"the question is {question!r}; nothing is left of it after cleaning")
+        ids = [self.tokenizer.encode(question, self.max_tokens) for question in cleaned]
+        decoder = self.model.answers
+        looked_at = question_states(self.model, features, Texts.pack(ids).to(self.device))
+        if answers is None:
+            return [Answered(*one) for one in self.write(decoder, looked_at, [self.tokenizer.cls_id], beams)]
+        if isinstance(answers, str) or not answers:
+            raise ValueError(f"answers is {answers!r}; it must be a list of at least one text")
+        given = [self.tokenizer.encode(one.lower(), self.max_tokens, end=True) for one in answers]
+        ranked = rank_answers(decoder, looked_at, Texts.pack(given).to(self.device), best)
+        firsts = zip(ranked.answer_Nk[:, 0].tolist(), ranked.probability_Nk[:, 0].tolist(), strict=True)
+        return [Answered(answers[number], probability) for number, probability in firsts]
+
+    @torch.no_grad()
+    def describe(
+        self, features: ImageFeatures, beams: int = 3, min_tokens: int = 5, max_tokens: int = 20
+    ) -> list[str]:
+        """A caption of each of B images; see `Photo.caption`."""
+        prompt = self.tokenizer.encode(self.prompt, max_tokens, allow_empty=True)
+        looked_at = whole_images(self.model, features)
+        written = self.write(self.model.captions, looked_at, prompt, beams, min_tokens, max_tokens)
+        return [text for text, _ in written]
+
+    def write(
+        self,
+        decoder: Decoder,
+        looked_at: ConceptTokens,
+        prompt: Sequence[int],
+        beams: int,
+        min_tokens: int = 0,
+        max_tokens: int | None = None,
+    ) -> list[tuple[str, float]]:
+        """The best text about each thing that is looked at, without its prompt; and its probability."""
+        limits = Limits(self.tokenizer.sep_id, max_tokens or self.max_tokens, min_tokens)
+        thing_S = torch.arange(len(looked_at.set_C), device=self.device)
+        found = beam_search(Writer(decoder, looked_at, thing_S, beams), prompt, limits, beams)
+        texts = [self.tokenizer.decode(one.ids[len(prompt) :]).strip() for one in found]
+        return [(text, math.exp(one.log_probability)) for text, one in zip(texts, found, strict=True)]
+
+    @torch.no_grad()
+    def judge(
+        self, left: Sequence[Tensor], right: Sequence[Tensor], statements: Sequence[str]
+    ) -> list[float]:
+        """Statements about pairs of images, (3, height, width) uint8 each; see `compare`."""
+        images = Images(torch.stack([*left, *right])).to(self.device)
+        return judge(self.model, images, self.tokens(statements)).softmax(1)[:, 1].tolist()
+
+    def compare(self, left: AnyImage, right: AnyImage, statement: str) -> float:
+        """The probability that a statement about two images is true ("both show a dog").
+
+        Raises BadRecord for an image that does not decode, MissingPart if the model was not trained for it.
+        """
+        pixels = [self.pixels(open_any(image)) for image in (left, right)]
+        return self.judge(pixels[:1], pixels[1:], [statement])[0]
+
+    @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> TextFeatures:
         """N texts, in one batch."""
         return self.model.encode_texts(self.tokens(texts))
@@ -122,6 +213,25 @@ class Photo:
         logit_R = match_logits(self.predictor.model, concepts, encoded, torch.zeros_like(text_R), text_R)
         return logit_R.sigmoid().tolist()
 
+    def ask(self, question: str, answers: Sequence[str] | None = None, beams: int = 3) -> Answered:
+        """Answer a question about the image.
+
+        Args:
+            answers: choose among these; without them the answer is written freely.
+            beams: of the search for a free answer.
+        Raises:
+            ValueError: the question or the list of answers is empty.
+            MissingPart: the model was not trained for questions.
+        """
+        return self.predictor.answer(self.features, [question], answers, beams, best=len(answers or ()))[0]
+
+    def caption(self, beams: int = 3, min_tokens: int = 5, max_tokens: int = 20) -> str:
+        """Describe the image; lengths are in tokens, prompt included (published: 3 beams, 5 to 20 tokens).
+
+        Raises MissingPart if the model was not trained for captions.
+        """
+        return self.predictor.describe(self.features, beams, min_tokens, max_tokens)[0]
+
 
 def open_any(image: AnyImage) -> Opened:
     """Whatever a user has in hand; errors name it.  A PIL image's own EXIF orientation is followed."""
@@ -152,12 +262,14 @@ def ground(
         texts: N texts.
         image_N: (N,) int64.
     Returns:
-        ((N, 4) xyxy in [0, 1], (N,) matching probabilities).
+        ((N, 4) xyxy in [0, 1], (N,) matching probabilities, NaN without a matching head).
     """
     row_N = torch.arange(image_N.shape[0], device=image_N.device)
     whole = whole_images(model, features)
     cls_ND = model.fuse(texts, row_N, whole, image_N).cls_RD
     box_N4 = model.predict_box_xyxy(cls_ND, whole, image_N)
+    if not hasattr(model, "matching"):
+        return box_N4, torch.full_like(box_N4[:, 0], torch.nan)
     regions = Concepts(image_N, box_N4.float(), torch.ones_like(image_N, dtype=torch.bool))
     tokens, _ = model.encode_concepts(features, regions)
     return box_N4, match_logits(model, tokens, texts, row_N, row_N).sigmoid()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Run")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,10 @@ class OptimConfig:
 
     Attributes:
         steps: optimiser steps of the whole run.
+        epochs: passes over the data (of a run's first part), in place of `steps`; 0: `steps` counts.
         lr: peak learning rate; parameters that no checkpoint gave learn at `new_multiplier` times it.
         warmup: steps of linear rise; afterwards the rate falls to `final_lr` of the peak.
+        warmup_share: of all steps, in place of `warmup`; 0: `warmup` counts.
         schedule: "linear" (published) or "cosine".
         vision_multiplier, text_multiplier: on the rate of pre-trained vision and text parameters.
         weight_decay: on matrices only; 1-D parameters have none.
@@ -34,11 +37,13 @@ class OptimConfig:
     """
 
     steps: int = 1000
+    epochs: float = 0.0
     lr: float = 1e-4
     new_multiplier: float = 2.0
     vision_multiplier: float = 1.0
     text_multiplier: float = 1.0
     warmup: int = 100
+    warmup_share: float = 0.0
     schedule: Literal["linear", "cosine"] = "linear"
     final_lr: float = 0.0
     weight_decay: float = 0.01
@@ -59,7 +64,10 @@ class Run:
         precision: "fp32", or "bf16" (autocast; weights stay float32).
         accumulate: micro-batches per step and rank.
         workers: processes that read data; 0 reads in the training process.
-        log_every, save_every, eval_every: steps; 0 never does it before the end.
+        log_every, save_every: steps; 0 never does it before the end.
+        eval_every: steps; 0 measures at the end, and after every pass of a run that is given in passes.
+        keep_best: a number that is measured, such as `grounding_acc50`: the model that has the highest is
+            kept in the folder `best`; empty: none is.
         max_bad: share of records read that may be bad before the run stops.
         faithful: reproduce the published behaviour where it differs (design, section 5).
     """
@@ -73,10 +81,22 @@ class Run:
     log_every: int = 1
     save_every: int = 200
     eval_every: int = 0
+    keep_best: str = ""
     max_bad: float = 0.01
     faithful: bool = False
     compile: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+
+def in_steps(run: R, steps_an_epoch: float) -> R:
+    """The same run with everything in steps that is given in passes and as a share of them."""
+    optim, eval_every = run.optim, run.eval_every
+    steps = max(1, round(optim.epochs * steps_an_epoch)) if optim.epochs else optim.steps
+    warmup = round(optim.warmup_share * steps) if optim.warmup_share else optim.warmup
+    if optim.epochs and not eval_every:
+        eval_every = max(1, round(steps_an_epoch))
+    optim = dataclasses.replace(optim, steps=steps, warmup=warmup)
+    return dataclasses.replace(run, optim=optim, eval_every=eval_every)
 
 
 def to_json(value: Any) -> Any:

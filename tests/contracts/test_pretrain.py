@@ -39,6 +39,39 @@ def test_some_rows_of_an_image_may_be_fused_alone() -> None:
     assert len(batch.texts) == 9 + 6
 
 
+@pytest.mark.parametrize("count", [1, 5, 8, 11, 30])
+def test_a_fixed_number_of_rows(count: int) -> None:
+    """As the published region batches: rows left out, or twice; every row stays with its image."""
+    parts = toy_parts(pairs=2, regions=(3, 1, 4))
+    rows = [row for sample in parts["regions"] for row in sample.rows]
+    image_of = {id(row): 2 + n for n, sample in enumerate(parts["regions"]) for row in sample.rows}
+    batch = Collate(region_rows=count)(parts)
+    assert len(batch.concepts) - batch.pairs == count and len(batch.images) == 5
+    seen = batch.concepts.image_N[2:].tolist()
+    found = [
+        [row for row in rows if row.text_key == key and image_of[id(row)] == image]
+        for key, image in zip(batch.text_key_N[2:].tolist(), seen, strict=True)
+    ]
+    assert all(found), "a row stands with another image"
+    kinds = {one[0].concept_key for one in found}
+    assert len(kinds) <= min(count, 8) and (count < 8 or len(kinds) >= 7)
+    again = Collate(region_rows=count)(parts)
+    assert torch.equal(batch.texts.ids_T, again.texts.ids_T)
+
+
+def test_faithful_runs_give_regions_steps_of_their_own(tmp_path: Path) -> None:
+    run = toys.pretrain()
+    data = replace(run.data, region_turns=0.5, region_rows=6)
+    shared = pretrain.build(replace(run, data=data), tmp_path / "shared").feed
+    assert [shared[step].turns for step in range(4)] == [1] * 4
+    assert len(shared[0].keys["regions"]) == 2, "half of the images in every step"
+    own = pretrain.build(replace(run, data=data, faithful=True), tmp_path / "own").feed
+    assert [own[step].turns for step in range(4)] == [1, 2, 1, 2]
+    regions, pairs = own[1].batches
+    assert regions.pairs == 0 and len(regions.concepts) == 6 and len(regions.images) == 4
+    assert pairs.pairs == len(pairs.concepts) == 4
+
+
 def test_a_batch_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         collate({"pairs": [], "regions": []})

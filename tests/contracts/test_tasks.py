@@ -33,14 +33,14 @@ def test_has_what_every_task_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_overfits_one_batch(name: str, tmp_path: Path) -> None:
-    """Every named loss that can, falls; the sum by half within 60 steps."""
+    """The weighted sum of losses falls by half within 60 steps, or what the task learns by rises."""
     built = find("tasks", name).build(toys.RUNS[name](), tmp_path)
     task: Any = built.task
     assert isinstance(task.model, nn.Module) and built.loaded.model is task.model
     batch = built.feed[0].batches[0]
     optimizer = torch.optim.AdamW([p for p in task.parameters() if p.requires_grad], lr=5e-3)
     weights = task.loss_weights()
-    totals = []
+    seen = []
     task.train()
     for _ in range(60):
         losses = task(batch)
@@ -49,8 +49,8 @@ def test_overfits_one_batch(name: str, tmp_path: Path) -> None:
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        totals.append(total.item())
-    assert totals[-1] < totals[0] / 2, totals[::10]
+        seen.append({"total": total.item()} | {key: value.item() for key, value in losses.items()})
+    toys.LEARNT.get(name, toys.halves)(seen)
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -62,10 +62,8 @@ def test_saves_goes_on_and_answers(name: str, tmp_path: Path) -> None:
     train(run, parts, resume=True)
     one, two = ((out / "model" / "model.safetensors").read_bytes() for out in (whole, parts))
     assert one == two
-    seen = Predictor.load(whole).image(photo(50, 70, 0))
-    box, score = seen.ground("the red circle")
-    assert 0 <= box[0] <= box[2] <= 50 and 0 <= box[1] <= box[3] <= 70
-    assert 0 <= score <= 1 and 0 <= seen.match(["a picture"])[0] <= 1
+    predictor = Predictor.load(whole)
+    toys.ASKED[name](predictor, predictor.image(photo(50, 70, 0)))
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -88,4 +86,7 @@ def test_a_run_from_a_model_folder_uses_its_tokenizer(name: str, tmp_path: Path)
     own, theirs = built.loaded.model.state_dict(), first.model.state_dict()
     assert all(torch.equal(own[key], theirs[key]) for key in own)
     view = built.feed._readers[0].part.view
-    assert view.text.tokenizer.encode(text, 30) == first.tokenizer.encode(text, 30)
+    holders = [view, getattr(view, "text", None), built.task]
+    tokenizers = [holder.tokenizer for holder in holders if hasattr(holder, "tokenizer")]
+    assert tokenizers, "who reads the texts?"
+    assert all(one.encode(text, 30) == first.tokenizer.encode(text, 30) for one in tokenizers)

@@ -9,27 +9,139 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tests.tiny import tiny_run
-from xvlm.tasks._build import SourceConfig
+import pytest
+
+from tests.tiny import photo, tiny_config, tiny_run
+from xvlm.lookup import find
+from xvlm.model.xvlm import MissingPart
+from xvlm.predict import Photo, Predictor
+from xvlm.run import OptimConfig
+from xvlm.tasks._build import Init, SourceConfig
+from xvlm.tasks._finetune import FinetuneData
+
+AS_THEY_ARE = {"crop": False, "flip": False, "rand_augment": False}
 
 
-def pretrain() -> Any:
-    """Four pictures with a caption each and two with up to three regions each, as they are."""
+def scenes(kind: str = "scenes", count: int = 4) -> tuple[SourceConfig, ...]:
+    return (SourceConfig(f"{kind}:train:{count}?image_size=64"),)
+
+
+def pretrain(task: str = "pretrain") -> Any:
+    """Four pictures with a caption each and four with up to three regions each, as they are; a task that
+    shares pre-training's run takes what it needs of both."""
     run = tiny_run("cnn", steps=3)
-    four = (SourceConfig("scenes:train:4?image_size=64"),)
+    kind = find("tasks", task).RUN
+    plain = kind()
+    uses = {"pairs": bool(plain.losses.itc), "regions": bool(plain.losses.giou)}
+    data = replace(
+        plain.data,
+        pairs=scenes() if uses["pairs"] else (),
+        regions=scenes() if uses["regions"] else (),
+        pairs_batch=4,
+        regions_batch=4,
+        max_regions=3,
+        **AS_THEY_ARE,
+    )
+    common = {name: getattr(run, name) for name in ("init", "optim", "workers", "save_every")}
+    return replace(plain, model=replace(run.model, parts=plain.model.parts), data=data, **common)
+
+
+def finetuned(task: str, kind: str) -> Any:
+    """Four samples of a task, as they are."""
+    run = find("tasks", task).RUN()
     return replace(
         run,
-        data=replace(
-            run.data,
-            pairs=four,
-            regions=four,
-            pairs_batch=4,
-            regions_batch=4,
-            crop=False,
-            flip=False,
-            rand_augment=False,
-        ),
+        model=replace(tiny_config("cnn", (64, 64)), parts=run.model.parts),
+        init=Init(vocab_size=150),
+        data=FinetuneData(train=scenes(kind), batch=4, max_tokens=20, **AS_THEY_ARE),
+        optim=OptimConfig(steps=3, lr=3e-3, warmup=2),
+        workers=0,
+        save_every=0,
     )
 
 
-RUNS: dict[str, Callable[[], Any]] = {"pretrain": pretrain}
+RUNS: dict[str, Callable[[], Any]] = {
+    "pretrain": pretrain,
+    "retrieval": lambda: pretrain("retrieval"),
+    "grounding": lambda: pretrain("grounding"),
+    "weak_grounding": lambda: pretrain("weak_grounding"),
+    "vqa": lambda: finetuned("vqa", "scene-questions"),
+    "nlvr2": lambda: finetuned("nlvr2", "scene-pairs"),
+    "assignment": lambda: finetuned("assignment", "scenes"),
+    "captioning": lambda: finetuned("captioning", "scenes"),
+    "self_critical": lambda: replace(finetuned("self_critical", "scenes"), max_tokens=12),
+}
+
+
+def grounds(predictor: Predictor, seen: Photo) -> None:
+    box, score = seen.ground("the red circle")
+    assert 0 <= box[0] <= box[2] <= 50 and 0 <= box[1] <= box[3] <= 70
+    assert 0 <= score <= 1 or score != score  # NaN: no matching head
+
+
+def matches(predictor: Predictor, seen: Photo) -> None:
+    assert 0 <= seen.match(["a picture"])[0] <= 1
+    assert predictor.model.contrastive.temperature.item() > 0
+
+
+def both(predictor: Predictor, seen: Photo) -> None:
+    grounds(predictor, seen)
+    matches(predictor, seen)
+
+
+def answers(predictor: Predictor, seen: Photo) -> None:
+    text, score = seen.ask("what colour is the circle?", ["red", "light blue"])
+    assert text in ("red", "light blue") and 0.5 <= score <= 1
+    free = seen.ask("what colour is the circle?")
+    assert isinstance(free.text, str) and 0 < free.score <= 1
+
+
+def judges(predictor: Predictor, seen: Photo) -> None:
+    left, right = photo(50, 70, 0), photo(60, 40, 1)
+    truth = predictor.compare(left, right, "both show a circle")
+    assert 0 <= truth <= 1 and truth != predictor.compare(right, left, "both show a circle")
+
+
+def assigns(predictor: Predictor, seen: Photo) -> None:
+    with pytest.raises(MissingPart, match=r"'pairs'.*it has assignment"):
+        predictor.compare(photo(50, 70, 0), photo(60, 40, 1), "both show a circle")
+
+
+def describes(predictor: Predictor, seen: Photo) -> None:
+    assert isinstance(seen.caption(), str) and predictor.prompt
+
+
+ASKED: dict[str, Callable[[Predictor, Photo], None]] = {
+    "pretrain": both,
+    "retrieval": matches,
+    "grounding": grounds,
+    "weak_grounding": matches,
+    "vqa": answers,
+    "nlvr2": judges,
+    "assignment": assigns,
+    "captioning": describes,
+    "self_critical": describes,
+}
+"""What a model of each task is asked, and what it must not answer."""
+
+
+def halves(seen: list[dict[str, float]]) -> None:
+    """The weighted sum of losses, step by step."""
+    totals = [losses["total"] for losses in seen]
+    assert totals[-1] < totals[0] / 2, totals[::10]
+
+
+def earns(seen: list[dict[str, float]]) -> None:
+    """A reward has no loss that falls: what is drawn becomes better."""
+    rewards = [losses["cider"] for losses in seen]
+    assert sum(rewards[-10:]) > 2 * sum(rewards[:10]), rewards[::5]
+
+
+def falls(seen: list[dict[str, float]]) -> None:
+    """Where every step draws other negatives, which are learnt one after another."""
+    totals = [losses["total"] for losses in seen]
+    assert sum(totals[-10:]) < 0.85 * sum(totals[:10]), totals[::5]
+
+
+LEARNT: dict[str, Callable[[list[dict[str, float]]], None]] = {"assignment": falls, "self_critical": earns}
+"""How it shows that a task has learnt a batch, where it is not `halves`."""

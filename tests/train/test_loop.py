@@ -58,14 +58,20 @@ class Line(nn.Module):
 class Feed(Dataset[Fed]):
     """Step s holds `micro` batches of the numbers s + 1, s + 2."""
 
-    def __init__(self, micro: int = 1, bad: int = 0, log: Callable[[int], None] = lambda step: None) -> None:
-        self.micro, self.bad, self.log = micro, bad, log
+    def __init__(
+        self,
+        micro: int = 1,
+        bad: int = 0,
+        log: Callable[[int], None] = lambda step: None,
+        turns: int = 1,
+    ) -> None:
+        self.micro, self.bad, self.log, self.turns = micro, bad, log, turns
 
     def __getitem__(self, step: int) -> Fed:
         self.log(step)
         batches = [Numbers(torch.tensor([step + 1.0, step + 2.0 + m])) for m in range(self.micro)]
         bad = [BadRecord("image does not decode", f"r{step}")] * self.bad
-        return Fed(step, batches, {"pairs": [f"a{step}", f"b{step}"]}, 200, bad)
+        return Fed(step, batches, {"pairs": [f"a{step}", f"b{step}"]}, 200, bad, self.turns)
 
 
 def run_of(steps: int, **fields: Any) -> Run:
@@ -92,11 +98,13 @@ def test_the_loss_is_the_weighted_sum_and_is_logged_by_name(tmp_path: Path) -> N
     assert any((tmp_path / "tensorboard").iterdir())
 
 
-def test_steps_are_adamws(tmp_path: Path) -> None:
-    """Against a loop written here: rate, decay, micro-batches averaged, clipping."""
+@pytest.mark.parametrize("turns", [1, 2])
+def test_steps_are_adamws(turns: int, tmp_path: Path) -> None:
+    """Against a loop written here: rate, decay, micro-batches averaged, clipping; turns of one rate."""
     run = run_of(4, optim={"clip": 0.5, "weight_decay": 0.1, "warmup": 2})
     task = Line()
-    fit_it(task, Feed(micro=2), run, tmp_path)
+    feed = Feed(micro=2, turns=turns)
+    fit_it(task, feed, run, tmp_path)
     model = nn.Linear(1, 1)
     nn.init.ones_(model.weight)
     nn.init.zeros_(model.bias)
@@ -109,18 +117,40 @@ def test_steps_are_adamws(tmp_path: Path) -> None:
         rate = [0.5, 1.0, 1.0, 0.5][step] * run.optim.lr
         for group in plain.param_groups:
             group["lr"] = rate
-        plain.zero_grad()
-        for batch in Feed(micro=2)[step].batches:
-            y_B = model(batch.x_B[:, None])[:, 0]
-            ((y_B - 3 * batch.x_B).square().mean() / 2 + model.weight.square().mean()).backward()
-        norm = math.sqrt(sum(p.grad.square().sum().item() for p in model.parameters() if p.grad is not None))
+        batches = feed[step].batches
+        for turn in [batches] if turns == 1 else [[batch] for batch in batches]:
+            plain.zero_grad()
+            for batch in turn:
+                y_B = model(batch.x_B[:, None])[:, 0]
+                near = (y_B - 3 * batch.x_B).square().mean()
+                ((near + 2 * model.weight.square().mean()) / len(turn)).backward()
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            norm = math.sqrt(sum(gradient.square().sum().item() for gradient in gradients))
+            for gradient in gradients:
+                gradient *= min(1.0, 0.5 / norm)
+            plain.step()
         assert log_of(tmp_path)[step]["grad_norm"] == pytest.approx(norm, rel=1e-5)
-        for p in model.parameters():
-            assert p.grad is not None
-            p.grad *= min(1.0, 0.5 / norm)
-        plain.step()
     torch.testing.assert_close(task.model.weight, model.weight)
     torch.testing.assert_close(task.model.bias, model.bias)
+
+
+def test_published_names_are_logged_in_faithful_mode(tmp_path: Path) -> None:
+    class Named(Line):
+        def loss_weights(self) -> dict[str, float]:
+            return {"itc": 1.0, "region_itc": 1.0, "bbox": 1.0}
+
+        def forward(self, batch: Numbers) -> dict[str, Tensor]:
+            losses = super().forward(batch)
+            return {"itc": losses["near"], "region_itc": losses["small"], "bbox": losses["small"]}
+
+    for faithful in (False, True):
+        fit_it(Named(), Feed(), run_of(1, faithful=faithful, optim={"new_multiplier": 2.0}), tmp_path)
+        row = log_of(tmp_path)[-1]
+        names = {name for name in row if name.startswith("loss_") or name == "lr_large"}
+        assert names == ({"loss_itc", "loss_bbox", "lr_large"} if faithful else set())
+        if faithful:
+            assert row["loss_itc"] == row["itc"] and row["lr_large"] == 2 * row["lr"]
+        (tmp_path / "log.jsonl").unlink()
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_batchs_keys(tmp_path: Path) -> None:

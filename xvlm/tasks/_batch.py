@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xvlm.batch import Concepts, Images, Movable, Texts
-from xvlm.data.views import Sample
+from xvlm.data.views import Row, Sample
 
 PARTS = ("pairs", "regions")
 
@@ -49,13 +50,31 @@ class Collate:
         fused_per_image: how many of an image's rows take part in matching and masked-language modelling,
             which cost four passes of the cross-modal encoder; 0: all (published).  Which these are is up to
             the view, whose order of concepts is random.
+        region_rows: rows of the regions part; 0: as many as there are.
     """
 
     fused_per_image: int = 0
+    region_rows: int = 0
 
     def __call__(self, parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
         """Raises ValueError if there is no sample at all."""
+        if self.region_rows and "regions" in parts:
+            parts = {**parts, "regions": with_rows(parts["regions"], self.region_rows)}
         return collate(parts, self.fused_per_image)
+
+
+def with_rows(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """The same images with `count` rows in all: some left out, or some twice (published, where batches have a
+    fixed size).  Which ones is up to chance that the rows themselves seed."""
+    rows = [(image, row) for image, sample in enumerate(samples) for row in sample.rows]
+    rng = np.random.default_rng([row.text_key % 2**32 for _, row in rows])
+    order = [int(place) for place in rng.permutation(len(rows))]
+    chosen = order[:count] + [order[place % len(order)] for place in range(count - len(order))]
+    kept: list[list[Row]] = [[] for _ in samples]
+    for place in sorted(chosen):
+        image, row = rows[place]
+        kept[image].append(row)
+    return [replace(sample, rows=tuple(some)) for sample, some in zip(samples, kept, strict=True)]
 
 
 def collate(parts: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -> PretrainBatch:
@@ -91,3 +110,9 @@ def collate(parts: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -> 
 def index(numbers: Sequence[int]) -> Tensor:
     """(M,) int64, also where there are none."""
     return torch.tensor(numbers, dtype=torch.int64)
+
+
+def first_texts(texts: Texts, count: int) -> Texts:
+    """The first `count` texts; reading their total length waits for the device."""
+    lengths = texts.lengths_N[:count]
+    return Texts(texts.ids_T[: int(lengths.sum())], lengths, texts.longest)

@@ -19,7 +19,7 @@ from xvlm.model.adapt import adapted
 from xvlm.model.folder import Loaded, load_model, local_folder
 from xvlm.model.weights import bert_config, bert_folder, find_weights, load_bert, load_vision_by_order
 from xvlm.model.xvlm import ModelConfig, build_model
-from xvlm.records import BadRecord
+from xvlm.records import BadRecord, Record
 
 
 @dataclass(frozen=True)
@@ -140,10 +140,19 @@ def corpus(sources: Iterable[Source], limit: int) -> list[str]:
     for source in sources:
         for index in range(0, len(source), max(1, len(source) // limit)):
             try:
-                texts += [clean_caption(t) for concept in source[index].concepts for t in concept.texts]
+                texts += [clean_caption(text) for text in texts_of(source[index])]
             except BadRecord:
                 continue
     return texts
+
+
+def texts_of(record: Record) -> list[str]:
+    """Everything that a record says: of its concepts, and what it asks, answers and states."""
+    said = [text for concept in record.concepts for text in concept.texts]
+    for name in ("question", "answer", "sentence"):
+        value = record.extra.get(name, ())
+        said += [value] if isinstance(value, str) else [str(one) for one in value]
+    return [text for text in said if text.strip()]
 
 
 def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: int) -> tuple[Loaded, set[str]]:

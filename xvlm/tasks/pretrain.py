@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from xvlm import dist
-from xvlm.batch import Texts
 from xvlm.boxes import xyxy_to_cxcywh
 from xvlm.data.loader import Feed, Part, View
 from xvlm.data.stem_views import StemPairs, StemRegions, StemViews
@@ -27,7 +26,7 @@ from xvlm.losses.mlm import masked_language_loss
 from xvlm.model.everyone import Everyone, everyones
 from xvlm.model.xvlm import XVLM, ModelConfig
 from xvlm.run import Run
-from xvlm.tasks._batch import PARTS, Collate, PretrainBatch
+from xvlm.tasks._batch import PARTS, Collate, PretrainBatch, first_texts
 from xvlm.tasks._build import (
     Built,
     Init,
@@ -38,6 +37,7 @@ from xvlm.tasks._build import (
     mixture,
     open_parts,
 )
+from xvlm.tasks._dev import DevConfig, Evaluation, measured_zero_shot
 
 
 @dataclass(frozen=True)
@@ -233,12 +233,6 @@ def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:
             getattr(model, name).requires_grad_(False)
 
 
-def first_texts(texts: Texts, count: int) -> Texts:
-    """The first `count` texts; reading their total length waits for the device."""
-    lengths = texts.lengths_N[:count]
-    return Texts(texts.ids_T[: int(lengths.sum())], lengths, texts.longest)
-
-
 @dataclass(frozen=True)
 class DataConfig:
     """What a step is made of.
@@ -248,11 +242,18 @@ class DataConfig:
         pairs_batch, regions_batch: images of each part in a global batch.
         captions: captions shown with each image of the pairs part.
         max_regions: texts shown with each image of the regions part.
+        region_turns: batches of regions for each of pairs (published: 0.5).  Every step holds its share of
+            them; in faithful mode a whole one takes an optimiser step of its own, before that of the pairs,
+            in as many steps (published: by chance; here evenly spread).
+        region_rows: in faithful mode, texts of a global batch of regions: if there are more, some are left
+            out, if there are fewer, some stand there twice (published: 1024); 0: as many as there are.
         region_texts: of these, how many may speak of the same concept.
         fused_per_image: see `Collate`.
         region_captions: whether a caption may be one of them.
+        boxes_as_captions: whether the pairs part shows texts of regions too, as texts of the whole image.
         scale: of the pairs part's random crops.
-        crop, flip, rand_augment: see `data/transforms.py`; word_dropout: see `data/views.py`.
+        crop, flip, rand_augment: see `data/transforms.py`.
+        max_words, max_tokens, word_dropout: see `TextView`; max_masks: see `mask_tokens`.
         stem_views: with a frozen stem: views of each image that are kept instead (`train/stem_cache.py`);
             0 computes the stem in every step.
         stem_cache: folder for them; empty: in the run's folder.
@@ -264,38 +265,23 @@ class DataConfig:
     regions_batch: int = 16
     captions: int = 1
     max_regions: int = 5
+    region_turns: float = 1.0
+    region_rows: int = 0
     region_texts: int = 1
     fused_per_image: int = 0
     region_captions: bool = True
+    boxes_as_captions: bool = False
     scale: tuple[float, float] = (0.2, 1.0)
     crop: bool = True
     flip: bool = True
     rand_augment: bool = True
     max_words: int = 40
     max_tokens: int = 40
+    max_masks: int = 8
     word_dropout: float = 0.0
     stem_views: int = 0
     stem_scale: tuple[float, float] = (0.4, 1.0)
     stem_cache: str = ""
-
-
-@dataclass(frozen=True)
-class DevConfig:
-    """What `xvlm train` measures, every `eval_every` steps and at the end.
-
-    Attributes:
-        retrieval: file or scheme of images with captions; empty: none.
-        grounding: the same of phrases with a box each.
-        image_root: where their image paths start; empty: beside the file.
-        limit: records of each; 0 takes all.
-        top: candidates that are reranked by matching for every query; 0: contrastive scores alone.
-    """
-
-    retrieval: str = ""
-    grounding: str = ""
-    image_root: str = ""
-    limit: int = 1000
-    top: int = 16
 
 
 @dataclass(frozen=True)
@@ -332,6 +318,7 @@ def build(run: PretrainRun, out: Path) -> Built:
         data.max_words,
         data.max_tokens,
         mask_probability=0.25 if run.losses.mlm else 0.0,
+        max_masks=data.max_masks,
         faithful=run.faithful,
         word_dropout=data.word_dropout,
     )
@@ -350,14 +337,34 @@ def build(run: PretrainRun, out: Path) -> Built:
         by_name = {source.name: source for part in sources.values() for source in part}
         stem = StemPlan(folder, list(by_name.values()), data.stem_views, data.stem_scale)
     views: dict[str, View] = {
-        "pairs": PairsView(pairs, text, data.captions),
+        "pairs": PairsView(pairs, text, data.captions, data.boxes_as_captions),
         "regions": RegionsView(regions, text, data.max_regions, data.region_texts, data.region_captions),
     }
     batches = {"pairs": data.pairs_batch, "regions": data.regions_batch}
+    turns, rows = {}, 0
+    if run.faithful:
+        turns = {"regions": data.region_turns} if sources["pairs"] else {}
+        rows = data.region_rows // (dist.world() * run.accumulate)
+    elif sources["pairs"]:
+        batches["regions"] = max(1, round(data.regions_batch * data.region_turns))
     parts = [
-        Part(name, sources[name], batches[name], views[name], mixture(configs[name], sources[name]))
+        Part(
+            name,
+            sources[name],
+            batches[name],
+            views[name],
+            mixture(configs[name], sources[name]),
+            own_turns=turns.get(name, 0.0),
+        )
         for name in PARTS
         if sources[name]
     ]
-    feed = Feed(parts, Collate(data.fused_per_image), run.seed, dist.rank(), dist.world(), run.accumulate)
+    feed = Feed(
+        parts, Collate(data.fused_per_image, rows), run.seed, dist.rank(), dist.world(), run.accumulate
+    )
     return Built(Pretrain(model, run.losses, run.faithful), feed, loaded, given, stem)
+
+
+def evaluation(run: PretrainRun) -> Evaluation | None:
+    """What the run asks to be measured while it trains; see `measured_zero_shot`."""
+    return measured_zero_shot(run.dev)

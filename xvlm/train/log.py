@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ class Log:
 
 
 SHOWN = ("images_per_s", "data_share")
+PUBLISHED = ("itc", "itm", "mlm", "bbox", "giou")
+
+
+def published_names(numbers: Mapping[str, float], lr_large: float) -> dict[str, float]:
+    """What the published code logs of these losses, under its names.
+
+    Its contrastive, matching and masked-language losses are those of the pairs alone; where a step has no
+    regions it logs 0.5 for both box losses, here there is nothing then.
+    """
+    return {f"loss_{name}": numbers[name] for name in PUBLISHED if name in numbers} | {"lr_large": lr_large}
 
 
 def keep_before(path: Path, step: int) -> None:

@@ -19,7 +19,7 @@ from xvlm import dist
 from xvlm.data.loader import BadRecords, Feed, load
 from xvlm.run import Run, write_json
 from xvlm.train import checkpoint
-from xvlm.train.log import Log
+from xvlm.train.log import Log, published_names
 from xvlm.train.optim import Average, build_optimizer, set_rate
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
@@ -65,7 +65,10 @@ def fit(
         state = checkpoint.load(newest, model, optimizer, average)
     if dist.is_main():
         write_json(out / "run.json", run)
-    wrapped = DistributedDataParallel(task) if dist.world() > 1 else task
+    # Where parts take turns, a turn does not reach what is for the other parts.
+    wrapped = (
+        DistributedDataParallel(task, find_unused_parameters=feed.takes_turns) if dist.world() > 1 else task
+    )
     step_losses = torch.compile(wrapped) if run.compile else wrapped
     weights: dict[str, float] = task.loss_weights()  # type: ignore[operator]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -89,38 +92,32 @@ def fit(
             # Randomness is a function of the step: nothing of it needs to be saved.
             torch.manual_seed((run.seed * 1_000_003 + state.step) * 4096 + dist.rank())
             lr = set_rate(optimizer, run.optim, state.step)
-            totals: dict[str, Tensor] = {}
-            for number, batch in enumerate(fed.batches):
-                last = number == len(fed.batches) - 1
-                several = isinstance(wrapped, DistributedDataParallel)
-                sync = nullcontext() if last or not several else wrapped.no_sync()  # type: ignore[operator]
-                with sync:
-                    with autocast(device, run.precision):
-                        losses = step_losses(batch.to(device, non_blocking=True))
-                    total = sum(weights[name] * value for name, value in losses.items())
-                    (total / len(fed.batches)).backward()
-                for name, value in losses.items():
-                    totals[name] = totals.get(name, 0) + value.detach() / len(fed.batches)
-            norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip or math.inf)
-            numbers = dict(
-                zip(totals, dist.mean_over_ranks(torch.stack([*totals.values()])).tolist(), strict=True)
-            )
-            numbers = {
-                "loss": sum(weights[k] * v for k, v in numbers.items()),
-                **numbers,
-                "grad_norm": float(norm),
-            }
-            if not all(map(math.isfinite, numbers.values())):
-                write_json(
-                    out / f"bad_step_rank{dist.rank()}.json",
-                    {"step": state.step, **numbers, "keys": fed.keys},
-                )
-                raise FloatingPointError(
-                    f"step {state.step}: a loss is not finite ({numbers}); "
-                    f"the keys of its batch are in {out}/bad_step_rank*.json"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            numbers: dict[str, float] = {}
+            for batches in fed.by_turn():
+                totals: dict[str, Tensor] = {}
+                for number, batch in enumerate(batches):
+                    last = number == len(batches) - 1
+                    with nullcontext() if last or wrapped is task else wrapped.no_sync():  # type: ignore[operator]
+                        with autocast(device, run.precision):
+                            losses = step_losses(batch.to(device, non_blocking=True))
+                        total = sum(weights[name] * value for name, value in losses.items())
+                        (total / len(batches)).backward()
+                    for name, value in losses.items():
+                        totals[name] = totals.get(name, 0) + value.detach() / len(batches)
+                norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip or math.inf)
+                means = dist.mean_over_ranks(torch.stack([*totals.values()])).tolist()
+                numbers |= dict(zip(totals, means, strict=True)) | {"grad_norm": float(norm)}
+                if not all(map(math.isfinite, numbers.values())):
+                    write_json(
+                        out / f"bad_step_rank{dist.rank()}.json",
+                        {"step": state.step, **numbers, "keys": fed.keys},
+                    )
+                    raise FloatingPointError(
+                        f"step {state.step}: a loss is not finite ({numbers}); "
+                        f"the keys of its batch are in {out}/bad_step_rank*.json"
+                    )
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             if average:
                 average.update(model)
             state.step += 1
@@ -132,6 +129,9 @@ def fit(
 
             if state.step % max(1, run.log_every) == 0:
                 count = sum(len(keys) for keys in fed.keys.values()) * dist.world()
+                numbers = {"loss": sum(weights.get(k, 0.0) * v for k, v in numbers.items()), **numbers}
+                if run.faithful:
+                    numbers |= published_names(numbers, lr * run.optim.new_multiplier)
                 numbers |= {
                     "lr": lr,
                     "seconds": state.seconds,

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from torch import nn
 
 from xvlm import dist
 from xvlm.lookup import find
 from xvlm.model.folder import Loaded, save_model
-from xvlm.run import Run, from_json, to_json
+from xvlm.model.xvlm import XVLM
+from xvlm.run import Run, from_json, in_steps, to_json, write_json
+from xvlm.tasks._dev import Evaluation
 from xvlm.train.checkpoint import State
-from xvlm.train.loop import fit
+from xvlm.train.loop import Evaluate, fit
 from xvlm.train.stem_cache import keep_stem
-
-Evaluation = Callable[[Loaded], dict[str, float]]
 
 
 def say(text: str) -> None:
@@ -51,6 +54,7 @@ def train(
         check_same(run, to_json(read_run(out / "run.json")), out)
     say(f"{run.recipe or run.task}: opening data, building the model")
     built = find("tasks", run.task).build(run, out)
+    run = in_steps(run, built.feed.steps_an_epoch)
     if built.stem is not None and dist.is_main():
         plan = built.stem
         vision = built.loaded.model.vision
@@ -65,9 +69,7 @@ def train(
         out,
         loaded=built.given,
         resume=resume,
-        evaluate=None
-        if evaluate is None
-        else lambda model, step: evaluate(replace(built.loaded, model=model)),
+        evaluate=measuring(evaluate, built.loaded, out, run.keep_best),
         minutes=minutes,
     )
     if dist.is_main():
@@ -77,7 +79,40 @@ def train(
     return built.loaded, state
 
 
-MAY_CHANGE = ("workers", "log_every", "save_every", "eval_every", "max_bad", "compile", "optim.steps")
+def measuring(evaluate: Evaluation | None, loaded: Loaded, out: Path, keep_best: str) -> Evaluate | None:
+    """`evaluate` for the loop; the model that has the highest `keep_best` so far is kept in `out/best`.
+
+    Raises ValueError, when it is measured, if there is no such number.
+    """
+    if evaluate is None:
+        return None
+
+    def measure(model: nn.Module, step: int) -> dict[str, float]:
+        now = replace(loaded, model=cast(XVLM, model))
+        numbers = evaluate(now)
+        if keep_best and keep_best not in numbers:
+            raise ValueError(f"keep_best is {keep_best!r}; measured are {', '.join(sorted(numbers))}")
+        if keep_best and dist.is_main():
+            kept = out / "best" / "measured.json"
+            before = json.loads(kept.read_text()) if kept.exists() else {}
+            if numbers[keep_best] > before.get(keep_best, -math.inf):
+                save_model(now, out / "best")
+                write_json(kept, {"step": step, **numbers})
+        return numbers
+
+    return measure
+
+
+MAY_CHANGE = (
+    "workers",
+    "log_every",
+    "save_every",
+    "eval_every",
+    "keep_best",
+    "max_bad",
+    "compile",
+    "optim.steps",
+)
 """Fields of a run that its result does not depend on (as on none of `dev`), and its length: a run may be made
 longer."""
 
@@ -85,8 +120,13 @@ longer."""
 def check_same(run: Any, before: Mapping[str, Any], out: Path) -> None:
     """Raise ValueError, naming a field, if `out` holds another run than `run`."""
     now, then = flat(to_json(run)), flat(before)
+    derived = ("optim.warmup",) if now["optim.warmup_share"] else ()
     for name in sorted(now.keys() | then.keys()):
-        if name not in MAY_CHANGE and not name.startswith("dev.") and now.get(name) != then.get(name):
+        if (
+            name not in (*MAY_CHANGE, *derived)
+            and not name.startswith("dev.")
+            and now.get(name) != then.get(name)
+        ):
             raise ValueError(
                 f"{out} holds another run: {name} was {then.get(name)}, now it is {now.get(name)}; "
                 "go on with the same, or name another folder"

@@ -12,7 +12,8 @@ from torch import Tensor
 from tests.tiny import tiny_loaded, write_photos
 from xvlm.batch import Concepts
 from xvlm.data.sources import JsonSource, open_source
-from xvlm.evaluate import Retrieval, evaluate_grounding, evaluate_retrieval
+from xvlm.evaluate.grounding import evaluate_grounding
+from xvlm.evaluate.retrieval import Retrieval, evaluate_retrieval
 from xvlm.metrics.recall import recall_metrics
 from xvlm.predict import Predictor
 

@@ -1,0 +1,106 @@
+"""Records as they are asked about: whole images with their concepts, in order; bad ones are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from xvlm.data.checks import usable_concepts
+from xvlm.data.images import Opened, open_image
+from xvlm.data.sources import Source
+from xvlm.predict import Predictor
+from xvlm.progress import tracked
+from xvlm.records import BadRecord, Concept, ImageData, Record
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image, with what it was asked; subclasses say what."""
+
+    key: str
+    image: ImageData
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an image that is no path is left out."""
+        return {**vars(self), "image": self.image if isinstance(self.image, str) else None}
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """An image that decodes: its file, and its pixels (3, height, width) as the model sees them."""
+
+    image: ImageData
+    opened: Opened
+    pixels: Tensor
+
+
+def records(source: Source, limit: int | None, bad: list[BadRecord], title: str) -> Iterator[Record]:
+    """Records in order; those that cannot be read go to `bad`."""
+    count = len(source) if limit is None else min(limit, len(source))
+    for index in tracked(range(count), title, count):
+        try:
+            yield source[index]
+        except BadRecord as error:
+            bad.append(error)
+
+
+def read(
+    predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord], title: str
+) -> Iterator[tuple[Record, list[Concept], Photo]]:
+    """Records in order, with what is usable of them; an image of the record before is not decoded again.
+
+    What is not usable goes to `bad`: records, concepts, and texts of which cleaning leaves nothing.
+    """
+    photo: Photo | None = None
+    for record in records(source, limit, bad, title):
+        try:
+            if photo is None or not isinstance(record.image, str) or record.image != photo.image:
+                opened = open_image(record.image, key=record.key)
+                photo = Photo(record.image, opened, predictor.pixels(opened))
+            usable, dropped = usable_concepts(record, photo.opened)
+        except BadRecord as error:
+            bad.append(error)
+            continue
+        bad.extend(dropped)
+        yield record, [readable(predictor, concept, record.key, bad) for concept in usable], photo
+
+
+def readable(predictor: Predictor, concept: Concept, key: str, bad: list[BadRecord]) -> Concept:
+    """The concept with those of its texts that have tokens."""
+    texts = []
+    for text in concept.texts:
+        try:
+            predictor.tokens([text])
+            texts.append(text)
+        except BadRecord as error:
+            bad.append(BadRecord(error.reason, key, error.detail))
+    return replace(concept, texts=tuple(texts))
+
+
+def captioned(
+    read: Iterable[tuple[Record, list[Concept], Photo]], bad: list[BadRecord]
+) -> Iterator[tuple[Record, list[str], Photo]]:
+    """Records with their captions; those without one are counted."""
+    for record, concepts, photo in read:
+        captions = [text for concept in concepts if concept.box_xyxy is None for text in concept.texts]
+        if captions:
+            yield record, captions, photo
+        else:
+            bad.append(BadRecord("no caption", record.key))
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """As many at a time, the last ones perhaps fewer."""
+    chunk: list[T] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -1,0 +1,83 @@
+"""Question answering: how many people would give the answer that the model gives?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xvlm.data.fields import answers_of, question_of
+from xvlm.data.images import open_image
+from xvlm.data.sources import Source
+from xvlm.data.text import clean_question
+from xvlm.evaluate._read import Prediction, chunks, records
+from xvlm.metrics.vqa import vqa_accuracy
+from xvlm.predict import Predictor
+from xvlm.records import BadRecord
+
+
+@dataclass(frozen=True)
+class QuestionPrediction(Prediction):
+    """One question about one image.
+
+    Attributes:
+        people: what people answered; of a test set nothing.
+        score: probability of the answer, see `Answered`.
+        accuracy: see `vqa_accuracy`; `None` where nobody answered.
+    """
+
+    question_id: Any
+    question: str
+    answer: str
+    score: float
+    people: tuple[str, ...]
+    accuracy: float | None
+
+
+def evaluate_questions(
+    predictor: Predictor,
+    source: Source,
+    limit: int | None = None,
+    answers: Sequence[str] | None = None,
+    batch: int = 32,
+) -> tuple[dict[str, float], list[QuestionPrediction]]:
+    """Every record is a question.
+
+    Args:
+        answers: choose among these (published: 3,128 of them); without them answers are written freely.
+    Returns:
+        (metrics, predictions in the source's order).
+    """
+    bad: list[BadRecord] = []
+    predictions: list[QuestionPrediction] = []
+    for chunk in chunks(records(source, limit, bad, "questions"), batch):
+        asked, pixels = [], []
+        for record in chunk:
+            try:
+                question = question_of(record)
+                if not clean_question(question).strip():
+                    raise BadRecord("no question", record.key, f"nothing is left of {question!r}")
+                seen = predictor.pixels(open_image(record.image, key=record.key))
+            except BadRecord as error:
+                bad.append(error)
+                continue
+            asked.append((record, question, tuple(answers_of(record))))
+            pixels.append(seen)
+        if not asked:
+            continue
+        found = predictor.answer(predictor.encode_images(pixels), [q for _, q, _ in asked], answers)
+        for (record, question, people), (text, score) in zip(asked, found, strict=True):
+            accuracy = vqa_accuracy(text, people) if people else None
+            number = record.extra.get("question_id")
+            predictions.append(
+                QuestionPrediction(record.key, record.image, number, question, text, score, people, accuracy)
+            )
+    judged = [one.accuracy for one in predictions if one.accuracy is not None]
+    return {
+        "vqa_acc": sum(judged) / max(1, len(judged)),
+        "vqa_questions": float(len(judged)),
+        "vqa_bad_records": float(len(bad)),
+    }, predictions
+
+
+evaluate = evaluate_questions

@@ -1,0 +1,160 @@
+"""Captioning: a text stack made causal writes what an image shows (published `XVLMForCaptioning`).
+
+A caption begins with a prompt that is given, not learnt, and ends in `[SEP]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xvlm import dist
+from xvlm.batch import Concepts, Images, Movable, Texts
+from xvlm.data.checks import usable_concepts
+from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.transforms import PairsTransform
+from xvlm.data.views import captions_only
+from xvlm.evaluate.captioning import evaluate_captions
+from xvlm.losses.language import next_token_loss
+from xvlm.model.decoder import followed
+from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.records import BadRecord, Record
+from xvlm.tasks._build import Built
+from xvlm.tasks._dev import Evaluation, measured
+from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
+
+PROMPT = "a picture of "
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """An image (3, height, width) uint8 with one caption, prompt and end included."""
+
+    pixels: Tensor
+    ids: Sequence[int]
+    bad: tuple[BadRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class CaptionBatch(Movable):
+    """B images with a caption each.
+
+    Attributes:
+        prompt: tokens at a caption's beginning that are given.
+    """
+
+    images: Images
+    captions: Texts
+    prompt: int
+
+
+@dataclass(frozen=True)
+class CaptionView:
+    """A random crop with one of its captions."""
+
+    transform: PairsTransform
+    tokenizer: Tokenizer
+    prompt: str = PROMPT
+    max_words: int = 40
+    max_tokens: int = 40
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Captioned:
+        """Raises BadRecord if the record has no caption or its image cannot be used."""
+        record = captions_only(record)
+        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        concepts, bad = usable_concepts(record, opened)
+        texts = [text for concept in concepts for text in concept.texts]
+        pixels, (text,) = self.transform(opened, [texts[rng.integers(len(texts))]], rng)
+        ids = caption_ids(self.tokenizer, clean_caption(text, self.max_words), self.prompt, self.max_tokens)
+        return Captioned(pixels, ids, tuple(bad))
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> list[int]:
+    """`[CLS]` and the prompt."""
+    return tokenizer.encode(prompt, max_tokens, allow_empty=True)
+
+
+def caption_ids(tokenizer: Tokenizer, caption: str, prompt: str, max_tokens: int) -> list[int]:
+    """`[CLS]`, prompt, caption, `[SEP]`; what is more than `max_tokens` of the caption is cut."""
+    return tokenizer.encode(f"{prompt}{caption}", max_tokens, end=True)
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Samples of the part "train" -> one batch; `prompt`: tokens that are given."""
+
+    prompt: int
+
+    def __call__(self, parts: Mapping[str, Sequence[Captioned]]) -> CaptionBatch:
+        """One batch."""
+        shown = parts["train"]
+        pixels = torch.stack([one.pixels for one in shown])
+        return CaptionBatch(Images(pixels), Texts.pack([one.ids for one in shown]), self.prompt)
+
+
+class Captioning(nn.Module):
+    """The model with its loss."""
+
+    def __init__(self, model: XVLM, smoothing: float, faithful: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.smoothing = smoothing
+        self.faithful = faithful
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weight in the sum of every loss that `forward` returns, by name."""
+        return {"caption": 1.0}
+
+    def forward(self, batch: CaptionBatch) -> dict[str, Tensor]:
+        """`caption` (): cross-entropy of the tokens after the prompt, over the global batch."""
+        model, captions = self.model, batch.captions
+        features = model.encode_images(batch.images)
+        concepts, cls_BD = model.encode_concepts(features, Concepts.none(batch.captions.ids_T.device))
+        rows = torch.arange(len(cls_BD), device=cls_BD.device)
+        logits_MV = model.captions(captions, rows, concepts, rows)
+        at_M, text_M = followed(captions.lengths_N)
+        place_M = at_M - (captions.lengths_N.cumsum(0) - captions.lengths_N)[text_M]
+        loss_M = next_token_loss(logits_MV, captions.ids_T[at_M + 1], self.smoothing, self.faithful)
+        learnt_M = place_M + 1 >= batch.prompt
+        count = int(learnt_M.sum())
+        return {"caption": dist.global_mean((loss_M * learnt_M).sum(), count)}
+
+
+@dataclass(frozen=True)
+class CaptioningRun(FinetuneRun):
+    """Fine-tuning for captions.
+
+    Attributes:
+        prompt: what every caption begins with.
+        smoothing: share of each token's label that is spread over the vocabulary.
+    """
+
+    task: str = "captioning"
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("captions",)))
+    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=256))
+    prompt: str = PROMPT
+    smoothing: float = 0.1
+
+
+RUN = CaptioningRun
+
+
+def build(run: CaptioningRun, out: Path) -> Built:
+    """The task, its data and its model.  Raises ValueError if it has no data."""
+    got, data = prepare(run, out), run.data
+    view = CaptionView(got.transform, got.tokenizer, run.prompt, data.max_words, data.max_tokens)
+    collate = Collate(len(prompt_ids(got.tokenizer, run.prompt, data.max_tokens)))
+    got = replace(got, loaded=replace(got.loaded, prompt=run.prompt))
+    return finish(run, got, view, collate, Captioning(got.loaded.model, run.smoothing, run.faithful))
+
+
+def evaluation(run: CaptioningRun) -> Evaluation | None:
+    """What the run asks to be measured while it trains; see `measured`."""
+    return measured(run.dev, evaluate_captions)

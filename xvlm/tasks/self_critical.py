@@ -1,0 +1,234 @@
+"""Captioning by its measure: what was written is learnt as far as its CIDEr beats that of the greedy caption.
+
+Self-critical sequence training (Rennie et al. 2017; published `Captioning_scst`).  Captions are drawn without
+a gradient, with keys and values kept; log-probabilities of what was drawn are then computed in one pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xvlm import dist
+from xvlm.batch import Concepts, Images, Movable, Texts
+from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.sources import Source
+from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.transforms import PairsTransform
+from xvlm.data.views import captions_only, image_key
+from xvlm.evaluate.captioning import evaluate_captions
+from xvlm.losses.language import next_token_loss, sum_by_text
+from xvlm.metrics.cider import Cider
+from xvlm.model.attention import ConceptTokens
+from xvlm.model.decoder import followed
+from xvlm.model.generate import Limits, Writer, greedy, top_p, write
+from xvlm.model.xvlm import XVLM
+from xvlm.records import BadRecord, Record
+from xvlm.tasks._build import Built
+from xvlm.tasks._dev import Evaluation, measured
+from xvlm.tasks._finetune import finish, prepare
+from xvlm.tasks.captioning import CaptioningRun, prompt_ids
+
+END = "</s>"
+"""Stands for the end of a caption when captions are compared, so that one that does not end loses by it."""
+
+References = Mapping[int, Sequence[str]]
+"""What people said of each image, cleaned, by `image_key`."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image (3, height, width) uint8, and what people said of it."""
+
+    pixels: Tensor
+    references: tuple[str, ...]
+    bad: tuple[BadRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class ShownBatch(Movable):
+    """B images, and the references of each."""
+
+    images: Images
+    references: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class ShownView:
+    """A random crop with all that people said of its image, which is mirrored with it."""
+
+    transform: PairsTransform
+    said: References
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Shown:
+        """Raises BadRecord if the record has no caption or its image cannot be used."""
+        said = self.said.get(image_key(captions_only(record)), ())
+        if not said:
+            raise BadRecord("no text left after cleaning", record.key, "none of the image's captions has any")
+        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        return Shown(*self.transform(opened, said, rng))
+
+
+def collate(parts: Mapping[str, Sequence[Shown]]) -> ShownBatch:
+    """Samples of the part "train" -> one batch."""
+    shown = parts["train"]
+    pixels = torch.stack([one.pixels for one in shown])
+    return ShownBatch(Images(pixels), tuple(one.references for one in shown))
+
+
+def references(sources: Iterable[Source], max_words: int) -> References:
+    """The captions of every image; those of all records that show it are brought together."""
+    said: dict[int, list[str]] = {}
+    for source in sources:
+        for index in range(len(source)):
+            try:
+                record = captions_only(source[index])
+                texts = [text for concept in record.concepts for text in concept.texts]
+                cleaned = [clean_caption(text, max_words) for text in texts]
+            except BadRecord:
+                continue  # the loader counts it
+            said.setdefault(image_key(record), []).extend(cleaned)
+    return said
+
+
+class SelfCritical(nn.Module):
+    """The model, what people said of the images, and the loss."""
+
+    def __init__(self, model: XVLM, tokenizer: Tokenizer, cider: Cider, run: SelfCriticalRun) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.cider = cider
+        self.prompt = prompt_ids(tokenizer, run.prompt, run.max_tokens)
+        self.limits = Limits(tokenizer.sep_id, run.max_tokens, run.min_tokens)
+        self.samples, self.baseline = run.samples, run.baseline
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weight in the sum of every loss that `forward` returns, by name; `cider` is there to be seen."""
+        return {"self_critical": 1.0, "cider": 0.0}
+
+    def forward(self, batch: ShownBatch) -> dict[str, Tensor]:
+        """`self_critical` (): minus the mean over captions of log-probability a token times what the caption
+        is better than its baseline; `cider` () of the captions drawn.  Both over the global batch."""
+        drawn, best = self.captions(batch.images)
+        device = batch.images.pixels_BCHW.device
+        said = batch.references
+        scores = [[self.score(ids, of) for ids in several] for several, of in zip(drawn, said, strict=True)]
+        reward_BK = torch.tensor(scores, device=device)
+        if self.baseline == "greedy":
+            greedy_B = [self.score(ids, of) for ids, of in zip(best, said, strict=True)]
+            base_BK = torch.tensor(greedy_B, device=device)[:, None]
+        else:
+            base_BK = (reward_BK.sum(1, keepdim=True) - reward_BK) / (self.samples - 1)
+        better_R = (reward_BK - base_BK).flatten()
+        log_R = self.log_probability([ids for several in drawn for ids in several], batch.images)
+        return {
+            "self_critical": dist.global_mean(-(log_R * better_R).sum(), len(log_R)),
+            "cider": dist.global_mean(reward_BK.sum(), reward_BK.numel()),
+        }
+
+    @torch.no_grad()
+    def captions(self, images: Images) -> tuple[list[list[list[int]]], list[list[int]]]:
+        """Token ids of the captions drawn about each image, and of the greedy one (none if not needed)."""
+        with evaluating(self.model):
+            looked_at, image_B = self.whole_images(images)
+            decoder = self.model.captions
+            several = Writer(decoder, looked_at, image_B, self.samples)
+            drawn = write(several, self.prompt, self.limits, top_p(1.0))
+            best = []
+            if self.baseline == "greedy":
+                best = write(Writer(decoder, looked_at, image_B), self.prompt, self.limits, greedy)
+        return [drawn[i : i + self.samples] for i in range(0, len(drawn), self.samples)], best
+
+    def whole_images(self, images: Images) -> tuple[ConceptTokens, Tensor]:
+        """What the decoder looks at, and the number (B,) of each image in it."""
+        nothing = Concepts.none(images.pixels_BCHW.device)
+        looked_at, cls_BD = self.model.encode_concepts(self.model.encode_images(images), nothing)
+        return looked_at, torch.arange(len(cls_BD), device=cls_BD.device)
+
+    def complete(self, ids: Sequence[int]) -> bool:
+        """Whether the caption came to its end."""
+        return len(ids) < self.limits.max_length
+
+    def score(self, ids: Sequence[int], said: Sequence[str]) -> float:
+        """CIDEr of a caption, prompt first, against what people said of its image."""
+        written = self.tokenizer.decode(list(ids[len(self.prompt) :]))
+        try:
+            text = clean_caption(written)
+        except BadRecord:  # nothing was written
+            return 0.0
+        text = f"{text} {END}" if self.complete(ids) else text
+        return self.cider.score(text, [f"{one} {END}" for one in said])
+
+    def log_probability(self, captions: Sequence[Sequence[int]], images: Images) -> Tensor:
+        """(R,) mean log-probability of a caption's own tokens, its end included; as many of every image."""
+        end = [self.limits.end]
+        whole = [[*ids, *end] if self.complete(ids) else list(ids) for ids in captions]
+        looked_at, image_B = self.whole_images(images)
+        texts = Texts.pack(whole).to(image_B.device)
+        row_R = torch.arange(len(texts), device=image_B.device)
+        logits_MV = self.model.captions(texts, row_R, looked_at, image_B.repeat_interleave(self.samples))
+        at_M, text_M = followed(texts.lengths_N)
+        place_M = at_M - (texts.lengths_N.cumsum(0) - texts.lengths_N)[text_M]
+        own_M = (place_M + 1 >= len(self.prompt)).to(torch.float32)
+        log_M = -next_token_loss(logits_MV, texts.ids_T[at_M + 1]) * own_M
+        return sum_by_text(log_M, text_M, len(texts)) / sum_by_text(own_M, text_M, len(texts))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Nothing is hidden from the model for a while."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+@dataclass(frozen=True)
+class SelfCriticalRun(CaptioningRun):
+    """Training of captions on CIDEr.
+
+    Attributes:
+        samples: captions drawn about each image.
+        baseline: what a caption has to beat: the greedy one, or the mean of the others drawn.
+        min_tokens, max_tokens: of a caption, prompt included.
+    """
+
+    task: str = "self_critical"
+    samples: int = 5
+    baseline: Literal["greedy", "others"] = "greedy"
+    min_tokens: int = 0
+    max_tokens: int = 20
+
+
+RUN = SelfCriticalRun
+
+
+def build(run: SelfCriticalRun, out: Path) -> Built:
+    """The task, its data and its model.
+
+    Raises ValueError if it has no data, or there is nothing to compare a caption with.
+    """
+    if run.baseline == "others" and run.samples < 2:
+        raise ValueError(f"samples is {run.samples}; with baseline 'others' it must be at least 2")
+    got = prepare(run, out)
+    got = replace(got, loaded=replace(got.loaded, prompt=run.prompt))
+    said = references(got.sources, run.data.max_words)
+    cider = Cider([f"{text} {END}" for text in texts] for texts in said.values())
+    task = SelfCritical(got.loaded.model, got.tokenizer, cider, run)
+    return finish(run, got, ShownView(got.transform, said), collate, task)
+
+
+def evaluation(run: SelfCriticalRun) -> Evaluation | None:
+    """What the run asks to be measured while it trains; see `measured`."""
+    return measured(run.dev, evaluate_captions)

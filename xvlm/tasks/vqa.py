@@ -1,0 +1,155 @@
+"""Question answering: a decoder writes the answers to a question about an image.
+
+The question is read with the image by the cross-modal encoder; the decoder looks at its states.  Every answer
+that people gave is learnt, weighted by how many gave it (X-VLM, section 4.3; published `XVLMForVQA`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xvlm import dist
+from xvlm.batch import Images, Movable, Texts
+from xvlm.data.fields import answers_of, question_of
+from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.text import Tokenizer, clean_question
+from xvlm.data.transforms import PairsTransform
+from xvlm.evaluate.vqa import evaluate_questions
+from xvlm.losses.language import next_token_loss, sum_by_text
+from xvlm.model.answers import question_states
+from xvlm.model.decoder import followed
+from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.records import BadRecord, Record
+from xvlm.tasks._build import Built
+from xvlm.tasks._dev import Evaluation, measured
+from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about one image, (3, height, width) uint8, with its answers and their weights."""
+
+    pixels: Tensor
+    question: Sequence[int]
+    answers: Sequence[Sequence[int]]
+    weights: Sequence[float]
+    bad: tuple[BadRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class VQABatch(Movable):
+    """B images with a question each and A answers.
+
+    Attributes:
+        question_A: (A,) int64 the question that each answer answers.
+        weight_A: (A,) float32; those of one question that people answered sum to 1.
+    """
+
+    images: Images
+    questions: Texts
+    answers: Texts
+    question_A: Tensor
+    weight_A: Tensor
+
+
+@dataclass(frozen=True)
+class QuestionView:
+    """Record -> question: the view of the image is random, texts are cleaned as published.
+
+    Attributes:
+        single_weight: of the one answer of a question that one person answered (published for Visual Genome:
+            0.5).
+    """
+
+    transform: PairsTransform
+    tokenizer: Tokenizer
+    max_words: int = 40
+    max_tokens: int = 40
+    single_weight: float = 0.5
+    max_pixels: int = MAX_PIXELS
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
+        """Raises BadRecord if there is no question or no answer, or the image cannot be used."""
+        question = clean_question(question_of(record), self.max_words)
+        answers = answers_of(record)
+        if not answers:
+            raise BadRecord("no answer", record.key, f"fields are {sorted(record.extra)}")
+        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        pixels, seen = self.transform(opened, [question, *answers], rng)
+        counts = Counter(seen[1:])
+        weights = [count / len(answers) for count in counts.values()]
+        if len(answers) == 1:
+            weights = [self.single_weight]
+        ids = [answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts]
+        return Asked(pixels, self.tokenizer.encode(seen[0], self.max_tokens), ids, weights)
+
+
+def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
+    """`[CLS]`, the answer, `[SEP]`, at most `max_tokens` in all."""
+    return tokenizer.encode(answer.lower(), max_tokens, end=True)
+
+
+def collate(parts: Mapping[str, Sequence[Asked]]) -> VQABatch:
+    """Questions of the part "train" -> one batch."""
+    asked = parts["train"]
+    return VQABatch(
+        Images(torch.stack([one.pixels for one in asked])),
+        Texts.pack([one.question for one in asked]),
+        Texts.pack([ids for one in asked for ids in one.answers]),
+        torch.tensor([number for number, one in enumerate(asked) for _ in one.answers]),
+        torch.tensor([weight for one in asked for weight in one.weights]),
+    )
+
+
+class VQA(nn.Module):
+    """The model with its loss."""
+
+    def __init__(self, model: XVLM) -> None:
+        super().__init__()
+        self.model = model
+
+    def loss_weights(self) -> dict[str, float]:
+        """Weight in the sum of every loss that `forward` returns, by name."""
+        return {"answer": 1.0}
+
+    def forward(self, batch: VQABatch) -> dict[str, Tensor]:
+        """`answer` (): summed over an answer's tokens, weighted, averaged over all ranks' questions."""
+        looked_at = question_states(self.model, self.model.encode_images(batch.images), batch.questions)
+        answers = batch.answers
+        answer_A = torch.arange(len(answers), device=answers.ids_T.device)
+        logits_MV = self.model.answers(answers, answer_A, looked_at, batch.question_A)
+        at_M, text_M = followed(answers.lengths_N)
+        loss_M = next_token_loss(logits_MV, answers.ids_T[at_M + 1])
+        loss_A = sum_by_text(loss_M, text_M, len(answers))
+        return {"answer": dist.global_mean((loss_A * batch.weight_A).sum(), len(batch.images))}
+
+
+@dataclass(frozen=True)
+class VQARun(FinetuneRun):
+    """Fine-tuning for question answering."""
+
+    task: str = "vqa"
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("answers",)))
+    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=192))
+
+
+RUN = VQARun
+
+
+def build(run: VQARun, out: Path) -> Built:
+    """The task, its data and its model.  Raises ValueError if it has no data."""
+    got, data = prepare(run, out), run.data
+    view = QuestionView(got.transform, got.tokenizer, data.max_words, data.max_tokens)
+    return finish(run, got, view, collate, VQA(got.loaded.model))
+
+
+def evaluation(run: VQARun) -> Evaluation | None:
+    """What the run asks to be measured while it trains; see `measured`."""
+    return measured(run.dev, evaluate_questions)
