@@ -5,15 +5,22 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.tiny import write_photos
+from tests import published_data
+from tests.tiny import tiny_config, tiny_loaded, write_photos
 from xvlm.lookup import find, names
+from xvlm.model.folder import save_model
+from xvlm.model.xvlm import ModelConfig
 from xvlm.run import Run, from_json, to_json
-from xvlm.train.start import read_run
+from xvlm.tasks._build import Init
+from xvlm.tasks._dev import DevConfig, FinetuneDev
+from xvlm.train.start import read_run, train
 
 RECIPES = names("recipes")
 
@@ -51,7 +58,15 @@ def needs(run: Any) -> list[str]:
     return [spec.removeprefix("python:") for spec in asked if spec.startswith("python:")]
 
 
-@pytest.mark.parametrize("name", RECIPES)
+def defaults(name: str) -> list[str]:
+    return [str(one.default) for one in inspect.signature(find("recipes", name).recipe).parameters.values()]
+
+
+OWN = [name for name in RECIPES if not any(default.startswith("data/") for default in defaults(name))]
+"""Recipes that are not the published ones: their models are small, and their data are drawn or your own."""
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_builds(name: str, tmp_path: Path) -> None:
     """On a few photographs where it asks for a folder of them; not without the weights it needs."""
     parameters = inspect.signature(find("recipes", name).recipe).parameters
@@ -69,3 +84,84 @@ def test_builds(name: str, tmp_path: Path) -> None:
         assert len(built.feed[0].batches) == run.accumulate
     weighted = set(built.task.loss_weights())
     assert weighted
+
+
+def small(run: Any, model: ModelConfig, folder: Path) -> Any:
+    """The same run on a tiny model, in two short steps."""
+    data = run.data
+    sizes = (
+        {"batch": 4} if hasattr(data, "batch") else {"pairs_batch": 4, "regions_batch": 4, "region_rows": 6}
+    )
+    if getattr(data, "stem_views", 0):
+        sizes |= {"stem_views": 2}
+    elif run.init.model:
+        size = 96 if run.init.image_size else 0
+        run = replace(run, init=Init(model=str(folder), image_size=size))
+    elif not needs(run):
+        run = replace(run, init=Init(vocab_size=150, corpus=20), model=replace(model, parts=run.model.parts))
+    return replace(
+        run,
+        data=replace(data, **sizes),
+        optim=replace(run.optim, steps=2, epochs=0.0, warmup=1, warmup_share=0.0),
+        workers=0,
+        save_every=0,
+    )
+
+
+def asked_of(run: Any, root: Path) -> Any:
+    """What a run is measured by, where its recipe leaves it open."""
+    finetune, images = root / "finetune", str(root / "images")
+    if run.task == "vqa":
+        return FinetuneDev(str(finetune / "vqa_val.json"), images, answers=str(finetune / "answer_list.json"))
+    if run.task == "captioning":
+        return FinetuneDev(str(finetune / "coco_karpathy" / "coco_karpathy_val.json"), images)
+    grounding = str(finetune / "refcoco+_val.json")
+    retrieval = "" if run.task == "grounding" else str(finetune / "coco_val.json")
+    return DevConfig(retrieval, grounding, images)
+
+
+@pytest.fixture(scope="module")
+def published_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("published")
+    published_data.write_all(root)
+    write_photos(root / "photos", 6).rename(root / "photos" / "train.jsonl")
+    save_model(tiny_loaded("swin"), root / "pretrained")
+    return root
+
+
+def arguments_of(name: str, root: Path) -> dict[str, str]:
+    """Where a recipe finds the toy files of its kind."""
+    parameters = inspect.signature(find("recipes", name).recipe).parameters
+    given = {}
+    for argument in parameters.keys() & {"root", "images"}:
+        default = Path(parameters[argument].default)
+        given[argument] = str(
+            root / default.relative_to("data") if default.parts[0] == "data" else root / default
+        )
+    return given
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("name", RECIPES)
+def test_trains_two_steps_and_is_measured(
+    name: str, faithful: bool, published_files: Path, tmp_path: Path
+) -> None:
+    """On files in the formats that the recipe names, with a tiny model in place of its own."""
+    run = run_of(name, **arguments_of(name, published_files))
+    if absent := [package for package in needs(run) if importlib.util.find_spec(package) is None]:
+        pytest.skip(f"{name} needs the packages {', '.join(absent)}")
+    run = replace(
+        small(run, tiny_config("swin", (64, 64)), published_files / "pretrained"), faithful=faithful
+    )
+    task = find("tasks", run.task)
+    measure = task.evaluation(run)
+    if measure is None and run.task != "assignment":
+        measure = task.evaluation(replace(run, dev=asked_of(run, published_files)))
+    _, state = train(run, tmp_path / "out", evaluate=measure)
+    assert state.step == 2 and (tmp_path / "out" / "model" / "model.safetensors").is_file()
+    assert state.bad["counts"] == {}
+    log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(row["loss"]) for row in log if "loss" in row)
+    measured = [row for row in log if row.get("event") == "eval"]
+    assert len(measured) == (measure is not None)
+    assert all(len(row) > 3 for row in measured), measured

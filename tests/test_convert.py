@@ -1,0 +1,48 @@
+"""The published base model at its full size: how long, how much memory, how many parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from xvlm.data.text import Tokenizer
+from xvlm.lookup import find
+from xvlm.model.published import to_published
+from xvlm.model.xvlm import build_model
+
+CONVERT = """
+import json, resource, sys
+from xvlm.cli import main
+code = main(["convert", sys.argv[1], sys.argv[2], "--tokenizer", sys.argv[3]])
+print(json.dumps({"code": code, "kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+"""
+
+
+def test_a_full_size_checkpoint_converts_in_a_minute_and_4_gb(tmp_path: Path) -> None:
+    """Random weights in the published layout; 215.6 million parameters."""
+    model = build_model(find("recipes", "base_4m").recipe().model)
+    torch.save({"model": to_published(model)}, tmp_path / "base.th")
+    del model
+    Tokenizer.train_wordpiece(["a red ring", "two blue stars"], 60).save(tmp_path / "tokenizer")
+    paths = [str(tmp_path / name) for name in ("base.th", "ours", "tokenizer")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    begun = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", CONVERT, *paths], capture_output=True, text=True, env=environment
+    )
+    seconds = time.monotonic() - begun
+    assert done.returncode == 0, done.stderr
+    *said, last = done.stdout.strip().splitlines()
+    found = json.loads(last)
+    assert found["code"] == 0
+    assert any("215.6 M parameters" in line for line in said), said
+    assert seconds < 60, f"{seconds:.0f} s"
+    assert found["kib"] < 4 * 2**20, f"{found['kib'] / 2**20:.1f} GiB"
+    for path in (tmp_path / "base.th", tmp_path / "ours" / "model.safetensors"):
+        path.unlink()  # 0.9 GB each, which pytest would keep
