@@ -100,7 +100,8 @@ def convert(source: Path, out: Path, unseen: Unseen, tokenizer: str = "") -> Loa
         model = build_model(config_of(tensors, unseen))
         given = fit_positions(model, given)
     put(model, given, str(source))
-    loaded = Loaded(model.eval(), vocabulary, max_tokens=int(published.get("max_tokens", 40)))
+    longest, prompt = int(published.get("max_tokens", 40)), str(published.get("prompt", ""))
+    loaded = Loaded(model.eval(), vocabulary, max_tokens=longest, prompt=prompt)
     save_model(loaded, out, {"published": json.loads(json.dumps(published, default=str))})
     number = sum(p.numel() for p in model.parameters()) / 1e6
     say(f"{source.name}: {number:.1f} M parameters, can do {', '.join(config.parts)}")

@@ -162,6 +162,12 @@ def test_trains_two_steps_and_is_measured(
     assert state.bad["counts"] == {}
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row["loss"]) for row in log if "loss" in row)
+    names = {name for row in log for name in row}
+    assert {"lr_large"} <= names if faithful else not {name for name in names if name.startswith("loss_")}
+    if faithful and name in ("base_4m", "base_16m"):
+        # where a log of the published code has these quantities; regions only before the second step
+        assert {"loss_itc", "loss_itm", "loss_mlm", "loss_bbox", "loss_giou", "lr", "lr_large"} <= names
+        assert [("loss_bbox" in row) for row in log if "loss" in row] == [False, True]
     measured = [row for row in log if row.get("event") == "eval"]
     assert len(measured) == (measure is not None)
     assert all(len(row) > 3 for row in measured), measured

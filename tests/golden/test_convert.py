@@ -43,6 +43,15 @@ def test_there_and_back_is_the_same_to_the_bit(name: str, tmp_path: Path, tokeni
         assert back["model"][key].dtype == value.dtype and torch.equal(back["model"][key], value), key
 
 
+def test_lengths_and_prompt_are_those_of_its_configuration(tmp_path: Path, tokenizer: str) -> None:
+    """A captioner begins its captions as it was taught to."""
+    whole = {"model": files.checkpoint("caption224"), "config": {"max_tokens": 30, "prompt": "a picture of "}}
+    torch.save(whole, tmp_path / "captions.pth")
+    convert(tmp_path / "captions.pth", tmp_path / "ours", files.unseen("caption224"), tokenizer)
+    loaded = load_model(tmp_path / "ours")
+    assert (loaded.max_tokens, loaded.prompt) == (30, "a picture of ")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tensor_is_used_or_named_with_a_reason(name: str) -> None:
     tensors = files.checkpoint(name)
