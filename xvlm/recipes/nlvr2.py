@@ -22,7 +22,7 @@ def recipe(
     return NLVR2Run(
         recipe="nlvr2",
         init=Init(model=model, image_size=384),
-        data=FinetuneData(train=(SourceConfig(f"{root}/nlvr_train.json", images),), batch=80),
+        data=FinetuneData(train=(SourceConfig(f"{root}/nlvr_train.json", images),), batch=80, max_words=30),
         optim=OptimConfig(epochs=10, lr=3e-5, warmup_share=0.1, weight_decay=0.01, clip=0.0),
         dev=FinetuneDev(f"{root}/nlvr_dev.json", images),
         keep_best="nlvr2_acc",

@@ -27,6 +27,7 @@ def recipe(
             regions_batch=160,
             max_regions=1,
             region_captions=False,
+            max_words=30,
         ),
         optim=OptimConfig(epochs=10, lr=3e-5, warmup_share=0.1, weight_decay=0.01, clip=0.0),
         dev=DevConfig(grounding=f"{root}/refcoco+_val.json", image_root=images, limit=0),

@@ -27,6 +27,7 @@ def recipe(
             pairs_batch=160,
             crop=False,
             boxes_as_captions=True,
+            max_words=30,
         ),
         optim=OptimConfig(epochs=5, lr=2e-5, warmup_share=0.1, weight_decay=0.01, clip=0.0),
         dev=DevConfig(grounding=f"{root}/refcoco+_val.json", image_root=images, limit=0),

@@ -23,7 +23,10 @@ def recipe(
         recipe="retrieval_coco",
         init=Init(model=model, image_size=384),
         data=DataConfig(
-            pairs=(SourceConfig(f"{root}/coco_train.json", images),), pairs_batch=160, scale=(0.5, 1.0)
+            pairs=(SourceConfig(f"{root}/coco_train.json", images),),
+            pairs_batch=160,
+            scale=(0.5, 1.0),
+            max_words=30,
         ),
         optim=OptimConfig(epochs=10, lr=3e-5, warmup_share=0.1, weight_decay=0.01, clip=0.0),
         dev=DevConfig(retrieval=f"{root}/coco_val.json", image_root=images, limit=0, top=256),
