@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from xvlm.data.text import Tokenizer
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.run import from_json, to_json
+from xvlm.whole import whole_or_nothing
 
 FORMAT = 1
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -41,14 +42,12 @@ class Loaded:
 
 
 def save_model(loaded: Loaded, folder: str | Path, more: Mapping[str, Any] | None = None) -> Path:
-    """Write the folder whole or not at all; an older one is replaced.
+    """Write the folder whole or not at all; an older one is replaced.  Raises OSError where it cannot be.
 
     `more` is kept in its `config.json` beside what is needed here.
     """
     folder = Path(folder)
     partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     config = {
         "format": FORMAT,
         "max_words": loaded.max_words,
@@ -57,10 +56,11 @@ def save_model(loaded: Loaded, folder: str | Path, more: Mapping[str, Any] | Non
         "model": to_json(loaded.model.config),
         **(more or {}),
     }
-    (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n")
     tensors = {name: value.contiguous() for name, value in loaded.model.state_dict().items()}
-    save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-    loaded.tokenizer.save(partial)
+    with whole_or_nothing(partial):
+        (partial / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+        save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+        loaded.tokenizer.save(partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)

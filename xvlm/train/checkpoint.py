@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from xvlm.train.optim import Average
+from xvlm.whole import whole_or_nothing
 
 KEEP = 2
 
@@ -52,21 +53,18 @@ def save(
     """Write `out/checkpoints/step_N`; older ones but the last few are removed afterwards."""
     folder = out / "checkpoints" / f"step_{state.step:08d}"
     partial = folder.with_name(f"partial_{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        partial / "model.safetensors",
-    )
-    save_file(optimizer_tensors(optimizer), partial / "optimizer.safetensors")
+    tensors = {
+        "model": {name: value.contiguous() for name, value in model.state_dict().items()},
+        "optimizer": optimizer_tensors(optimizer),
+    }
     if average is not None:
-        save_file(
-            {name: value.contiguous() for name, value in average.values.items()},
-            partial / "average.safetensors",
-        )
-    record = {**vars(state), "average_updates": average.updates if average else 0}
-    (partial / "state.json").write_text(json.dumps(record))
-    _flush(partial)
+        tensors["average"] = {name: value.contiguous() for name, value in average.values.items()}
+    with whole_or_nothing(partial):
+        for name, of_name in tensors.items():
+            save_file(of_name, partial / f"{name}.safetensors")
+        record = {**vars(state), "average_updates": average.updates if average else 0}
+        (partial / "state.json").write_text(json.dumps(record))
+        _flush(partial)
     if folder.exists():
         shutil.rmtree(folder)
     partial.replace(folder)
