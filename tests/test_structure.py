@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
     "records", "boxes", "batch", "dist", "progress", "lookup", "run", "whole", "data", "model", "losses",
-    "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search", "serve", "export", "bench",
-    "gallery", "demo", "photos", "ablate", "convert", "cli", "__main__",
+    "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search", "serve", "export",
+    "bench", "gallery", "demo", "photos", "ablate", "convert", "cli", "__main__",
 ]  # fmt: skip
 
 LONGEST = 400  # lines
