@@ -137,9 +137,9 @@ def eval_(
         limit: use only the first so many records.
     """
     from xvlm.data.sources import open_source
+    from xvlm.evaluate.vqa import answer_list
     from xvlm.predict import Predictor
     from xvlm.run import write_json
-    from xvlm.tasks._dev import answer_list
 
     evaluate = find("evaluate", measure).evaluate
     options: dict[str, dict[str, Any]] = {

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from xvlm.data.fields import answers_of, question_of
@@ -78,6 +80,17 @@ def evaluate_questions(
         "vqa_questions": float(len(judged)),
         "vqa_bad_records": float(len(bad)),
     }, predictions
+
+
+def answer_list(path: str | Path) -> list[str]:
+    """A JSON list of texts.  Raises ValueError for anything else, FileNotFoundError for no file."""
+    try:
+        answers = json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
+        raise ValueError(f"{path} must hold a JSON list of at least one text")
+    return answers
 
 
 evaluate = evaluate_questions

@@ -43,8 +43,11 @@ def evaluate_maps(
         rows = torch.arange(len(asked.cases), device=predictor.device)
         looked_at = whole_images(predictor.model, asked.features)
         maps = attention_map(predictor.model, asked.texts, rows, looked_at, asked.image_N, layer)
+        boxes_of: list[dict[BoxXYXY, None]] = [{} for _ in asked.photos]
+        for b, case in asked.cases:
+            boxes_of[b][case.box_xyxy] = None
         for (b, case), map_hw in zip(asked.cases, maps.float().cpu(), strict=True):
-            candidates = list(dict.fromkeys(one.box_xyxy for number, one in asked.cases if number == b))
+            candidates = list(boxes_of[b])
             map_HW = enlarged(map_hw, asked.photos[b].opened.height, asked.photos[b].opened.width)
             score_C = candidate_scores(map_HW, candidates, power)
             best = int(score_C.argmax())

@@ -54,6 +54,17 @@ class Decoder(nn.Module):
         return self.head(x_MD, self.text.embedding.token.weight)
 
 
+def after_prompt(lengths_R: Tensor, at_M: Tensor, text_M: Tensor, prompt: int) -> Tensor:
+    """(M,) bool, which of the tokens that `followed` names are followed by one that is written, not given.
+
+    Args:
+        lengths_R: (R,) tokens of each text, of which the first `prompt` are given.
+        at_M, text_M: (M,) from `followed`.
+    """
+    place_M = at_M - (lengths_R.cumsum(0) - lengths_R)[text_M]
+    return place_M + 1 >= prompt
+
+
 def followed(lengths_R: Tensor) -> tuple[Tensor, Tensor]:
     """Which of the packed tokens of R texts have a token after them in their text.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from xvlm.data.sources import open_source
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
+from xvlm.evaluate.vqa import answer_list
 from xvlm.evaluate.weak_grounding import evaluate_maps
 from xvlm.model.folder import Loaded
 from xvlm.predict import Predictor
@@ -95,14 +94,3 @@ def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
         return measure(Predictor(loaded), source, limit=dev.limit or None, **options)[0]
 
     return numbers
-
-
-def answer_list(path: str | Path) -> list[str]:
-    """A JSON list of texts.  Raises ValueError for anything else, FileNotFoundError for no file."""
-    try:
-        answers = json.loads(Path(path).read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
-        raise ValueError(f"{path} must hold a JSON list of at least one text")
-    return answers

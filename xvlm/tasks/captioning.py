@@ -22,7 +22,7 @@ from xvlm.data.transforms import PairsTransform
 from xvlm.data.views import captions_only
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.losses.language import next_token_loss
-from xvlm.model.decoder import followed
+from xvlm.model.decoder import after_prompt, followed
 from xvlm.model.xvlm import XVLM, ModelConfig
 from xvlm.records import BadRecord, Record
 from xvlm.tasks._build import Built
@@ -120,9 +120,8 @@ class Captioning(nn.Module):
         rows = torch.arange(len(cls_BD), device=cls_BD.device)
         logits_MV = model.captions(captions, rows, concepts, rows)
         at_M, text_M = followed(captions.lengths_N)
-        place_M = at_M - (captions.lengths_N.cumsum(0) - captions.lengths_N)[text_M]
         loss_M = next_token_loss(logits_MV, captions.ids_T[at_M + 1], self.smoothing, self.faithful)
-        learnt_M = place_M + 1 >= batch.prompt
+        learnt_M = after_prompt(captions.lengths_N, at_M, text_M, batch.prompt)
         count = int(learnt_M.sum())
         return {"caption": dist.global_mean((loss_M * learnt_M).sum(), count)}
 

@@ -27,7 +27,7 @@ from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.metrics.cider import Cider
 from xvlm.model.attention import ConceptTokens
-from xvlm.model.decoder import followed
+from xvlm.model.decoder import after_prompt, followed
 from xvlm.model.generate import Limits, Writer, greedy, top_p, write
 from xvlm.model.xvlm import XVLM
 from xvlm.records import BadRecord, Record
@@ -177,8 +177,7 @@ class SelfCritical(nn.Module):
         row_R = torch.arange(len(texts), device=image_B.device)
         logits_MV = self.model.captions(texts, row_R, looked_at, image_B.repeat_interleave(self.samples))
         at_M, text_M = followed(texts.lengths_N)
-        place_M = at_M - (texts.lengths_N.cumsum(0) - texts.lengths_N)[text_M]
-        own_M = (place_M + 1 >= len(self.prompt)).to(torch.float32)
+        own_M = after_prompt(texts.lengths_N, at_M, text_M, len(self.prompt)).to(torch.float32)
         log_M = -next_token_loss(logits_MV, texts.ids_T[at_M + 1]) * own_M
         return sum_by_text(log_M, text_M, len(texts)) / sum_by_text(own_M, text_M, len(texts))
 
