@@ -10,11 +10,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
 
 
 def init() -> None:
@@ -167,10 +169,15 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values / world()
 
 
-def gather_objects(value: Any) -> list[Any]:
+def gather_objects(value: T) -> list[T]:
     """One picklable value of each rank, in order, on every rank."""
     if world() == 1:
         return [value]
     out: list[Any] = [None] * world()
     dist.all_gather_object(out, value)
     return out
+
+
+def collected(items: list[T]) -> list[T]:
+    """The items of all ranks, those of rank 0 first, on every rank."""
+    return [item for part in gather_objects(items) for item in part]

@@ -1,4 +1,7 @@
-"""Records as they are asked about: whole images with their concepts, in order; bad ones are counted."""
+"""Records as they are asked about: whole images with their concepts, in order; bad ones are counted.
+
+Each rank reads a part of its own; `dist.collected` then has everything in the source's order on every rank.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from xvlm import dist
 from xvlm.data.checks import usable_concepts
 from xvlm.data.images import Opened, open_image
 from xvlm.data.sources import Source
@@ -39,10 +43,32 @@ class Photo:
     pixels: Tensor
 
 
-def records(source: Source, limit: int | None, bad: list[BadRecord], title: str) -> Iterator[Record]:
-    """Records in order; those that cannot be read go to `bad`."""
+def span(source: Source, limit: int | None) -> range:
+    """This rank's part of the first `limit` records; neighbours that show one image file stay together."""
     count = len(source) if limit is None else min(limit, len(source))
-    for index in tracked(range(count), title, count):
+
+    def border(rank: int) -> int:
+        at = count * rank // dist.world()
+        while 0 < at < count and one_image(source, at):
+            at += 1
+        return at
+
+    return range(border(dist.rank()), border(dist.rank() + 1))
+
+
+def one_image(source: Source, index: int) -> bool:
+    """Whether a record and the one before it name the same image file."""
+    try:
+        before, image = source[index - 1].image, source[index].image
+    except BadRecord:
+        return False
+    return isinstance(image, str) and isinstance(before, str) and image == before
+
+
+def records(source: Source, limit: int | None, bad: list[BadRecord], title: str) -> Iterator[Record]:
+    """This rank's records in order; those that cannot be read go to `bad`."""
+    part = span(source, limit)
+    for index in tracked(part, title, len(part)):
         try:
             yield source[index]
         except BadRecord as error:

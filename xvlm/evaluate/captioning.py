@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from xvlm import dist
 from xvlm.data.sources import Source
 from xvlm.data.text import clean_caption
 from xvlm.evaluate._read import Prediction, captioned, chunks, read
@@ -47,6 +48,7 @@ def evaluate_captions(
         for (record, captions, _), caption in zip(chunk, found, strict=True):
             number = record.extra.get("image_id")
             said.append((record.key, record.image, number, caption, tuple(map(clean_caption, captions))))
+    said, bad = dist.collected(said), dist.collected(bad)
     cider = Cider(references for *_, references in said)
     scores = [cider.score(caption, references) for *_, caption, references in said]
     predictions = [CaptionPrediction(*one, score) for one, score in zip(said, scores, strict=True)]

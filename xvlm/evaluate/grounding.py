@@ -9,6 +9,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from xvlm import dist
 from xvlm.data.sources import Source
 from xvlm.evaluate._read import Photo, Prediction, chunks, read
 from xvlm.metrics.grounding import grounding_metrics
@@ -48,6 +49,7 @@ def evaluate_grounding(
             x0, y0, x1, y1 = box
             pixels_xyxy = (x0 * photo.width, y0 * photo.height, x1 * photo.width, y1 * photo.height)
             predictions.append(predicted(case, pixels_xyxy, score))
+    predictions, bad = dist.collected(predictions), dist.collected(bad)
     true_N4 = torch.tensor([p.true_xyxy for p in predictions]).view(-1, 4)
     predicted_N4 = torch.tensor([p.predicted_xyxy for p in predictions]).view(-1, 4)
     metrics = grounding_metrics(predicted_N4, true_N4)

@@ -6,6 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
+from xvlm import dist
 from xvlm.data.fields import images_of, statement_of, truth_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
@@ -61,6 +62,7 @@ def evaluate_pairs(
         left, right = zip(*sides, strict=True)
         found = predictor.judge(left, right, [statement for _, _, statement, _ in cases])
         predictions += [PairPrediction(*case, one) for case, one in zip(cases, found, strict=True)]
+    predictions, bad = dist.collected(predictions), dist.collected(bad)
     together: dict[str, list[bool]] = defaultdict(list)
     for one in predictions:
         together[one.statement].append(one.right)

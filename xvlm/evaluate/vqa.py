@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xvlm import dist
 from xvlm.data.fields import answers_of, question_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
@@ -74,6 +75,7 @@ def evaluate_questions(
             predictions.append(
                 QuestionPrediction(record.key, record.image, number, question, text, score, people, accuracy)
             )
+    predictions, bad = dist.collected(predictions), dist.collected(bad)
     judged = [one.accuracy for one in predictions if one.accuracy is not None]
     return {
         "vqa_acc": sum(judged) / max(1, len(judged)),

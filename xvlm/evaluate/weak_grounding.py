@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xvlm import dist
 from xvlm.boxes import iou
 from xvlm.data.sources import Source
 from xvlm.evaluate.grounding import GroundingPrediction, encoded_cases, predicted
@@ -38,7 +39,8 @@ def evaluate_maps(
     layer = len(predictor.model.fusion.layers) // 2 if layer is None else layer
     bad: list[BadRecord] = []
     predictions: list[GroundingPrediction] = []
-    right, chance, inside = [], [], []
+    chance: list[float] = []
+    inside: list[bool] = []
     for asked in encoded_cases(predictor, source, limit, batch, bad):
         rows = torch.arange(len(asked.cases), device=predictor.device)
         looked_at = whole_images(predictor.model, asked.features)
@@ -56,14 +58,15 @@ def evaluate_maps(
                 torch.tensor(candidates), torch.tensor([case.box_xyxy]).expand(len(candidates), 4)
             )
             predictions.append(one)
-            right.append(one.iou >= 0.5)
             chance.append((overlap_C >= 0.5).float().mean().item())
             inside.append(highest_inside(map_HW, case.box_xyxy))
+    predictions, bad = dist.collected(predictions), dist.collected(bad)
+    chance, inside = dist.collected(chance), dist.collected(inside)
     if not predictions:
         raise ValueError("there is no case to measure grounding on")
     count = len(predictions)
     return {
-        "weak_grounding_acc": sum(right) / count,
+        "weak_grounding_acc": sum(one.iou >= 0.5 for one in predictions) / count,
         "weak_grounding_chance": sum(chance) / count,
         "weak_grounding_pointing": sum(inside) / count,
         "weak_grounding_cases": float(count),
