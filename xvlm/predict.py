@@ -110,13 +110,15 @@ class Predictor:
         self,
         features: ImageFeatures,
         questions: Sequence[str],
+        images: Sequence[int],
         answers: Sequence[str] | None = None,
         beams: int = 3,
         best: int = 128,
     ) -> list[Answered]:
-        """B images with a question each; see `Photo.ask`.
+        """Questions about B images; see `Photo.ask`.
 
         Args:
+            images: which of the B each question is about.
             best: of a longer list of answers, how many are ranked by all their tokens; by the first one alone
                 the others are left behind (published: 128).
         """
@@ -126,7 +128,8 @@ class Predictor:
                 raise ValueError(f"the question is {question!r}; nothing is left of it after cleaning")
         ids = [self.tokenizer.encode(question, self.max_tokens) for question in cleaned]
         decoder = self.model.answers
-        looked_at = question_states(self.model, features, Texts.pack(ids).to(self.device))
+        image_Q = torch.tensor(images, device=self.device)
+        looked_at = question_states(self.model, features, Texts.pack(ids).to(self.device), image_Q)
         if answers is None:
             return [Answered(*one) for one in self.write(decoder, looked_at, [self.tokenizer.cls_id], beams)]
         if isinstance(answers, str) or not answers:
@@ -164,11 +167,17 @@ class Predictor:
 
     @torch.no_grad()
     def judge(
-        self, left: Sequence[Tensor], right: Sequence[Tensor], statements: Sequence[str]
+        self, left: Sequence[Tensor], right: Sequence[Tensor], statements: Sequence[str], pairs: Sequence[int]
     ) -> list[float]:
-        """Statements about pairs of images, (3, height, width) uint8 each; see `compare`."""
+        """The probability that each statement is true of its pair of images; see `compare`.
+
+        Args:
+            left, right: (3, height, width) uint8 pixels of the pairs.
+            pairs: which pair each statement is about.
+        """
         images = Images(torch.stack([*left, *right])).to(self.device)
-        return judge(self.model, images, self.tokens(statements)).softmax(1)[:, 1].tolist()
+        pair_N = torch.tensor(pairs, device=self.device)
+        return judge(self.model, images, self.tokens(statements), pair_N).softmax(1)[:, 1].tolist()
 
     def compare(self, left: AnyImage, right: AnyImage, statement: str) -> float:
         """The probability that a statement about two images is true ("both show a dog").
@@ -176,7 +185,7 @@ class Predictor:
         Raises BadRecord for an image that does not decode, MissingPart if the model was not trained for it.
         """
         pixels = [self.pixels(open_any(image)) for image in (left, right)]
-        return self.judge(pixels[:1], pixels[1:], [statement])[0]
+        return self.judge(pixels[:1], pixels[1:], [statement], [0])[0]
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> TextFeatures:
@@ -223,7 +232,7 @@ class Photo:
             ValueError: the question or the list of answers is empty.
             MissingPart: the model was not trained for questions.
         """
-        return self.predictor.answer(self.features, [question], answers, beams, best=len(answers or ()))[0]
+        return self.predictor.answer(self.features, [question], [0], answers, beams, len(answers or ()))[0]
 
     def caption(self, beams: int = 3, min_tokens: int = 5, max_tokens: int = 20) -> str:
         """Describe the image; lengths are in tokens, prompt included (published: 3 beams, 5 to 20 tokens).

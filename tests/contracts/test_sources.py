@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from xvlm.data.checks import usable_concepts
-from xvlm.data.fields import answers_of, images_of, question_of, statement_of, truth_of
+from xvlm.data.fields import images_of, questions_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import SCHEMES, open_source
 
 TOYS = {
     "scenes": "scenes:train:5?image_size=64&seed=3",
     "scene-cases": "scene-cases:heldout:5?image_size=64",
-    "scene-questions": "scene-questions:train:2?image_size=64",
+    "scene-questions": "scene-questions:train:5?image_size=64",
     "scene-pairs": "scene-pairs:test:5?image_size=64",
 }
-ASKED = {"scene-questions": (question_of, answers_of), "scene-pairs": (statement_of, truth_of, images_of)}
+ASKED = {"scene-questions": (questions_of,), "scene-pairs": (statements_of, images_of)}
 """What records say that hold no concepts."""
 
 

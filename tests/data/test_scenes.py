@@ -36,7 +36,13 @@ def digest(scenes: Scenes, count: int) -> str:
     for index in range(count):
         record, pair = scenes[index], scenes.pair(index)
         state.update(record.image.tobytes() + pair.right.image.tobytes())
-        said = (record.key, record.concepts, scenes.grounding(index), scenes.questions(index), pair.statement)
+        said = (
+            record.key,
+            record.concepts,
+            scenes.grounding(index),
+            scenes.questions(index),
+            pair.statements,
+        )
         state.update(repr(said).encode())
     return state.hexdigest()
 
@@ -125,7 +131,7 @@ def test_training_never_names_a_held_out_combination() -> None:
     for index in range(200):
         pair = TRAIN.pair(index)
         texts = [text for concept in TRAIN[index].concepts for text in concept.texts]
-        texts += [case.text for case in TRAIN.grounding(index)] + [pair.statement]
+        texts += [case.text for case in TRAIN.grounding(index)] + [text for text, _ in pair.statements]
         texts += [question.text for question in TRAIN.questions(index)]
         for text in texts:
             for shape, colour in HELD_OUT:
@@ -290,9 +296,11 @@ def test_statements_on_pairs_are_true_half_of_the_time() -> None:
     for scenes in (TRAIN, HELD):
         for index in range(300):
             pair = scenes.pair(index)
-            kind, right = judge(pair.left_scene, pair.right_scene, pair.statement)
-            assert pair.truth == right, pair.statement
-            truths[kind].append(right)
+            assert 2 <= len(dict(pair.statements)) == len(pair.statements)
+            for text, truth in pair.statements:
+                kind, right = judge(pair.left_scene, pair.right_scene, text)
+                assert truth == right, text
+                truths[kind].append(right)
             if index < 10:
                 assert np.array_equal(pair.left.image, scenes[index].image)
                 assert pair.right.key == f"{pair.left.key}/right"
@@ -307,7 +315,7 @@ def test_vocabulary_is_small() -> None:
     words: set[str] = set()
     for index in range(300):
         texts = [text for concept in TRAIN[index].concepts for text in concept.texts]
-        texts += [TRAIN.pair(index).statement]
+        texts += [text for text, _ in TRAIN.pair(index).statements]
         texts += [text for q in TRAIN.questions(index) for text in (q.text, q.answer)]
         words.update(word for text in texts for word in re.findall(r"[^\s,:?]+", text))
     assert 60 < len(words) < 90

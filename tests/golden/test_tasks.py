@@ -132,8 +132,8 @@ def test_answers() -> None:
         files.tensors("vqa224_outputs"),
     )
     questions = files.packed(given["question_ids"], given["question_atts"])
-    looked_at = question_states(model, model.encode_images(Images(given["image"])), questions)
     rows = torch.arange(len(questions))
+    looked_at = question_states(model, model.encode_images(Images(given["image"])), questions, rows)
     answers = files.packed(given["answer_ids"], given["answer_atts"])
     question_R = rows.repeat_interleave(given["answers_per_question"])
     answer_R = torch.arange(len(answers))

@@ -27,7 +27,7 @@ def test_ranked_by_all_tokens_among_those_with_the_likeliest_first_one(first_twi
     pixels = torch.randint(0, 256, (3, 3, *IMAGE_HW), dtype=torch.uint8)
     questions = Texts.pack([[2, 5, 6], [2, 8], [2, 9, 10, 11, 12]])
     with torch.no_grad():
-        looked_at = question_states(model, model.encode_images(Images(pixels)), questions)
+        looked_at = question_states(model, model.encode_images(Images(pixels)), questions, torch.arange(3))
         answers = Texts.pack(ANSWERS)
         found = rank_answers(model.answers, looked_at, answers, k, first_twice)
         at_M, answer_M = followed(answers.lengths_N)

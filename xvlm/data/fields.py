@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from xvlm.records import BadRecord, ImageData, Record
@@ -9,35 +11,68 @@ from xvlm.records import BadRecord, ImageData, Record
 TRUTHS = {"true": 1, "false": 0}
 
 
-def question_of(record: Record) -> str:
-    """The question.  Raises BadRecord if there is none."""
-    question = record.extra.get("question")
+@dataclass(frozen=True)
+class Question:
+    """A question about an image.
+
+    Attributes:
+        answers: what people answered; nothing where it is for the model to say.
+        number: `question_id`, as it stands in the file.
+    """
+
+    text: str
+    answers: tuple[str, ...] = ()
+    number: Any = None
+
+
+def questions_of(record: Record) -> list[Question]:
+    """`question`, `answer` (a text or a list of them) and `question_id`; or a list of such as `questions`.
+
+    Empty answers are left out.  Raises BadRecord where there is no question.
+    """
+    return [_question(one, record.key) for one in _several(record, "questions", "no question")]
+
+
+def _question(fields: Mapping[str, Any], key: str) -> Question:
+    question = fields.get("question")
     if not isinstance(question, str) or not question.strip():
-        raise BadRecord("no question", record.key, f"question is {question!r}")
-    return question
-
-
-def answers_of(record: Record) -> list[str]:
-    """What people answered: `answer`, a text or a list of them; empty texts are left out."""
-    answers = record.extra.get("answer", [])
+        raise BadRecord("no question", key, f"question is {question!r}")
+    answers = fields.get("answer", [])
     answers = [answers] if isinstance(answers, str) else list(answers)
-    return [answer for answer in answers if isinstance(answer, str) and answer.strip()]
+    said = tuple(answer for answer in answers if isinstance(answer, str) and answer.strip())
+    return Question(question, said, fields.get("question_id"))
 
 
-def statement_of(record: Record) -> str:
-    """`sentence`.  Raises BadRecord if there is none."""
-    statement = record.extra.get("sentence")
+def _several(record: Record, name: str, reason: str) -> list[Mapping[str, Any]]:
+    """The list of objects that `extra` holds under a name; without it `extra` itself, as the only one."""
+    several = record.extra.get(name, [record.extra])
+    if not isinstance(several, list) or not several or not all(isinstance(one, Mapping) for one in several):
+        raise BadRecord(reason, record.key, f"{name} is {several!r}; it must be a list of objects")
+    return several
+
+
+def statements_of(record: Record) -> list[tuple[str, int]]:
+    """Each statement with its truth: `sentence` and `label`, or a list of such as `statements`.
+
+    Raises BadRecord where something of one is missing.
+    """
+    several = _several(record, "statements", "no statement")
+    return [(_statement(one, record.key), _truth(one, record.key)) for one in several]
+
+
+def _statement(fields: Mapping[str, Any], key: str) -> str:
+    statement = fields.get("sentence")
     if not isinstance(statement, str) or not statement.strip():
-        raise BadRecord("no statement", record.key, f"sentence is {statement!r}")
+        raise BadRecord("no statement", key, f"sentence is {statement!r}")
     return statement
 
 
-def truth_of(record: Record) -> int:
-    """`label`, true or false in any spelling, as 1 or 0.  Raises BadRecord for anything else."""
-    label: Any = record.extra.get("label")
+def _truth(fields: Mapping[str, Any], key: str) -> int:
+    """`label`, true or false in any spelling, as 1 or 0."""
+    label = fields.get("label")
     truth = TRUTHS.get(str(label).lower())
     if truth is None:
-        raise BadRecord("no truth", record.key, f"label is {label!r}; it may be True or False")
+        raise BadRecord("no truth", key, f"label is {label!r}; it may be True or False")
     return truth
 
 

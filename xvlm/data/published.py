@@ -5,6 +5,8 @@ The shape is told by the fields (README and data classes of the published code):
     elems              region lines: elems of caption, attributes, bb (x, y, w, h); perhaps an image caption
     question, answer   question answering; both go to `extra`
     sentence, images   NLVR2: the first image is the record's, the second one `right` in `extra`
+    questions          several objects with question, answer about one image (our own form); in `extra`
+    statements         several objects with sentence, label about two images (our own form); in `extra`
     text               grounding: text, perhaps bbox (x, y, w, h), ref_id, width, height
     caption            image-text lines, retrieval and captioning lists
 
@@ -25,7 +27,7 @@ from xvlm.records import BadRecord, BoxXYXY, Concept, ImageData, Record
 
 Fields = Mapping[str, Any]
 _IMAGE_KEYS = {"binary": False, "image_rpath": True, "image": True}  # -> whether it is a path
-_TEXT_FIELDS = ("elems", "question", "sentence", "text")
+_TEXT_FIELDS = ("elems", "question", "sentence", "questions", "statements", "text")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def _concepts(fields: Fields, key: str, keys: Keys) -> list[Concept]:
     shape = next((name for name in _TEXT_FIELDS if name in fields), keys.caption_key)
     if shape not in fields:
         raise _unknown(fields, key, "text", [keys.caption_key, *_TEXT_FIELDS])
-    if shape in ("question", "sentence"):
+    if shape in ("question", "sentence", "questions", "statements"):
         return []
     if shape == "text":
         box = _box(fields["bbox"], "bbox", key) if "bbox" in fields else None

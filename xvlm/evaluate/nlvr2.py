@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xvlm import dist
-from xvlm.data.fields import images_of, statement_of, truth_of
+from xvlm.data.fields import images_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.evaluate._read import chunks, records
@@ -39,7 +39,7 @@ class PairPrediction:
 def evaluate_pairs(
     predictor: Predictor, source: Source, limit: int | None = None, batch: int = 32
 ) -> tuple[dict[str, float], list[PairPrediction]]:
-    """Every record is a statement.
+    """Every record is a statement about two images, or holds several about them.
 
     Returns:
         (metrics, predictions in the source's order); `nlvr2_consistency` is over the statements of NLVR2 that
@@ -48,19 +48,20 @@ def evaluate_pairs(
     bad: list[BadRecord] = []
     predictions: list[PairPrediction] = []
     for chunk in chunks(records(source, limit, bad, "statements"), batch):
-        cases, sides = [], []
+        cases, pairs, sides = [], [], []
         for record in chunk:
             try:
-                images = images_of(record)
-                case = (record.key, images, statement_of(record), truth_of(record))
+                images, said = images_of(record), statements_of(record)
                 sides.append([predictor.pixels(open_image(one, key=record.key)) for one in images])
-                cases.append(case)
             except BadRecord as error:
                 bad.append(error)
+                continue
+            cases += [(record.key, images, statement, truth) for statement, truth in said]
+            pairs += [len(sides) - 1] * len(said)
         if not cases:
             continue
         left, right = zip(*sides, strict=True)
-        found = predictor.judge(left, right, [statement for _, _, statement, _ in cases])
+        found = predictor.judge(left, right, [statement for _, _, statement, _ in cases], pairs)
         predictions += [PairPrediction(*case, one) for case, one in zip(cases, found, strict=True)]
     predictions, bad = dist.collected(predictions), dist.collected(bad)
     together: dict[str, list[bool]] = defaultdict(list)

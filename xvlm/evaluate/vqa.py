@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from xvlm import dist
-from xvlm.data.fields import answers_of, question_of
+from xvlm.data.fields import Question, questions_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.text import clean_question
 from xvlm.evaluate._read import Prediction, chunks, records
 from xvlm.metrics.vqa import vqa_accuracy
 from xvlm.predict import Predictor
-from xvlm.records import BadRecord
+from xvlm.records import BadRecord, Record
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def evaluate_questions(
     answers: Sequence[str] | None = None,
     batch: int = 32,
 ) -> tuple[dict[str, float], list[QuestionPrediction]]:
-    """Every record is a question.
+    """Every record is a question about an image, or holds several about it.
 
     Args:
         answers: choose among these (published: 3,128 of them); without them answers are written freely.
@@ -54,26 +56,37 @@ def evaluate_questions(
     bad: list[BadRecord] = []
     predictions: list[QuestionPrediction] = []
     for chunk in chunks(records(source, limit, bad, "questions"), batch):
-        asked, pixels = [], []
+        asked: list[tuple[Record, Question]] = []
+        images: list[int] = []
+        pixels: list[Tensor] = []
         for record in chunk:
             try:
-                question = question_of(record)
-                if not clean_question(question).strip():
-                    raise BadRecord("no question", record.key, f"nothing is left of {question!r}")
-                seen = predictor.pixels(open_image(record.image, key=record.key))
+                several = [question for question in questions_of(record) if readable(question, record, bad)]
+                if several:
+                    pixels.append(predictor.pixels(open_image(record.image, key=record.key)))
             except BadRecord as error:
                 bad.append(error)
                 continue
-            asked.append((record, question, tuple(answers_of(record))))
-            pixels.append(seen)
+            asked += [(record, question) for question in several]
+            images += [len(pixels) - 1] * len(several)
         if not asked:
             continue
-        found = predictor.answer(predictor.encode_images(pixels), [q for _, q, _ in asked], answers)
-        for (record, question, people), (text, score) in zip(asked, found, strict=True):
+        texts = [question.text for _, question in asked]
+        found = predictor.answer(predictor.encode_images(pixels), texts, images, answers)
+        for (record, question), (text, score) in zip(asked, found, strict=True):
+            people = question.answers
             accuracy = vqa_accuracy(text, people) if people else None
-            number = record.extra.get("question_id")
             predictions.append(
-                QuestionPrediction(record.key, record.image, number, question, text, score, people, accuracy)
+                QuestionPrediction(
+                    record.key,
+                    record.image,
+                    question.number,
+                    question.text,
+                    text,
+                    score,
+                    people,
+                    accuracy,
+                )
             )
     predictions, bad = dist.collected(predictions), dist.collected(bad)
     judged = [one.accuracy for one in predictions if one.accuracy is not None]
@@ -82,6 +95,14 @@ def evaluate_questions(
         "vqa_questions": float(len(judged)),
         "vqa_bad_records": float(len(bad)),
     }, predictions
+
+
+def readable(question: Question, record: Record, bad: list[BadRecord]) -> bool:
+    """Whether cleaning leaves anything of the question; if not, it goes to `bad`."""
+    if clean_question(question.text).strip():
+        return True
+    bad.append(BadRecord("no question", record.key, f"nothing is left of {question.text!r}"))
+    return False
 
 
 def answer_list(path: str | Path) -> list[str]:

@@ -29,13 +29,14 @@ class Ranked(NamedTuple):
     probability_Nk: Tensor
 
 
-def question_states(model: XVLM, features: ImageFeatures, questions: Texts) -> ConceptTokens:
-    """B images with a question each -> what the decoder looks at: each question's tokens after they have seen
-    the image."""
-    concepts, cls_BD = model.encode_concepts(features, Concepts.none(questions.ids_T.device))
+def question_states(model: XVLM, features: ImageFeatures, questions: Texts, image_Q: Tensor) -> ConceptTokens:
+    """Q questions, of which `image_Q` (Q,) int64 says the image -> what the decoder looks at: each question's
+    tokens after they have seen the image."""
+    concepts, _ = model.encode_concepts(features, Concepts.none(questions.ids_T.device))
     texts = model.encode_texts(questions)
-    rows = torch.arange(len(cls_BD), device=cls_BD.device)
-    return text_states(texts, model.fuse(texts, rows, concepts, rows).states_TD)
+    fused = model.fuse(texts, torch.arange(len(questions), device=image_Q.device), concepts, image_Q)
+    states_TD = fused.states_TD.index_select(0, fused.places(questions.lengths_N))
+    return text_states(texts, states_TD)
 
 
 def text_states(texts: TextFeatures, states_TD: Tensor) -> ConceptTokens:

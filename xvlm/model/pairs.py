@@ -9,10 +9,15 @@ from xvlm.batch import Concepts, Images, Texts
 from xvlm.model.xvlm import XVLM
 
 
-def judge(model: XVLM, images: Images, statements: Texts) -> Tensor:
-    """Q statements about 2 Q images, the left ones first -> (Q, 2) logits of (false, true)."""
+def judge(model: XVLM, images: Images, statements: Texts, pair_N: Tensor) -> Tensor:
+    """N statements -> (N, 2) logits of (false, true).
+
+    Args:
+        images: both of each pair, all the left ones first.
+        pair_N: (N,) int64 the pair that each statement is about.
+    """
     device = statements.ids_T.device
     concepts, _ = model.encode_concepts(model.encode_images(images), Concepts.none(device))
     texts = model.encode_texts(statements)
-    pair_Q = torch.arange(len(statements), device=device)
-    return model.judge_pairs(model.fuse(texts, pair_Q, concepts, pair_Q).cls_RD)
+    statement_N = torch.arange(len(statements), device=device)
+    return model.judge_pairs(model.fuse(texts, statement_N, concepts, pair_N).cls_RD)

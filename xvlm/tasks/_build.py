@@ -149,9 +149,11 @@ def corpus(sources: Iterable[Source], limit: int) -> list[str]:
 def texts_of(record: Record) -> list[str]:
     """Everything that a record says: of its concepts, and what it asks, answers and states."""
     said = [text for concept in record.concepts for text in concept.texts]
-    for name in ("question", "answer", "sentence"):
-        value = record.extra.get(name, ())
-        said += [value] if isinstance(value, str) else [str(one) for one in value]
+    asked = [record.extra, *record.extra.get("questions", ()), *record.extra.get("statements", ())]
+    for fields in asked:
+        for name in ("question", "answer", "sentence"):
+            value = fields.get(name, ())
+            said += [value] if isinstance(value, str) else [str(one) for one in value]
     return [text for text in said if text.strip()]
 
 

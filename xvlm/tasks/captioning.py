@@ -34,33 +34,36 @@ PROMPT = "a picture of "
 
 @dataclass(frozen=True)
 class Captioned:
-    """An image (3, height, width) uint8 with one caption, prompt and end included."""
+    """An image (3, height, width) uint8 with some captions, prompt and end included."""
 
     pixels: Tensor
-    ids: Sequence[int]
+    captions: Sequence[Sequence[int]]
     bad: tuple[BadRecord, ...] = ()
 
 
 @dataclass(frozen=True)
 class CaptionBatch(Movable):
-    """B images with a caption each.
+    """B images with at least one caption each, N in all.
 
     Attributes:
+        image_N: (N,) int64 the image of each caption.
         prompt: tokens at a caption's beginning that are given.
     """
 
     images: Images
     captions: Texts
+    image_N: Tensor
     prompt: int
 
 
 @dataclass(frozen=True)
 class CaptionView:
-    """A random crop with one of its captions."""
+    """A random crop with `captions` of its captions, or all that there are if they are fewer."""
 
     transform: PairsTransform
     tokenizer: Tokenizer
     prompt: str = PROMPT
+    captions: int = 1
     max_words: int = 40
     max_tokens: int = 40
     max_pixels: int = MAX_PIXELS
@@ -71,8 +74,10 @@ class CaptionView:
         opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
         concepts, bad = usable_concepts(record, opened)
         texts = [text for concept in concepts for text in concept.texts]
-        pixels, (text,) = self.transform(opened, [texts[rng.integers(len(texts))]], rng)
-        ids = caption_ids(self.tokenizer, clean_caption(text, self.max_words), self.prompt, self.max_tokens)
+        chosen = rng.permutation(len(texts))[: self.captions]
+        pixels, shown = self.transform(opened, [texts[place] for place in chosen], rng)
+        cleaned = [clean_caption(text, self.max_words) for text in shown]
+        ids = [caption_ids(self.tokenizer, text, self.prompt, self.max_tokens) for text in cleaned]
         return Captioned(pixels, ids, tuple(bad))
 
 
@@ -95,8 +100,12 @@ class Collate:
     def __call__(self, parts: Mapping[str, Sequence[Captioned]]) -> CaptionBatch:
         """One batch."""
         shown = parts["train"]
-        pixels = torch.stack([one.pixels for one in shown])
-        return CaptionBatch(Images(pixels), Texts.pack([one.ids for one in shown]), self.prompt)
+        return CaptionBatch(
+            Images(torch.stack([one.pixels for one in shown])),
+            Texts.pack([ids for one in shown for ids in one.captions]),
+            torch.tensor([number for number, one in enumerate(shown) for _ in one.captions]),
+            self.prompt,
+        )
 
 
 class Captioning(nn.Module):
@@ -116,9 +125,9 @@ class Captioning(nn.Module):
         """`caption` (): cross-entropy of the tokens after the prompt, over the global batch."""
         model, captions = self.model, batch.captions
         features = model.encode_images(batch.images)
-        concepts, cls_BD = model.encode_concepts(features, Concepts.none(batch.captions.ids_T.device))
-        rows = torch.arange(len(cls_BD), device=cls_BD.device)
-        logits_MV = model.captions(captions, rows, concepts, rows)
+        concepts, _ = model.encode_concepts(features, Concepts.none(captions.ids_T.device))
+        caption_N = torch.arange(len(captions), device=captions.ids_T.device)
+        logits_MV = model.captions(captions, caption_N, concepts, batch.image_N)
         at_M, text_M = followed(captions.lengths_N)
         loss_M = next_token_loss(logits_MV, captions.ids_T[at_M + 1], self.smoothing, self.faithful)
         learnt_M = after_prompt(captions.lengths_N, at_M, text_M, batch.prompt)
@@ -132,6 +141,7 @@ class CaptioningRun(FinetuneRun):
 
     Attributes:
         prompt: what every caption begins with.
+        captions: of an image that are learnt in a step, which encodes it once.
         smoothing: share of each token's label that is spread over the vocabulary.
     """
 
@@ -139,6 +149,7 @@ class CaptioningRun(FinetuneRun):
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("captions",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=256))
     prompt: str = PROMPT
+    captions: int = 1
     smoothing: float = 0.1
 
 
@@ -148,7 +159,9 @@ RUN = CaptioningRun
 def build(run: CaptioningRun, out: Path) -> Built:
     """The task, its data and its model.  Raises ValueError if it has no data."""
     got, data = prepare(run, out), run.data
-    view = CaptionView(got.transform, got.tokenizer, run.prompt, data.max_words, data.max_tokens)
+    view = CaptionView(
+        got.transform, got.tokenizer, run.prompt, run.captions, data.max_words, data.max_tokens
+    )
     collate = Collate(len(prompt_ids(got.tokenizer, run.prompt, data.max_tokens)))
     got = replace(got, loaded=replace(got.loaded, prompt=run.prompt))
     return finish(run, got, view, collate, Captioning(got.loaded.model, run.smoothing, run.faithful))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
-from xvlm.data.fields import images_of, statement_of, truth_of
+from xvlm.data.fields import images_of, statements_of
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.mirror import mirror_texts
 from xvlm.data.text import Tokenizer, clean_caption
@@ -29,31 +29,33 @@ from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
 
 @dataclass(frozen=True)
 class Judged:
-    """A statement about two images: pixels (2, 3, height, width) uint8, left first; and whether it holds."""
+    """Statements about two images: pixels (2, 3, height, width) uint8, left first; and whether each holds."""
 
     pixels: Tensor
-    statement: Sequence[int]
-    truth: int
+    statements: Sequence[Sequence[int]]
+    truths: Sequence[int]
     bad: tuple[BadRecord, ...] = ()
 
 
 @dataclass(frozen=True)
 class PairBatch(Movable):
-    """Q statements about a pair of images each.
+    """N statements about Q pairs of images.
 
     Attributes:
         images: 2 Q, the left ones first.
-        truth_Q: (Q,) int64, 1 where the statement is true.
+        pair_N: (N,) int64 the pair that each statement is about.
+        truth_N: (N,) int64, 1 where the statement is true.
     """
 
     images: Images
     statements: Texts
-    truth_Q: Tensor
+    pair_N: Tensor
+    truth_N: Tensor
 
 
 @dataclass(frozen=True)
 class PairView:
-    """Record -> statement: each image is seen in a view of its own, the statement is cleaned as a caption."""
+    """Record -> statements: each image is seen in a view of its own, statements are cleaned as captions."""
 
     transform: PairsTransform
     tokenizer: Tokenizer
@@ -63,14 +65,15 @@ class PairView:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Judged:
         """Raises BadRecord if something of the statement, its truth or its two images is missing."""
-        statement, truth = statement_of(record), truth_of(record)
+        said = statements_of(record)
         opened = [open_image(one, key=record.key, max_pixels=self.max_pixels) for one in images_of(record)]
         # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
-        sides = mirror_texts([statement]) != (statement,)
+        texts = [clean_caption(text, self.max_words) for text, _ in said]
+        sides = mirror_texts(texts) != tuple(texts)
         transform = replace(self.transform, flip=False) if sides else self.transform
         pixels = [transform(one, [], rng)[0] for one in opened]
-        ids = self.tokenizer.encode(clean_caption(statement, self.max_words), self.max_tokens)
-        return Judged(torch.stack(pixels), ids, truth)
+        ids = [self.tokenizer.encode(text, self.max_tokens) for text in texts]
+        return Judged(torch.stack(pixels), ids, [truth for _, truth in said])
 
 
 def collate(parts: Mapping[str, Sequence[Judged]]) -> PairBatch:
@@ -79,8 +82,9 @@ def collate(parts: Mapping[str, Sequence[Judged]]) -> PairBatch:
     pixels = torch.stack([one.pixels for one in judged], dim=1).flatten(0, 1)
     return PairBatch(
         Images(pixels),
-        Texts.pack([one.statement for one in judged]),
-        torch.tensor([one.truth for one in judged]),
+        Texts.pack([ids for one in judged for ids in one.statements]),
+        torch.tensor([number for number, one in enumerate(judged) for _ in one.statements]),
+        torch.tensor([truth for one in judged for truth in one.truths]),
     )
 
 
@@ -97,9 +101,9 @@ class NLVR2(nn.Module):
 
     def forward(self, batch: PairBatch) -> dict[str, Tensor]:
         """`truth` (): two-way cross-entropy over the global batch."""
-        logits_Q2 = judge(self.model, batch.images, batch.statements)
-        total = F.cross_entropy(logits_Q2, batch.truth_Q, reduction="sum")
-        return {"truth": dist.global_mean(total, len(batch.truth_Q))}
+        logits_N2 = judge(self.model, batch.images, batch.statements, batch.pair_N)
+        total = F.cross_entropy(logits_N2, batch.truth_N, reduction="sum")
+        return {"truth": dist.global_mean(total, len(batch.truth_N))}
 
 
 @dataclass(frozen=True)

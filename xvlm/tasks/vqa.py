@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
-from xvlm.data.fields import answers_of, question_of
+from xvlm.data.fields import questions_of
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.text import Tokenizer, clean_question
 from xvlm.data.transforms import PairsTransform
@@ -34,20 +35,25 @@ from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
 
 @dataclass(frozen=True)
 class Asked:
-    """One question about one image, (3, height, width) uint8, with its answers and their weights."""
+    """Questions about one image, (3, height, width) uint8.
+
+    Attributes:
+        answers: of each question, with their `weights`.
+    """
 
     pixels: Tensor
-    question: Sequence[int]
-    answers: Sequence[Sequence[int]]
-    weights: Sequence[float]
+    questions: Sequence[Sequence[int]]
+    answers: Sequence[Sequence[Sequence[int]]]
+    weights: Sequence[Sequence[float]]
     bad: tuple[BadRecord, ...] = ()
 
 
 @dataclass(frozen=True)
 class VQABatch(Movable):
-    """B images with a question each and A answers.
+    """B images, Q questions about them and A answers.
 
     Attributes:
+        image_Q: (Q,) int64 the image that each question is about.
         question_A: (A,) int64 the question that each answer answers.
         weight_A: (A,) float32; those of one question that people answered sum to 1.
     """
@@ -55,13 +61,14 @@ class VQABatch(Movable):
     images: Images
     questions: Texts
     answers: Texts
+    image_Q: Tensor
     question_A: Tensor
     weight_A: Tensor
 
 
 @dataclass(frozen=True)
 class QuestionView:
-    """Record -> question: the view of the image is random, texts are cleaned as published.
+    """Record -> questions: the view of the image is random, texts are cleaned as published.
 
     Attributes:
         single_weight: of the one answer of a question that one person answered (published for Visual Genome:
@@ -77,18 +84,23 @@ class QuestionView:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
         """Raises BadRecord if there is no question or no answer, or the image cannot be used."""
-        question = clean_question(question_of(record), self.max_words)
-        answers = answers_of(record)
-        if not answers:
+        asked = questions_of(record)
+        if not all(question.answers for question in asked):
             raise BadRecord("no answer", record.key, f"fields are {sorted(record.extra)}")
         opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
-        pixels, seen = self.transform(opened, [question, *answers], rng)
-        counts = Counter(seen[1:])
-        weights = [count / len(answers) for count in counts.values()]
-        if len(answers) == 1:
-            weights = [self.single_weight]
-        ids = [answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts]
-        return Asked(pixels, self.tokenizer.encode(seen[0], self.max_tokens), ids, weights)
+        # All texts of an image are mirrored with it, or it is not mirrored.
+        said = [(clean_question(one.text, self.max_words), *one.answers) for one in asked]
+        pixels, seen = self.transform(opened, [text for texts in said for text in texts], rng)
+        left = iter(seen)
+        questions, ids, weights = [], [], []
+        for texts in said:
+            question, *answers = islice(left, len(texts))
+            counts = Counter(answers)
+            questions.append(self.tokenizer.encode(question, self.max_tokens))
+            ids.append([answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts])
+            shares = [count / len(answers) for count in counts.values()]
+            weights.append(shares if len(answers) > 1 else [self.single_weight])
+        return Asked(pixels, questions, ids, weights)
 
 
 def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
@@ -99,12 +111,14 @@ def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
 def collate(parts: Mapping[str, Sequence[Asked]]) -> VQABatch:
     """Questions of the part "train" -> one batch."""
     asked = parts["train"]
+    answered = [answers for one in asked for answers in one.answers]
     return VQABatch(
         Images(torch.stack([one.pixels for one in asked])),
-        Texts.pack([one.question for one in asked]),
-        Texts.pack([ids for one in asked for ids in one.answers]),
-        torch.tensor([number for number, one in enumerate(asked) for _ in one.answers]),
-        torch.tensor([weight for one in asked for weight in one.weights]),
+        Texts.pack([ids for one in asked for ids in one.questions]),
+        Texts.pack([ids for answers in answered for ids in answers]),
+        torch.tensor([number for number, one in enumerate(asked) for _ in one.questions]),
+        torch.tensor([number for number, answers in enumerate(answered) for _ in answers]),
+        torch.tensor([weight for one in asked for weights in one.weights for weight in weights]),
     )
 
 
@@ -121,14 +135,15 @@ class VQA(nn.Module):
 
     def forward(self, batch: VQABatch) -> dict[str, Tensor]:
         """`answer` (): summed over an answer's tokens, weighted, averaged over all ranks' questions."""
-        looked_at = question_states(self.model, self.model.encode_images(batch.images), batch.questions)
+        features = self.model.encode_images(batch.images)
+        looked_at = question_states(self.model, features, batch.questions, batch.image_Q)
         answers = batch.answers
         answer_A = torch.arange(len(answers), device=answers.ids_T.device)
         logits_MV = self.model.answers(answers, answer_A, looked_at, batch.question_A)
         at_M, text_M = followed(answers.lengths_N)
         loss_M = next_token_loss(logits_MV, answers.ids_T[at_M + 1])
         loss_A = sum_by_text(loss_M, text_M, len(answers))
-        return {"answer": dist.global_mean((loss_A * batch.weight_A).sum(), len(batch.images))}
+        return {"answer": dist.global_mean((loss_A * batch.weight_A).sum(), len(batch.questions))}
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from xvlm.data.scenes.source import Scenes
 from xvlm.records import Concept, Record
 
-QUESTIONS = 4
-"""Questions asked about one scene."""
-
 
 @dataclass(frozen=True)
 class Cases:
@@ -18,7 +15,6 @@ class Cases:
     scenes: Scenes
 
     kind = ""
-    per_scene = 1
 
     @property
     def name(self) -> str:
@@ -31,7 +27,7 @@ class Cases:
         return (len(self),)
 
     def __len__(self) -> int:
-        return len(self.scenes) * self.per_scene
+        return len(self.scenes)
 
     def __getitem__(self, index: int) -> Record:
         raise TypeError(f"{type(self).__name__} does not say what its records hold")
@@ -50,27 +46,28 @@ class SceneCases(Cases):
 
 
 class SceneQuestions(Cases):
-    """Question answering: one question a record, its one right answer in `extra`."""
+    """Question answering: all questions about a scene, each with its one right answer, are in `extra`."""
 
     kind = "scene-questions"
-    per_scene = QUESTIONS
 
     def __getitem__(self, index: int) -> Record:
-        """Question `index % QUESTIONS` about scene `index // QUESTIONS`; scenes with fewer repeat theirs."""
-        scene, place = divmod(index, QUESTIONS)
-        record, asked = self.scenes[scene], self.scenes.questions(scene)
-        question = asked[place % len(asked)]
-        extra = {"question": question.text, "answer": question.answer, "question_id": index}
-        return Record(f"{record.key}/question/{place}", record.image, (), extra)
+        """Scene `index`, with questions of every kind that it allows."""
+        record = self.scenes[index]
+        asked = [
+            {"question": one.text, "answer": one.answer, "question_id": f"{record.key}/{place}"}
+            for place, one in enumerate(self.scenes.questions(index))
+        ]
+        return Record(f"{record.key}/questions", record.image, (), {"questions": asked})
 
 
 class ScenePairs(Cases):
-    """Statements about two pictures: the second one and the truth are in `extra`."""
+    """Statements about two pictures: the second one and all statements, with their truth, are in `extra`."""
 
     kind = "scene-pairs"
 
     def __getitem__(self, index: int) -> Record:
-        """Scene `index`, another one beside it, and a statement about both."""
+        """Scene `index`, another one beside it, and the statements about both."""
         pair = self.scenes.pair(index)
-        extra = {"sentence": pair.statement, "label": str(pair.truth), "right": pair.right.image}
+        said = [{"sentence": text, "label": str(truth)} for text, truth in pair.statements]
+        extra = {"statements": said, "right": pair.right.image}
         return Record(f"{pair.left.key}/pair", pair.left.image, (), extra)

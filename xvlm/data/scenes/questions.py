@@ -19,6 +19,8 @@ from xvlm.data.scenes.phrases import (
 from xvlm.data.scenes.world import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, TEXTURES, Scene, Words
 
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+EACH = 4
+"""Questions of a kind that are drawn about a scene; those that come twice are asked once."""
 VALUES = (SIZES, TEXTURES, COLOURS, SHAPES)
 
 
@@ -34,20 +36,24 @@ class Question:
 
 
 def questions(rng: random.Random, scene: Scene, name_held_out: bool) -> list[Question]:
-    """Up to one question of each kind; yes and no are equally likely.
+    """Different questions, up to `EACH` of each kind; yes and no are equally likely.
 
     `name_held_out`: whether questions about what is not there may name held-out combinations.
     """
     described = describe(scene)
-    asked = [
-        _ask_attribute(rng, scene, described, "colour"),
-        _ask_attribute(rng, scene, described, "shape"),
-        _ask_attribute(rng, scene, described, "texture"),
-        _ask_count(rng, scene, name_held_out),
-        _ask_presence(rng, scene, name_held_out),
-        _ask_relation(rng, scene, described),
-    ]
-    return [question for question in asked if question]
+    asked: dict[str, Question] = {}
+    for _ in range(EACH):
+        for question in (
+            _ask_attribute(rng, scene, described, "colour"),
+            _ask_attribute(rng, scene, described, "shape"),
+            _ask_attribute(rng, scene, described, "texture"),
+            _ask_count(rng, scene, name_held_out),
+            _ask_presence(rng, scene, name_held_out),
+            _ask_relation(rng, scene, described),
+        ):
+            if question:
+                asked[question.text] = question
+    return list(asked.values())
 
 
 def _ask_attribute(

@@ -16,15 +16,17 @@ from xvlm.data.scenes.shapes import cut_out, visible_scene
 from xvlm.data.scenes.world import HELD_OUT, Layout, Look, Scene, Split
 from xvlm.records import Concept, Record
 
+STATEMENTS = 16
+"""Drawn on a pair of pictures; those that come twice are said once."""
+
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures and a statement on them (the task of NLVR2), with their ground truth."""
+    """Two pictures and statements on them, true or false (the task of NLVR2), with their ground truth."""
 
     left: Record
     right: Record
-    statement: str
-    truth: bool
+    statements: tuple[tuple[str, bool], ...]
     left_scene: Scene
     right_scene: Scene
 
@@ -87,7 +89,7 @@ class Scenes:
         return questions(self._rng(index, "questions"), self.scene(index), self.split == "heldout")
 
     def pair(self, index: int) -> Pair:
-        """Picture `index`, another one beside it, and a statement on both; half of all are true."""
+        """Picture `index`, another one beside it, and different statements on both; half of all are true."""
         rng = self._rng(index, "pair")
         key, layout = self._key(index), self._layout(index)
         # something in common makes "both pictures show ..." true often enough, and false ones hard
@@ -95,9 +97,9 @@ class Scenes:
         other = sample_layout(rng, self.split == "heldout", shared)
         left, left_scene = self._record(key, layout)
         right, right_scene = self._record(f"{key}/right", other)
-        truth = rng.random() < 0.5
-        text = statement(rng, left_scene, right_scene, truth)
-        return Pair(left, right, text, truth, left_scene, right_scene)
+        truths = [rng.random() < 0.5 for _ in range(STATEMENTS)]
+        said = {statement(rng, left_scene, right_scene, truth): truth for truth in truths}
+        return Pair(left, right, tuple(said.items()), left_scene, right_scene)
 
     def _record(self, key: str, layout: Layout) -> tuple[Record, Scene]:
         cut_outs = [cut_out(thing, self.image_size) for thing in layout.things]
