@@ -1,4 +1,4 @@
-"""Several questions about one image, or statements about two, are learnt and asked as in records of their own."""
+"""Several questions or statements in one record are learnt and asked as in as many records."""
 
 from __future__ import annotations
 
