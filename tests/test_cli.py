@@ -92,6 +92,7 @@ def test_eval_retrieval(
 ) -> None:
     data, model = folder / "photos.jsonl", folder / "run"
     options = ["--model", model, "--data", data, "--out", tmp_path, "--rerank", rerank, "--top", 2]
+    options += ["--memory", 0.5]
     metrics = json_of(capsys, "eval", "retrieval", *options)
     assert metrics["retrieval_texts"] == 8 and 0 <= metrics["t2i_r1"] <= 1
     predictions = json.loads((tmp_path / "predictions.json").read_text())

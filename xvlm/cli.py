@@ -118,6 +118,7 @@ def eval_(
     image_root: str | None = None,
     top: int = 32,
     rerank: Literal["both", "matching"] = "both",
+    memory: float = 4.0,
     answers: Path | None = None,
     limit: int | None = None,
 ) -> None:
@@ -133,6 +134,8 @@ def eval_(
         image_root: where image paths start; by default beside the file.
         top: retrieval: candidates that are reranked by matching for every query; 0 for none.
         rerank: retrieval: by contrastive score and matching together, or by matching alone (published).
+        memory: retrieval: gigabytes for states of texts and tokens of images; what does not fit is encoded
+            again when it is needed.
         answers: vqa: a JSON list of the answers to choose among; by default they are written freely.
         limit: use only the first so many records.
     """
@@ -143,7 +146,7 @@ def eval_(
 
     evaluate = find("evaluate", measure).evaluate
     options: dict[str, dict[str, Any]] = {
-        "retrieval": {"top": top, "rerank": rerank},
+        "retrieval": {"top": top, "rerank": rerank, "memory": memory},
         "vqa": {"answers": answer_list(answers) if answers else None},
     }
     predictor, source = Predictor.load(model), open_source(data, image_root)

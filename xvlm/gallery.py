@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from xvlm.data.images import open_image
+from xvlm.evaluate._candidates import Ranked
 from xvlm.evaluate.grounding import GroundingPrediction
 from xvlm.evaluate.retrieval import Retrieval
 from xvlm.records import ImageData
@@ -83,13 +83,9 @@ def text_rankings(retrieval: Retrieval, count: int, first: int = 5, seed: int = 
     chosen = np.random.default_rng(seed).permutation(len(retrieval.images))[:count]
     rankings = []
     for i in chosen.tolist():
-        score_T = shares(retrieval.reranked_IT[i])
-        order = score_T.argsort(descending=True).tolist()
-        shown = order[:first]
-        true = [t for t in order if int(retrieval.image_T[t]) == i]
-        shown += [t for t in true[:1] if t not in shown]
-        texts = [(retrieval.texts[t], float(score_T[t]), int(retrieval.image_T[t]) == i) for t in shown]
-        rankings.append(TextRanking(picture(retrieval.images[i]), texts))
+        shown = listed(retrieval.i2t, i, retrieval.texts_of(i), retrieval.top, first)
+        texts = [(retrieval.texts[t], share, true) for t, share, true in shown]
+        rankings.append(TextRanking(picture(retrieval.image(i)), texts))
     return rankings
 
 
@@ -98,18 +94,26 @@ def image_rankings(retrieval: Retrieval, count: int, first: int = 4, seed: int =
     chosen = np.random.default_rng(seed).permutation(len(retrieval.texts))[:count]
     rankings = []
     for t in chosen.tolist():
-        score_I = shares(retrieval.reranked_IT[:, t])
-        true = int(retrieval.image_T[t])
-        shown = score_I.topk(min(first, len(score_I))).indices.tolist()
-        shown += [true] * (true not in shown)
-        images = [(picture(retrieval.images[i]), float(score_I[i]), i == true) for i in shown]
+        shown = listed(retrieval.t2i, t, [int(retrieval.image_T[t])], retrieval.top, first)
+        images = [(picture(retrieval.image(i)), share, true) for i, share, true in shown]
         rankings.append(ImageRanking(retrieval.texts[t], images))
     return rankings
 
 
-def shares(score_C: torch.Tensor) -> torch.Tensor:
-    """(C,) scores of one query's candidates -> (C,) probabilities among them."""
-    return score_C.double().softmax(0)
+def listed(
+    ranked: Ranked, query: int, true: Sequence[int], top: int, first: int
+) -> list[tuple[int, float, bool]]:
+    """The first candidates of a query, and the best true one behind them: (which, share, whether it is true).
+
+    Shares are probabilities among those reranked; the others have none.
+    """
+    index = ranked.index_Qk[query].tolist()
+    share = ranked.score_Qk[query, : top or None].double().softmax(0).tolist()
+    shares = dict(zip(index, share, strict=False))
+    shown = index[:first]
+    if not set(shown) & set(true):
+        shown.append(next((one for one in index if one in true), true[0]))
+    return [(one, shares.get(one, 0.0), one in true) for one in shown]
 
 
 def loss_curves(log: Path) -> list[Curve]:

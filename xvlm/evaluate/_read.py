@@ -36,8 +36,12 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """An image that decodes: its file, and its pixels (3, height, width) as the model sees them."""
+    """An image that decodes: its file, and its pixels (3, height, width) as the model sees them.
 
+    `number` is the record of the source that shows it, the first one of several.
+    """
+
+    number: int
     image: ImageData
     opened: Opened
     pixels: Tensor
@@ -67,10 +71,17 @@ def one_image(source: Source, index: int) -> bool:
 
 def records(source: Source, limit: int | None, bad: list[BadRecord], title: str) -> Iterator[Record]:
     """This rank's records in order; those that cannot be read go to `bad`."""
+    return (record for _, record in numbered(source, limit, bad, title))
+
+
+def numbered(
+    source: Source, limit: int | None, bad: list[BadRecord], title: str
+) -> Iterator[tuple[int, Record]]:
+    """`records`, each with its number in the source."""
     part = span(source, limit)
     for index in tracked(part, title, len(part)):
         try:
-            yield source[index]
+            yield index, source[index]
         except BadRecord as error:
             bad.append(error)
 
@@ -83,11 +94,11 @@ def read(
     What is not usable goes to `bad`: records, concepts, and texts of which cleaning leaves nothing.
     """
     photo: Photo | None = None
-    for record in records(source, limit, bad, title):
+    for number, record in numbered(source, limit, bad, title):
         try:
             if photo is None or not isinstance(record.image, str) or record.image != photo.image:
                 opened = open_image(record.image, key=record.key)
-                photo = Photo(record.image, opened, predictor.pixels(opened))
+                photo = Photo(number, record.image, opened, predictor.pixels(opened))
             usable, dropped = usable_concepts(record, photo.opened)
         except BadRecord as error:
             bad.append(error)

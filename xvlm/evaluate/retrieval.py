@@ -1,69 +1,102 @@
-"""Two-stage retrieval: rank by contrastive scores, then the best of each query by the matching head."""
+"""Two-stage retrieval: rank by contrastive scores, then the best of each query by the matching head.
+
+Nothing here grows with images times texts: of every query only its best candidates are kept.  Each rank
+encodes and ranks a part of the images and texts, and matches the candidate pairs of its own images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from xvlm.data.images import open_image
+from xvlm import dist
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import captioned, chunks, read
-from xvlm.metrics.recall import recall_metrics
-from xvlm.model.packing import Packing
-from xvlm.model.text import TextFeatures
-from xvlm.predict import Predictor, embed_images, match_logits, whole_images
+from xvlm.evaluate._candidates import Ranked, Side, contrastive_candidates, gathered, share
+from xvlm.evaluate._read import Photo, captioned, chunks, read
+from xvlm.evaluate._states import Described, ImageTokens, TextStates
+from xvlm.metrics.recall import NEVER, recall_metrics
+from xvlm.model.attention import ConceptTokens
+from xvlm.model.heads import at_least_float
+from xvlm.model.xvlm import XVLM
+from xvlm.predict import Predictor, match_logits
 from xvlm.progress import tracked
 from xvlm.records import BadRecord, ImageData
+
+LISTED = 10
+"""Candidates of each query that are written down."""
+TEXTS_AT_ONCE = 256
+PAIRS_AT_ONCE = 512
+RERANK = ("both", "matching")
 
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Scores of I images x T texts.
+    """The ranked lists of I images and T texts.
 
     Attributes:
-        keys, images: of the I images.
-        texts: T.
+        source: where the images are.
+        images: I, each with its texts.
+        texts: T, those of the first image first.
         image_T: (T,) which image each text describes.
-        contrastive_IT: (I, T) cosine over temperature.
-        reranked_IT: (I, T) the same order, but that the best `top` of each query stand first, by `rerank`.
+        i2t: of each image its best texts.
+        t2i: of each text its best images.
+        top: so many of each list stand in the order of reranking, with its scores; those behind them as the
+            contrastive scores say.
     """
 
-    keys: list[str]
-    images: list[ImageData]
+    source: Source
+    images: list[Described]
     texts: list[str]
     image_T: Tensor
-    contrastive_IT: Tensor
-    reranked_IT: Tensor
+    i2t: Ranked
+    t2i: Ranked
+    top: int
 
-    def to_json(self, first: int = 10) -> dict[str, Any]:
-        """The ranked lists: for every query its first candidates with their scores."""
+    def image(self, number: int) -> ImageData:
+        """Image `number`, read again."""
+        return self.source[self.images[number].number].image
 
-        def ranked(score_QC: Tensor) -> list[list[list[float]]]:
-            best = score_QC.topk(min(first, score_QC.shape[1]), dim=1)
-            pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            return [[[i, s] for i, s in zip(index, value, strict=True)] for index, value in pairs]
+    def texts_of(self, image: int) -> list[int]:
+        """The numbers of the texts that describe an image."""
+        return (self.image_T == image).nonzero()[:, 0].tolist()
 
+    def to_json(self) -> dict[str, Any]:
+        """The ranked lists: of every query its true candidates, the rank of the first of them (1: it is the
+        best of all; null: its score is not a number), and the first 10 candidates with their scores."""
+        true_I: list[list[int]] = [[] for _ in self.images]
+        image_of_text = self.image_T.tolist()
+        for text, image in enumerate(image_of_text):
+            true_I[image].append(text)
         return {
-            "images": [
-                {"key": key, "image": image if isinstance(image, str) else None}
-                for key, image in zip(self.keys, self.images, strict=True)
-            ],
+            "images": [{"key": one.key, "image": one.path} for one in self.images],
             "texts": [
-                {"text": text, "image": image}
-                for text, image in zip(self.texts, self.image_T.tolist(), strict=True)
+                {"text": text, "image": image} for text, image in zip(self.texts, image_of_text, strict=True)
             ],
-            "i2t": ranked(self.reranked_IT),
-            "t2i": ranked(self.reranked_IT.T),
+            "reranked": self.top,
+            "i2t": _lists(self.i2t, true_I),
+            "t2i": _lists(self.t2i, [[image] for image in image_of_text]),
         }
 
 
-RERANK = ("both", "matching")
+def _lists(ranked: Ranked, true_Q: Iterable[list[int]]) -> list[dict[str, Any]]:
+    best = (ranked.index_Qk[:, :LISTED].tolist(), ranked.score_Qk[:, :LISTED].tolist())
+    return [
+        {
+            "true": true,
+            "rank": rank + 1 if rank < NEVER else None,
+            "best": list(zip(index, score, strict=True)),
+        }
+        for true, rank, index, score in zip(true_Q, ranked.rank_Q.tolist(), *best, strict=True)
+    ]
 
 
+@torch.no_grad()
 def evaluate_retrieval(
     predictor: Predictor,
     source: Source,
@@ -72,8 +105,11 @@ def evaluate_retrieval(
     rerank: str = "both",
     texts_per_image: int | None = None,
     batch: int = 32,
+    memory: float = 4.0,
 ) -> tuple[dict[str, float], Retrieval]:
     """Rank by contrastive scores, then rerank each query's best `top` by the matching head.
+
+    Every record is an image with captions; neighbours that name the same image file are one image.
 
     Args:
         rerank: "both" adds the matching log-odds to the contrastive score: matching is trained on negatives
@@ -82,86 +118,137 @@ def evaluate_retrieval(
             the log-odds alone (published).
         top: candidates reranked for every query; 0 does not rerank.
         texts_per_image: use only the first so many captions of every image.
+        memory: gigabytes on each rank for what reranking can use again: the states of texts, then the tokens
+            of images.  What does not fit is encoded again when it is needed.
+    Returns:
+        (metrics, the ranked lists), the same on all ranks.
     """
     if rerank not in RERANK:
         raise ValueError(f"rerank is {rerank!r}; it may be {' or '.join(RERANK)}")
-    model = predictor.model
+    budget = int(memory * 1e9) if top else 0
     bad: list[BadRecord] = []
-    keys: list[str] = []
-    images: list[ImageData] = []
-    texts: list[str] = []
-    image_of_text: list[int] = []
-    embedded: list[Tensor] = []
-    for chunk in chunks(captioned(read(predictor, source, limit, bad, "encoding images"), bad), batch):
-        for record, captions, _ in chunk:
-            image_of_text += [len(images)] * len(captions[:texts_per_image])
-            texts += captions[:texts_per_image]
-            keys.append(record.key)
-            images.append(record.image)
-        embedded.append(embed_images(model, predictor.encode_images([photo.pixels for _, _, photo in chunk])))
+    own = ImageTokens(predictor, source, budget)
+    image_BE = embedded_images(own, described(predictor, source, limit, texts_per_image, bad), batch)
+    images = dist.collected([image for chunk in own.chunks for image in chunk])
+    bad = dist.collected(bad)
     if not images:
         raise ValueError(
             f"{source.name} has no image with a caption; first problem: {bad[0] if bad else 'it is empty'}"
         )
-    encoded = encode_all(predictor, texts)
-    image_T = torch.tensor(image_of_text, device=predictor.device)
-    cosine_IT = torch.cat(embedded) @ model.contrastive.embed_texts(encoded.summary_ND).T
-    contrastive_IT = cosine_IT.detach() / model.contrastive.temperature.detach()
+    texts = [text for image in images for text in image.texts]
+    image_I = torch.arange(len(images), device=predictor.device)
+    image_T = image_I.repeat_interleave(torch.tensor([len(one.texts) for one in images]).to(image_I))
+    states = TextStates(predictor, texts, budget)
+    own.keep_within(budget - states.kept_bytes)
+
+    image_side = Side(gathered(image_BE), image_I)
+    text_side = Side(gathered(embedded_texts(states, len(texts))), image_T)
+    temperature = predictor.model.contrastive.temperature
+    best = max(top, LISTED)
+    i2t = contrastive_candidates(image_side, text_side, temperature, best)
+    t2i = contrastive_candidates(text_side, image_side, temperature, best)
     metrics = {
         "retrieval_images": float(len(images)),
         "retrieval_texts": float(len(texts)),
         "retrieval_bad_records": float(len(bad)),
-        **recall_metrics(contrastive_IT, image_T, "_contrastive"),
+        **recall_metrics(i2t.rank_Q, t2i.rank_Q, "_contrastive"),
     }
-    reranked_IT = contrastive_IT
     if top:
-        reranked_IT = _rerank(predictor, images, keys, encoded, contrastive_IT, top, rerank, batch)
-        metrics |= recall_metrics(reranked_IT, image_T)
-    return metrics, Retrieval(keys, images, texts, image_T, contrastive_IT, reranked_IT)
+        i2t_logit_Ik, t2i_logit_Tk = match_candidates(
+            own, states, i2t.index_Qk[:, :top], t2i.index_Qk[:, :top]
+        )
+        prior = float(rerank == "both")
+        i2t = i2t.reranked(i2t_logit_Ik + prior * i2t.score_Qk[:, :top], image_side, text_side)
+        t2i = t2i.reranked(t2i_logit_Tk + prior * t2i.score_Qk[:, :top], text_side, image_side)
+        metrics |= recall_metrics(i2t.rank_Q, t2i.rank_Q)
+    return metrics, Retrieval(source, images, texts, image_T, i2t, t2i, top)
 
 
-def encode_all(predictor: Predictor, texts: Sequence[str], batch: int = 256) -> TextFeatures:
-    """Any number of texts -> one packed whole."""
-    several = list(chunks(texts, batch))
-    parts = [predictor.encode_texts(chunk) for chunk in tracked(several, "encoding texts", len(several))]
-    states_TD = torch.cat([part.states_TD for part in parts])
-    lengths_N = torch.cat([part.packing.lengths_S for part in parts])
-    packing = Packing.of(lengths_N, states_TD.shape[0], max(part.packing.longest for part in parts))
-    return TextFeatures(states_TD, packing, torch.cat([part.summary_ND for part in parts]))
+def none_yet(model: XVLM, *width: int) -> Tensor:
+    """(0, ...) scores or embeddings: what a rank has that has no image."""
+    return at_least_float(model.contrastive.temperature.new_empty(0, *width))
 
 
-@torch.no_grad()
-def _rerank(
+def embedded_images(own: ImageTokens, images: Iterable[tuple[Described, Photo]], batch: int) -> Tensor:
+    """(B, E) this rank's images in the contrastive space; what texts look at of them goes to `own`."""
+    model = own.predictor.model
+    parts = [none_yet(model, model.config.embed_dim)]
+    for chunk in chunks(images, batch):
+        tokens, cls_BD = own.encode([photo.pixels for _, photo in chunk])
+        own.add([image for image, _ in chunk], tokens)
+        parts.append(model.contrastive.embed_concepts(cls_BD))
+    return torch.cat(parts)
+
+
+def embedded_texts(states: TextStates, count: int) -> Tensor:
+    """(N, E) this rank's share of `count` texts in the contrastive space."""
+    model = states.model
+    several = torch.arange(count, device=states.known_N.device)[share(count)].split(TEXTS_AT_ONCE)
+    parts = [model.contrastive.embed_texts(states(text_U).summary_ND) for text_U in several if len(text_U)]
+    return torch.cat([none_yet(model, model.config.embed_dim), *parts])
+
+
+def described(
     predictor: Predictor,
-    images: Sequence[ImageData],
-    keys: Sequence[str],
-    texts: TextFeatures,
-    contrastive_IT: Tensor,
-    top: int,
-    rerank: str,
-    batch: int,
-) -> Tensor:
-    """(I, T): candidates of either direction scored once, image by image, above all others."""
-    wanted_IT = torch.zeros_like(contrastive_IT, dtype=torch.bool)
-    for dim in (0, 1):
-        best = contrastive_IT.topk(min(top, contrastive_IT.shape[dim]), dim=dim).indices
-        wanted_IT.scatter_(dim, best, True)
-    # Those that are not reranked keep their order, behind; in float32 scores near -10000 would tie.
-    score_IT = contrastive_IT.double() + (contrastive_IT.amin() - contrastive_IT.amax() - 1e4)
-    several = list(chunks(range(len(images)), batch))
-    for chunk in tracked(several, "reranking", len(several)):
-        pixels = [predictor.pixels(open_image(images[i], key=keys[i])) for i in chunk]
-        features = predictor.encode_images(pixels)
-        concepts = whole_images(predictor.model, features)
-        keys_values = predictor.model.fusion.keys_values(concepts)
-        index = torch.tensor(chunk, device=wanted_IT.device)
-        pairs_R2 = wanted_IT[index].nonzero()
-        for rows in pairs_R2.split(1024):
-            logit_R = match_logits(predictor.model, concepts, texts, rows[:, 0], rows[:, 1], keys_values)
-            image_R, text_R = index[rows[:, 0]], rows[:, 1]
-            prior_R = contrastive_IT[image_R, text_R] if rerank == "both" else 0.0
-            score_IT[image_R, text_R] = (logit_R + prior_R).double()
-    return score_IT
+    source: Source,
+    limit: int | None,
+    texts_per_image: int | None,
+    bad: list[BadRecord],
+) -> Iterator[tuple[Described, Photo]]:
+    """This rank's images with their captions, of several neighbours if they name one image file."""
+    read_records = captioned(read(predictor, source, limit, bad, "encoding images"), bad)
+    for photo, group in groupby(read_records, key=itemgetter(2)):
+        said = list(group)
+        captions = [caption for _, captions, _ in said for caption in captions][:texts_per_image]
+        path = photo.image if isinstance(photo.image, str) else None
+        yield Described(said[0][0].key, path, photo.number, tuple(captions)), photo
+
+
+def match_candidates(
+    own: ImageTokens, states: TextStates, text_Ik: Tensor, image_Tk: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Matching log-odds (I, k) of each image's texts, (T, k) of each text's images.
+
+    A pair that both directions want is scored once, by the rank whose image it is.
+
+    Args:
+        text_Ik: (I, k) the candidates of each image.
+        image_Tk: (T, k) those of each text.
+    """
+    texts = image_Tk.shape[0]
+    image_I1 = torch.arange(text_Ik.shape[0], device=text_Ik.device)[:, None]
+    text_T1 = torch.arange(texts, device=text_Ik.device)[:, None]
+    wanted = torch.cat(((image_I1 * texts + text_Ik).flatten(), (image_Tk * texts + text_T1).flatten()))
+    pair_P, place = wanted.unique(return_inverse=True)  # in the order of images, so of ranks
+    lengths = [len(chunk) for chunk in own.chunks]
+    first = sum(dist.sizes(sum(lengths), pair_P)[: dist.rank()])
+    firsts = list(accumulate(lengths, initial=first))
+    borders = torch.searchsorted(pair_P, torch.tensor(firsts, device=pair_P.device) * texts).tolist()
+    title = f"reranking ({states.told}, {own.told})"
+    parts = [none_yet(states.model)]
+    for number, concepts in enumerate(tracked(own, title, len(lengths))):
+        pair_R = pair_P[borders[number] : borders[number + 1]]
+        parts.append(match_pairs(states, concepts, pair_R // texts - firsts[number], pair_R % texts))
+    logit_P = gathered(torch.cat(parts))
+    i2t, t2i = logit_P[place].split((text_Ik.numel(), image_Tk.numel()))
+    return i2t.view_as(text_Ik), t2i.view_as(image_Tk)
+
+
+def match_pairs(states: TextStates, concepts: ConceptTokens, concept_R: Tensor, text_R: Tensor) -> Tensor:
+    """(R,) log-odds that text `text_R[r]` describes concept `concept_R[r]`; both (R,) int64.
+
+    Text by text, so that of few texts at a time the states are at hand and all images are looked at alike.
+    """
+    keys_values = states.model.fusion.keys_values(concepts)
+    order_R = text_R.argsort(stable=True)
+    parts = []
+    for rows in order_R.split(PAIRS_AT_ONCE):
+        text_U, place_R = text_R[rows].unique(return_inverse=True)
+        parts.append(
+            match_logits(states.model, concepts, states(text_U), concept_R[rows], place_R, keys_values)
+        )
+    logit_R = torch.cat(parts)
+    return torch.empty_like(logit_R).index_copy_(0, order_R, logit_R)
 
 
 evaluate = evaluate_retrieval
