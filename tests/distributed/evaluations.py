@@ -79,7 +79,10 @@ def write(folder: Path) -> None:
     lists = {"boxed": boxed, "captions": captions, "questions": questions, "pairs": pairs}
     for name, items in lists.items():
         (folder / f"{name}.json").write_text(json.dumps(items))
-        alike = [{**item, **one_file(item)} for item in items if "gone.png" not in str(item)]
+        good = [item for item in items if "gone.png" not in str(item)]
+        middle = [*good[:1], good[2], {"image": "gone.png", "caption": "a dog"}, *good[3:7]]
+        (folder / f"{name}_interrupted.json").write_text(json.dumps(middle))
+        alike = [{**item, **one_file(item)} for item in good]
         (folder / f"{name}_of_one_image.json").write_text(json.dumps(alike))
 
 
@@ -115,6 +118,7 @@ PARTS: dict[str, tuple[str, int | None]] = {
     "uneven": ("", None),
     "nothing on rank 0": ("", 1),
     "nothing on rank 1": ("_of_one_image", None),
+    "a bad record at the border, within an image": ("_interrupted", None),
 }
 
 

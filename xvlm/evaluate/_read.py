@@ -63,10 +63,14 @@ def span(source: Source, limit: int | None) -> range:
 def one_image(source: Source, index: int) -> bool:
     """Whether a record and the one before it name the same image file."""
     try:
-        before, image = source[index - 1].image, source[index].image
+        return same_file(source[index - 1], source[index])
     except BadRecord:
         return False
-    return isinstance(image, str) and isinstance(before, str) and image == before
+
+
+def same_file(one: Record | Photo, other: Record | Photo) -> bool:
+    """Whether both name the same image file."""
+    return isinstance(one.image, str) and isinstance(other.image, str) and one.image == other.image
 
 
 def records(source: Source, limit: int | None, bad: list[BadRecord], title: str) -> Iterator[Record]:
@@ -94,11 +98,14 @@ def read(
     What is not usable goes to `bad`: records, concepts, and texts of which cleaning leaves nothing.
     """
     photo: Photo | None = None
+    last = -1
     for number, record in numbered(source, limit, bad, title):
         try:
-            if photo is None or not isinstance(record.image, str) or record.image != photo.image:
+            # Neighbours as `span` has them: one image with a bad record in its middle is two, on any ranks.
+            if photo is None or number != last + 1 or not same_file(record, photo):
                 opened = open_image(record.image, key=record.key)
                 photo = Photo(number, record.image, opened, predictor.pixels(opened))
+            last = number
             usable, dropped = usable_concepts(record, photo.opened)
         except BadRecord as error:
             bad.append(error)
