@@ -10,7 +10,7 @@ from torch import Tensor
 from xvlm import dist
 from xvlm.metrics.recall import rank_of_first_true
 
-BLOCK = 2**22
+BLOCK = 2**20
 """Contrastive scores that are computed at a time; the whole matrix may be too large to exist."""
 
 
