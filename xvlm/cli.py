@@ -124,6 +124,8 @@ def eval_(
 ) -> None:
     """Measure a model on a file of the published form; writes metrics.json and predictions.json.
 
+    Started by torchrun, every process measures a part; the results are those of one.
+
     Args:
         measure: grounding (phrases with one box each), weak_grounding (the same, chosen by attention),
             retrieval (images with captions), vqa (questions), nlvr2 (statements about two images) or
@@ -139,18 +141,22 @@ def eval_(
         answers: vqa: a JSON list of the answers to choose among; by default they are written freely.
         limit: use only the first so many records.
     """
+    from xvlm import dist
     from xvlm.data.sources import open_source
     from xvlm.evaluate.vqa import answer_list
     from xvlm.predict import Predictor
     from xvlm.run import write_json
 
+    dist.init()
     evaluate = find("evaluate", measure).evaluate
     options: dict[str, dict[str, Any]] = {
         "retrieval": {"top": top, "rerank": rerank, "memory": memory},
         "vqa": {"answers": answer_list(answers) if answers else None},
     }
-    predictor, source = Predictor.load(model), open_source(data, image_root)
+    predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
     metrics, found = evaluate(predictor, source, limit=limit, **options.get(measure, {}))
+    if not dist.is_main():
+        return
     write_json(out / "metrics.json", metrics)
     write_json(
         out / "predictions.json",

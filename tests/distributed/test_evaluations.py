@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,9 @@ import pytest
 
 from tests.distributed import evaluations
 from tests.distributed.ranks import on_two_ranks
+from tests.tiny import tiny_loaded, write_photos
+from xvlm.cli import main
+from xvlm.model.folder import save_model
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +30,16 @@ def of_ranks(folder: Path) -> list[dict[str, dict[str, Any]]]:
     return on_two_ranks(evaluations.everything, folder)
 
 
-def same(found: Any, expected: Any) -> bool:
+def same(found: Any, expected: Any, gap: float = 1e-6) -> bool:
     """Plain values within rounding: boxes pass through float32."""
     if isinstance(expected, float):
-        return found == pytest.approx(expected, rel=1e-6, abs=1e-6)
+        return found == pytest.approx(expected, rel=gap, abs=gap)
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(same(found[k], expected[k]) for k in expected)
+        return found.keys() == expected.keys() and all(same(found[k], expected[k], gap) for k in expected)
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(map(same, found, expected))
+        return len(found) == len(expected) and all(
+            same(*both, gap) for both in zip(found, expected, strict=True)
+        )
     return found == expected
 
 
@@ -44,6 +53,27 @@ def test_two_ranks_measure_what_one_does(
         found = rank[f"{name}, {part}"]
         assert same(found["metrics"], one["metrics"]), (found["metrics"], one["metrics"])
         assert same(found["predictions"], one["predictions"])
+
+
+def test_torchrun_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the command line, as a user starts it: one of the processes writes, what one process would."""
+    save_model(tiny_loaded("cnn"), tmp_path / "model")
+    words = ["eval", "retrieval", "--model", str(tmp_path / "model"), "--top", "2"]
+    words += ["--data", str(write_photos(tmp_path, 5)), "--out"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "-m", "xvlm", *words, str(tmp_path / "two")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert main([*words, str(tmp_path / "one")]) == 0
+    assert json.loads(done.stdout) == json.loads(capsys.readouterr().out)
+    for name in ("metrics.json", "predictions.json"):
+        one, two = (json.loads((tmp_path / folder / name).read_text()) for folder in ("one", "two"))
+        assert same(two, one, 1e-3)  # float32, in other batches
 
 
 COUNTS = {
