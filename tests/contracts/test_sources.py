@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.refcoco_data import write_refcoco
 from xvlm.data.checks import usable_concepts
 from xvlm.data.fields import images_of, questions_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import SCHEMES, open_source
 
 TOYS = {
+    "refcoco": "refcoco:refcoco+:unc",
     "scenes": "scenes:train:5?image_size=64&seed=3",
     "scene-cases": "scene-cases:heldout:5?image_size=64",
     "scene-questions": "scene-questions:train:5?image_size=64",
@@ -20,6 +23,13 @@ TOYS = {
 }
 ASKED = {"scene-questions": (questions_of,), "scene-pairs": (statements_of, images_of)}
 """What records say that hold no concepts."""
+
+
+@pytest.fixture(autouse=True)
+def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For schemes that read files: they lie in the current folder."""
+    write_refcoco(tmp_path / "refcoco+", tmp_path / "refcoco+")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -54,5 +64,6 @@ def test_workers_read_the_same(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_nonsense_says_what_is_expected(scheme: str) -> None:
-    with pytest.raises(ValueError, match=r"expected scenes:SPLIT:SIZE|split is"):
+    expected = r"expected scenes:SPLIT:SIZE|split is|No such file.*nowhere/refs\(many\)\.p"
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
         open_source(f"{scheme}:nowhere:many")

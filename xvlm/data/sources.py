@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from xvlm.data import files
 from xvlm.data.images import to_rgb
 from xvlm.data.published import USUAL_KEYS, Keys, record_from_fields
+from xvlm.data.refcoco import open_refcoco
 from xvlm.data.tars import TarSource
 from xvlm.records import BadRecord, ImageData, Record
 
@@ -39,6 +40,10 @@ class Source(Protocol):
 
     def __getitem__(self, index: int, /) -> Record:
         """Record `index`.  Raises BadRecord if it cannot be read, IndexError outside [0, len)."""
+
+
+Opener = Callable[[str, Mapping[str, str], str | None], Source]
+"""(rest, options, image root) -> source, of a scheme."""
 
 
 class JsonSource:
@@ -182,7 +187,7 @@ def _hugging_face_image(value: Any, key: str) -> ImageData:
     raise BadRecord("wrong type", key, f"image is {type(value).__name__}, {expected}")
 
 
-def _open_scenes(rest: str, options: Mapping[str, str]) -> Source:
+def _open_scenes(rest: str, options: Mapping[str, str], _: str | None = None) -> Source:
     from xvlm.data.scenes import Scenes  # here: not every run draws scenes
 
     split, _, size = rest.partition(":")
@@ -193,8 +198,8 @@ def _open_scenes(rest: str, options: Mapping[str, str]) -> Source:
         raise ValueError(f"expected scenes:SPLIT:SIZE?seed=0&image_size=128; {error}") from error
 
 
-def _open_cases(kind: str) -> Callable[[str, Mapping[str, str]], Source]:
-    def opened(rest: str, options: Mapping[str, str]) -> Source:
+def _open_cases(kind: str) -> Opener:
+    def opened(rest: str, options: Mapping[str, str], _: str | None = None) -> Source:
         from xvlm.data.scenes import Scenes, cases
 
         scenes = _open_scenes(rest, options)
@@ -205,11 +210,18 @@ def _open_cases(kind: str) -> Callable[[str, Mapping[str, str]], Source]:
     return opened
 
 
-SCHEMES: dict[str, Callable[[str, Mapping[str, str]], Source]] = {
+def _open_refcoco(rest: str, options: Mapping[str, str], image_root: str | None = None) -> Source:
+    if options:
+        raise ValueError(f"refcoco: takes no options, found {', '.join(options)}")
+    return open_refcoco(rest, image_root)
+
+
+SCHEMES: dict[str, Opener] = {
+    "refcoco": _open_refcoco,
     "scenes": _open_scenes,
     **{kind: _open_cases(kind) for kind in ("scene-cases", "scene-questions", "scene-pairs")},
 }
-"""What `name:rest?option=value` opens: (rest, options) -> source."""
+"""What `name:rest?option=value` opens."""
 
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson", "")  # published pre-training files have no suffix
 
@@ -219,7 +231,7 @@ def open_source(spec: str, image_root: str | None = None, **keys: Any) -> Source
 
     Args:
         spec: `data/*.tar`, `data/train.json`, a folder of such files, or a scheme:
-            `scenes:train:20000?seed=0&image_size=128`.
+            `scenes:train:20000?seed=0&image_size=128`, `refcoco:FOLDER:unc:val` (see `refcoco.py`).
         image_root: where image paths start.
         keys: fields of `Keys`, where a file uses other names.
     Raises:
@@ -228,7 +240,7 @@ def open_source(spec: str, image_root: str | None = None, **keys: Any) -> Source
     scheme, colon, rest = spec.partition(":")
     if colon and scheme in SCHEMES:
         place, _, query = rest.partition("?")
-        return SCHEMES[scheme](place, dict(parse_qsl(query, keep_blank_values=True)))
+        return SCHEMES[scheme](place, dict(parse_qsl(query, keep_blank_values=True)), image_root)
     paths = files.expand(spec)
     suffixes = {os.path.splitext(path)[1].lower() for path in paths}
     if suffixes == {".tar"}:

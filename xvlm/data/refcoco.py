@@ -1,0 +1,187 @@
+"""RefCOCO, RefCOCO+, RefCOCOg as released: `refs(...).p`, `instances.json`, and detections beside them.
+
+A folder holds the phrases as a pickle (`refs(unc).p`, `refs(google).p`, `refs(umd).p`) and the boxes in
+COCO's form.  The pickles were written by Python 2 and are read without running anything that they name.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xvlm.data import files
+from xvlm.data.published import record_from_fields
+from xvlm.records import BadRecord, BoxXYXY, Record
+
+SPEC = "refcoco:FOLDER:SPLIT_BY:SPLIT (refcoco:data/refcoco+:unc:testA), where :SPLIT may be left out"
+_PLACE = re.compile(r"(?P<folder>.+?):(?P<split_by>\w+)(?::(?P<split>\w+))?")
+_REF = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sentences": list}
+
+Detections = Mapping[str, Sequence[BoxXYXY]]
+"""Candidate boxes in pixels, by image_id as text."""
+
+
+class RefCoco:
+    """Every sentence is a record: an image, a phrase with its box, and in `extra` what the files say besides
+    (`ref_id`, `sent_id`, `image_id`, `split`, `width`, `height`).
+
+    Records of one image stand together.  Images are named by `instances.json`: a ref's own `file_name` ends
+    in the number of its annotation.
+
+    Args:
+        folder: holds `refs(SPLIT_BY).p` and `instances.json`.
+        split_by: who divided it: unc, google or umd.
+        split: of the refs; empty: all of them.  "test" means testA and testB too (the released `REFER`).
+        image_root: the folder with the images, COCO's train2014; by default `folder`.
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or not of this form; there is no such split.
+    """
+
+    def __init__(self, folder: str, split_by: str, split: str = "", image_root: str | None = None) -> None:
+        self.name = f"{folder}:{split_by}" + (f":{split}" if split else "")
+        self._root = folder if image_root is None else image_root
+        path = files.join(folder, f"refs({split_by}).p")
+        refs = read_refs(path)
+        splits = sorted({ref["split"] for ref in refs})
+        chosen = [ref for ref in refs if not split or split == ref["split"] or _both_tests(split, ref)]
+        if not chosen:
+            raise ValueError(f"split is {split!r}; {path} has {', '.join(splits) or 'no ref at all'}")
+        self._images, self._boxes = read_instances(files.join(folder, "instances.json"))
+        of_image: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+        for ref in chosen:
+            of_image.setdefault(ref["image_id"], []).extend((ref, said) for said in ref["sentences"])
+        self._said = [one for several in of_image.values() for one in several]
+        self.shards: Sequence[int] = [len(self._said)]
+
+    def __len__(self) -> int:
+        return len(self._said)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of a source that has {len(self)}")
+        ref, said = self._said[index]
+        key = f"{self.name}, ref {ref['ref_id']}, sentence {said.get('sent_id', index)}"
+        image, box = self._images.get(ref["image_id"]), self._boxes.get(ref["ann_id"])
+        if image is None or box is None:
+            missing = f"image {ref['image_id']}" if image is None else f"annotation {ref['ann_id']}"
+            raise BadRecord("not in instances.json", key, missing)
+        fields: dict[str, Any] = {
+            "image": image["file_name"],
+            "text": said["sent"],
+            "bbox": box,
+            **{name: image[name] for name in ("width", "height") if name in image},
+            **{name: ref[name] for name in ("ref_id", "image_id", "split")},
+            "sent_id": said.get("sent_id"),
+        }
+        return record_from_fields(fields, key=key, image_root=self._root)
+
+
+def _both_tests(split: str, ref: Mapping[str, Any]) -> bool:
+    return split == "test" and ref["split"] in ("testA", "testB")
+
+
+def open_refcoco(place: str, image_root: str | None) -> RefCoco:
+    """What stands behind `refcoco:`.  Raises ValueError for another form than `SPEC`."""
+    found = _PLACE.fullmatch(place)
+    if found is None:
+        raise ValueError(f"expected {SPEC}, found refcoco:{place}")
+    return RefCoco(found["folder"], found["split_by"], found["split"] or "", image_root)
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Lists, dicts, tuples, texts, numbers; whatever else a pickle asks for is refused before it is made."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only plain values are read")
+
+
+def read_plain_pickle(path: str) -> Any:
+    """A pickle of plain values; texts of Python 2 are read as Latin-1.  Nothing in it is executed.
+
+    Raises FileNotFoundError; ValueError for anything but plain values.
+    """
+    data = files.read_all(path)
+    try:
+        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # a damaged or hostile pickle raises almost any type
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no pickle of plain values: {detail}") from error
+
+
+def read_refs(path: str) -> list[dict[str, Any]]:
+    """The refs of a released file, checked.  Raises FileNotFoundError, or ValueError for another form."""
+    refs = read_plain_pickle(path)
+    if not isinstance(refs, list):
+        raise ValueError(f"{path} holds a {type(refs).__name__}, expected a list of refs")
+    for number, ref in enumerate(refs):
+        if not isinstance(ref, dict):
+            raise ValueError(f"{path}: ref {number} is a {type(ref).__name__}, expected a dict")
+        for name, kind in _REF.items():
+            if not isinstance(ref.get(name), kind):
+                found = repr(ref[name])[:40] if name in ref else "missing"
+                raise ValueError(f"{path}: {name} of ref {number} is {found}, expected {kind.__name__}")
+        for said in ref["sentences"]:
+            if not isinstance(said, dict) or not isinstance(said.get("sent"), str):
+                raise ValueError(f"{path}: a sentence of ref {number} has no text under 'sent'")
+    return refs
+
+
+def read_instances(path: str) -> tuple[dict[int, dict[str, Any]], dict[int, Any]]:
+    """COCO's form: images by id, and the (x, y, w, h) of annotations by id.
+
+    Raises FileNotFoundError, or ValueError for another form.
+    """
+    found = _read_json(path)
+    try:
+        images = {one["id"]: one for one in found["images"]}
+        if not all("file_name" in one for one in images.values()):
+            raise KeyError("file_name")
+        return images, {one["id"]: one["bbox"] for one in found["annotations"]}
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not of COCO's form, with images (id, file_name) and annotations (id, bbox): {error}"
+        ) from error
+
+
+def read_detections(path: str | Path) -> Detections:
+    """Candidate boxes of images, in either released form: `{"IMAGE_ID": [[x, y, w, h, ...], ...]}` (the
+    published evaluation's `dets.json`) or `[{"image_id": ..., "box": [x, y, w, h]}, ...]` (MAttNet's).
+
+    Raises FileNotFoundError, or ValueError for another form.
+    """
+    found = _read_json(str(path))
+    by_image: dict[str, list[BoxXYXY]] = {}
+    try:
+        if isinstance(found, list):
+            for one in found:
+                by_image.setdefault(str(one["image_id"]), []).append(box_of(one["box"]))
+        else:
+            for image_id, boxes in found.items():
+                by_image[image_id] = [box_of(box) for box in boxes]
+    except (TypeError, AttributeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no file of detections, {{image_id: [[x, y, w, h], ...]}} or "
+            f"[{{image_id, box}}, ...]: {type(error).__name__} {error}"
+        ) from error
+    return by_image
+
+
+def box_of(box_xywh: Sequence[Any]) -> BoxXYXY:
+    """x, y, w, h, and perhaps more behind them.  Raises ValueError or TypeError for what is no box."""
+    x, y, w, h = (float(edge) for edge in box_xywh[:4])
+    if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
+        raise ValueError(f"{list(box_xywh[:4])} is no box x, y, w, h")
+    return x, y, x + w, y + h
+
+
+def _read_json(path: str) -> Any:
+    try:
+        return json.loads(files.read_all(path))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
