@@ -56,13 +56,22 @@ def generalized_iou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return overlap - torch.where(hull > 0, (hull - union) / safe, torch.zeros_like(hull))
 
 
+def xyxy_to_xywh(box_xyxy: Tensor) -> Tensor:
+    """(..., 4) corners -> (..., 4) corner, width, height."""
+    return torch.cat((box_xyxy[..., :2], box_xyxy[..., 2:] - box_xyxy[..., :2]), dim=-1)
+
+
 def iou_inclusive_pixels(a_xywh: Tensor, b_xywh: Tensor) -> Tensor:
-    """IoU as the RefCOCO tools count it: corners are pixel indices, both inclusive (…, 4) xywh -> (…)."""
+    """IoU as the RefCOCO tools count it: corners are pixel indices, both inclusive (…, 4) xywh -> (…).
+
+    An overlap one pixel wide or high counts as none there, and so it does here; 0/0 gives 0.
+    """
     a_end = a_xywh[..., :2] + a_xywh[..., 2:] - 1
     b_end = b_xywh[..., :2] + b_xywh[..., 2:] - 1
     size = torch.minimum(a_end, b_end) - torch.maximum(a_xywh[..., :2], b_xywh[..., :2])
     inter = torch.where((size > 0).all(-1), (size + 1).prod(-1), torch.zeros_like(size[..., 0]))
-    return inter / (a_xywh[..., 2:].prod(-1) + b_xywh[..., 2:].prod(-1) - inter)
+    union = a_xywh[..., 2:].prod(-1) + b_xywh[..., 2:].prod(-1) - inter
+    return torch.where(union > 0, inter / union, torch.zeros_like(union))
 
 
 def patches_touched(box_xyxy: Tensor, grid_hw: tuple[int, int]) -> Tensor:

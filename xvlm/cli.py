@@ -165,6 +165,37 @@ def eval_(
     show(metrics, True)
 
 
+def layers(
+    model: Path,
+    data: str,
+    out: Path,
+    image_root: str | None = None,
+    detections: Path | None = None,
+    powers: tuple[float, ...] = (0.5,),
+    limit: int | None = None,
+) -> None:
+    """Which cross-modal layer shows best where a phrase is?  Weak grounding by each, in one pass; a table.
+
+    Args:
+        model: model folder, run folder or hub repository.
+        data: phrases with a box each, as for `xvlm eval weak_grounding`; a validation split.
+        out: folder for layers.json.
+        image_root: where image paths start; by default beside the file.
+        detections: file of candidate boxes; by default the boxes of the image's own phrases.
+        powers: of the area that a candidate's score is divided by; every one is tried.
+        limit: use only the first so many records.
+    """
+    from xvlm.data.sources import open_source
+    from xvlm.evaluate._layers import layers_json, layers_table, search_layers
+    from xvlm.predict import Predictor
+    from xvlm.run import write_json
+
+    source = open_source(data, image_root)
+    results = search_layers(Predictor.load(model), source, limit, powers, detections)
+    write_json(out / "layers.json", layers_json(results))
+    print(layers_table(results))
+
+
 def recipes() -> None:
     """List the recipes, a line each."""
     known = names("recipes")
@@ -284,6 +315,7 @@ COMMANDS: dict[str, Any] = {
     "ground": ground,
     "match": match,
     "eval": eval_,
+    "layers": layers,
     "photos": photos,
     "ablate": ablate,
     "recipes": recipes,

@@ -15,7 +15,7 @@ from xvlm.losses.contrastive import contrastive_loss, same_thing
 from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.losses.matching import matching_loss
 from xvlm.model.answers import question_states, rank_answers
-from xvlm.model.attention_map import attention_map
+from xvlm.model.attention_map import attention_maps
 from xvlm.model.decoder import followed
 from xvlm.model.generate import Limits, Writer, beam_search, greedy, write
 
@@ -104,7 +104,7 @@ def test_weak_grounding_map() -> None:
     texts = model.encode_texts(files.packed(given["text_ids"], mask_NL))
     layer = golden("config.json", "weak_grounding_block") - len(model.text.layers)
     rows = torch.arange(len(cls_CD))
-    found = attention_map(model, texts, rows, concepts, rows, layer)
+    found = attention_maps(model, texts, rows, concepts, rows, [layer])[0]
     share_N = mask_NL.sum(1) / mask_NL.shape[1]  # the published mean is over padded tokens too
     assert_same(
         found * share_N[:, None, None], published["gradcam_last_cross_layer"], "gradcam_last_cross_layer"

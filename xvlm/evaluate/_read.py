@@ -15,6 +15,7 @@ from xvlm import dist
 from xvlm.data.checks import usable_concepts
 from xvlm.data.images import Opened, open_image
 from xvlm.data.sources import Source
+from xvlm.model.xvlm import Part
 from xvlm.predict import Predictor
 from xvlm.progress import tracked
 from xvlm.records import BadRecord, Concept, ImageData, Record
@@ -45,6 +46,11 @@ class Photo:
     image: ImageData
     opened: Opened
     pixels: Tensor
+
+
+def needs(predictor: Predictor, part: Part) -> None:
+    """Raises MissingPart, before anything is read, if the model has no such head."""
+    getattr(predictor.model, part)
 
 
 def span(source: Source, limit: int | None) -> range:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from xvlm import dist
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import Photo, Prediction, chunks, read
-from xvlm.metrics.grounding import grounding_metrics
+from xvlm.evaluate._read import Photo, Prediction, chunks, needs, read
+from xvlm.metrics.grounding import grounding_metrics, overlaps
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.predict import Predictor, ground
@@ -21,13 +22,22 @@ from xvlm.records import BadRecord, BoxXYXY, ImageData
 
 @dataclass(frozen=True)
 class GroundingPrediction(Prediction):
-    """One phrase in one image; boxes in pixels of the upright image."""
+    """One phrase in one image; boxes in pixels of the upright image.
+
+    Attributes:
+        score: see `Grounded`.
+        iou, iou_inclusive: overlap of the two boxes, plain and by inclusive pixels (`metrics/grounding.py`).
+        split, ref_id: of the record, where it names them.
+    """
 
     text: str
     true_xyxy: BoxXYXY
     predicted_xyxy: BoxXYXY
     iou: float
     score: float
+    iou_inclusive: float
+    split: str
+    ref_id: Any
 
 
 def evaluate_grounding(
@@ -37,41 +47,78 @@ def evaluate_grounding(
 
     Records that follow each other and name the same image file are asked on one encoding of it.
 
+    Args:
+        limit: use only the first so many records.
+        batch: images at a time.
     Returns:
-        (metrics, with `grounding_bad_records`; predictions in the source's order).
+        (metrics, with `grounding_bad_records`; predictions in the source's order).  Where records name their
+        split, the accuracy of each stands beside that of all (`grounding_acc50_testA`).
+    Raises:
+        MissingPart: the model has no box head.
+        ValueError: there is no case.
     """
+    needs(predictor, "box")
     bad: list[BadRecord] = []
     predictions: list[GroundingPrediction] = []
     for asked in encoded_cases(predictor, source, limit, batch, bad):
         box_N4, score_N = ground(predictor.model, asked.features, asked.texts, asked.image_N)
-        for (b, case), box, score in zip(asked.cases, box_N4.tolist(), score_N.tolist(), strict=True):
-            photo = asked.photos[b].opened
-            x0, y0, x1, y1 = box
-            pixels_xyxy = (x0 * photo.width, y0 * photo.height, x1 * photo.width, y1 * photo.height)
-            predictions.append(predicted(case, pixels_xyxy, score))
+        opened = [asked.photos[b].opened for b, _ in asked.cases]
+        size_N4 = torch.tensor([[one.width, one.height] * 2 for one in opened], dtype=torch.float64)
+        predicted_N4 = box_N4.double().cpu() * size_N4
+        true_N4 = torch.tensor([case.box_xyxy for _, case in asked.cases], dtype=torch.float64)
+        iou_N, inclusive_N = overlaps(predicted_N4, true_N4)
+        found = (predicted_N4.tolist(), iou_N.tolist(), score_N.tolist(), inclusive_N.tolist())
+        predictions += [
+            GroundingPrediction(
+                key=case.key,
+                image=case.image,
+                text=case.text,
+                true_xyxy=case.box_xyxy,
+                predicted_xyxy=tuple(box),
+                iou=iou,
+                score=score,
+                iou_inclusive=inclusive,
+                split=case.split,
+                ref_id=case.ref_id,
+            )
+            for (_, case), box, iou, score, inclusive in zip(asked.cases, *found, strict=True)
+        ]
     predictions, bad = dist.collected(predictions), dist.collected(bad)
-    true_N4 = torch.tensor([p.true_xyxy for p in predictions]).view(-1, 4)
-    predicted_N4 = torch.tensor([p.predicted_xyxy for p in predictions]).view(-1, 4)
-    metrics = grounding_metrics(predicted_N4, true_N4)
+    check_any(predictions, source, bad)
+    iou_N = torch.tensor([one.iou for one in predictions], dtype=torch.float64)
+    inclusive_N = torch.tensor([one.iou_inclusive for one in predictions], dtype=torch.float64)
+    metrics = grounding_metrics(iou_N, inclusive_N, [one.split for one in predictions])
     return {**metrics, "grounding_bad_records": float(len(bad))}, predictions
 
 
-def predicted(case: Case, pixels_xyxy: BoxXYXY, score: float) -> GroundingPrediction:
-    """A case with its answer: a box in pixels, and a score."""
-    one = grounding_metrics(torch.tensor([pixels_xyxy]), torch.tensor([case.box_xyxy]))
-    return GroundingPrediction(
-        case.key, case.image, case.text, case.box_xyxy, pixels_xyxy, one["grounding_miou"], score
-    )
+def check_any(cases: Sequence[Any], source: Source, bad: Sequence[BadRecord]) -> None:
+    """Raises ValueError where there is no case to measure."""
+    if not cases:
+        problem = bad[0] if bad else "it is empty"
+        raise ValueError(
+            f"there is no case to measure grounding on in {source.name}; first problem: {problem}"
+        )
 
 
 @dataclass(frozen=True)
 class Case:
-    """A phrase about an image, and the box that it means."""
+    """A phrase about an image, and the box that it means; `extra` is its record's."""
 
     key: str
     image: ImageData
     text: str
     box_xyxy: BoxXYXY
+    extra: Mapping[str, Any]
+
+    @property
+    def split(self) -> str:
+        """val, testA, ...; empty where the record names none."""
+        return str(self.extra.get("split", ""))
+
+    @property
+    def ref_id(self) -> Any:
+        """RefCOCO's number of the thing that is meant, if there is one."""
+        return self.extra.get("ref_id")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,18 +156,19 @@ def encoded_cases(
 def photos_with_cases(
     predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord]
 ) -> Iterator[tuple[Photo, list[Case]]]:
-    """Images with their cases; neighbours of one path together."""
+    """Images with their cases; neighbours of one path together.  Records without a box go to `bad`."""
     for photo, group in groupby(read(predictor, source, limit, bad, "grounding"), key=lambda item: item[2]):
-        yield (
-            photo,
-            [
-                Case(record.key, record.image, text, concept.box_xyxy)
-                for record, concepts, _ in group
+        cases = []
+        for record, concepts, _ in group:
+            if all(concept.box_xyxy is None for concept in record.concepts):
+                bad.append(BadRecord("no box", record.key, "there is nothing to find"))
+            cases += [
+                Case(record.key, record.image, text, concept.box_xyxy, record.extra)
                 for concept in concepts
                 if concept.box_xyxy is not None
                 for text in concept.texts
-            ],
-        )
+            ]
+        yield photo, cases
 
 
 evaluate = evaluate_grounding

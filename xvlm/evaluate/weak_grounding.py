@@ -6,17 +6,38 @@ candidates and this score in the published evaluation; ALBEF, section 5).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from xvlm import dist
-from xvlm.boxes import iou
+from xvlm.boxes import area
+from xvlm.data.refcoco import Detections, box_of, read_detections
 from xvlm.data.sources import Source
-from xvlm.evaluate.grounding import GroundingPrediction, encoded_cases, predicted
-from xvlm.model.attention_map import attention_map
+from xvlm.evaluate._read import needs
+from xvlm.evaluate.grounding import Case, GroundingPrediction, check_any, encoded_cases
+from xvlm.metrics.grounding import RIGHT_IOU, accuracy, overlaps
+from xvlm.model.attention_map import attention_maps, check_layers
 from xvlm.predict import Predictor, whole_images
 from xvlm.records import BadRecord, BoxXYXY
+
+
+@dataclass(frozen=True)
+class MapPrediction(GroundingPrediction):
+    """A phrase with the candidate that it looks at most.
+
+    Attributes:
+        score: of that candidate.
+        candidates_xyxy: the boxes that could be chosen, in pixels.
+        map_hw: rows of patches over the whole image, to four digits; what is looked at more is higher.
+    """
+
+    candidates_xyxy: tuple[BoxXYXY, ...]
+    map_hw: tuple[tuple[float, ...], ...]
 
 
 def evaluate_maps(
@@ -25,53 +46,172 @@ def evaluate_maps(
     limit: int | None = None,
     layer: int | None = None,
     power: float = 0.5,
+    detections: Path | None = None,
     batch: int = 16,
-) -> tuple[dict[str, float], list[GroundingPrediction]]:
-    """Every text of every boxed concept is a case; the candidates are the boxes of all cases of its image.
+) -> tuple[dict[str, float], list[MapPrediction]]:
+    """Every text of every boxed concept is a case; of its candidates the one with the highest score is taken.
+
+    Candidates are those of `detections`, else of the record itself (`dets`, as in VLUE's files), else the
+    boxes of all cases of its image.
 
     Args:
+        limit: use only the first so many records.
         layer: of the cross-modal encoder, from 0; by default the middle one (published: the fourth of six).
+            `xvlm layers` says which is best.
         power: of the area that a score is divided by.
+        detections: a file of candidate boxes by `image_id` (see `read_detections`).
+        batch: images at a time.
     Returns:
-        (metrics, predictions); `weak_grounding_chance` is what a candidate chosen blindly would reach, and
+        (metrics, predictions in the source's order).  `weak_grounding_acc_inclusive` counts pixels as
+        RefCOCO's tools do, `weak_grounding_chance` is what a candidate chosen blindly would reach, and
         `weak_grounding_pointing` how often the map is highest inside the true box.
+    Raises:
+        MissingPart: the model has no matching head.
+        ValueError: no such layer, no case, a file of another form.
     """
+    needs(predictor, "matching")
     layer = len(predictor.model.fusion.layers) // 2 if layer is None else layer
     bad: list[BadRecord] = []
-    predictions: list[GroundingPrediction] = []
-    chance: list[float] = []
-    inside: list[bool] = []
+    predictions: list[MapPrediction] = []
+    choices: list[Choice] = []
+    for case, candidates, map_Khw, choice in looked_at(
+        predictor, source, limit, [layer], detections, batch, bad
+    ):
+        best, score = choice.best(0, power)
+        predictions.append(
+            MapPrediction(
+                key=case.key,
+                image=case.image,
+                text=case.text,
+                true_xyxy=case.box_xyxy,
+                predicted_xyxy=candidates[best],
+                iou=float(choice.iou_C[best]),
+                score=score,
+                iou_inclusive=float(choice.inclusive_C[best]),
+                split=case.split,
+                ref_id=case.ref_id,
+                candidates_xyxy=candidates,
+                map_hw=rounded(map_Khw[0]),
+            )
+        )
+        choices.append(choice)
+    predictions, bad = dist.collected(predictions), dist.collected(bad)
+    choices = dist.collected(choices)
+    check_any(choices, source, bad)
+    return weak_metrics(choices, 0, power, len(bad)), predictions
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What K layers say of the C candidates of a case, and how right each candidate is.
+
+    Attributes:
+        split: of the case, empty where it has none.
+        area_C: (C,) in pixels, at least 1.
+        inside_KC: (K, C) the map of each layer, enlarged to the image's size, summed over each candidate.
+        pointing: of each layer, whether its map is highest inside the true box.
+        iou_C, inclusive_C: (C,) overlap of each candidate with the true box.
+    """
+
+    split: str
+    area_C: Tensor
+    inside_KC: Tensor
+    pointing: tuple[bool, ...]
+    iou_C: Tensor
+    inclusive_C: Tensor
+
+    def best(self, k: int, power: float) -> tuple[int, float]:
+        """The candidate with the highest score by the k-th layer, and its score."""
+        score_C = self.inside_KC[k] / self.area_C**power
+        best = int(score_C.argmax())
+        return best, float(score_C[best])
+
+
+def looked_at(
+    predictor: Predictor,
+    source: Source,
+    limit: int | None,
+    layers: Sequence[int],
+    detections: Path | None,
+    batch: int,
+    bad: list[BadRecord],
+) -> Iterator[tuple[Case, tuple[BoxXYXY, ...], Tensor, Choice]]:
+    """This rank's cases, seen by K layers in one pass: (case, candidates, maps (K, h, w), choice).
+
+    Cases without a candidate go to `bad`.
+    """
+    check_layers(predictor.model, layers)
+    known = read_detections(detections) if detections else None
     for asked in encoded_cases(predictor, source, limit, batch, bad):
-        rows = torch.arange(len(asked.cases), device=predictor.device)
-        looked_at = whole_images(predictor.model, asked.features)
-        maps = attention_map(predictor.model, asked.texts, rows, looked_at, asked.image_N, layer)
+        row_N = torch.arange(len(asked.cases), device=predictor.device)
+        whole = whole_images(predictor.model, asked.features)
+        maps = attention_maps(predictor.model, asked.texts, row_N, whole, asked.image_N, layers)
+        map_NKhw = torch.stack(maps, dim=1).float().cpu()
         boxes_of: list[dict[BoxXYXY, None]] = [{} for _ in asked.photos]
         for b, case in asked.cases:
             boxes_of[b][case.box_xyxy] = None
-        for (b, case), map_hw in zip(asked.cases, maps.float().cpu(), strict=True):
-            candidates = list(boxes_of[b])
-            map_HW = enlarged(map_hw, asked.photos[b].opened.height, asked.photos[b].opened.width)
-            score_C = candidate_scores(map_HW, candidates, power)
-            best = int(score_C.argmax())
-            one = predicted(case, candidates[best], float(score_C[best]))
-            overlap_C = iou(
-                torch.tensor(candidates), torch.tensor([case.box_xyxy]).expand(len(candidates), 4)
-            )
-            predictions.append(one)
-            chance.append((overlap_C >= 0.5).float().mean().item())
-            inside.append(highest_inside(map_HW, case.box_xyxy))
-    predictions, bad = dist.collected(predictions), dist.collected(bad)
-    chance, inside = dist.collected(chance), dist.collected(inside)
-    if not predictions:
-        raise ValueError("there is no case to measure grounding on")
-    count = len(predictions)
+        for (b, case), map_Khw in zip(asked.cases, map_NKhw, strict=True):
+            try:
+                candidates = candidates_of(case, known) or tuple(boxes_of[b])
+            except BadRecord as error:
+                bad.append(error)
+                continue
+            opened = asked.photos[b].opened
+            yield case, candidates, map_Khw, choice_of(case, candidates, map_Khw, opened.height, opened.width)
+
+
+def choice_of(case: Case, candidates: Sequence[BoxXYXY], map_Khw: Tensor, height: int, width: int) -> Choice:
+    """From maps (K, h, w) of patches of an image of (height, width) pixels."""
+    inside, pointing = [], []
+    for map_hw in map_Khw:  # one after another: enlarged maps of a large photo take much memory
+        map_HW = enlarged(map_hw, height, width)
+        inside.append(sums_inside(map_HW, candidates))
+        pointing.append(highest_inside(map_HW, case.box_xyxy))
+    box_C4 = torch.tensor(candidates, dtype=torch.float64)
+    true_C4 = torch.tensor([case.box_xyxy], dtype=torch.float64).expand(len(candidates), 4)
+    return Choice(
+        *(case.split, area(box_C4).clamp(min=1), torch.stack(inside), tuple(pointing)),
+        *overlaps(box_C4, true_C4),
+    )
+
+
+def candidates_of(case: Case, known: Detections | None) -> tuple[BoxXYXY, ...]:
+    """What is given for a case: by a file of detections, or by its own record; nothing where neither speaks.
+
+    Raises BadRecord: detections were given, and there is none for this image; or one is no box.
+    """
+    if known is not None:
+        image_id = case.extra.get("image_id")
+        if found := known.get(str(image_id)):
+            return tuple(found)
+        detail = "the record has no image_id" if image_id is None else f"image_id {image_id}"
+        raise BadRecord("no detections for the image", case.key, detail)
+    try:
+        return tuple(box_of(box) for box in case.extra.get("dets", ()))
+    except (TypeError, ValueError) as error:
+        raise BadRecord("wrong type", case.key, f"dets: {error}") from error
+
+
+def rounded(map_hw: Tensor) -> tuple[tuple[float, ...], ...]:
+    """(h, w) as plain numbers of four digits."""
+    return tuple(tuple(float(f"{value:.4g}") for value in row) for row in map_hw.tolist())
+
+
+def weak_metrics(choices: Sequence[Choice], k: int, power: float, bad_records: int) -> dict[str, float]:
+    """How good the choices by the k-th layer are, with scores over the area to a power."""
+    best = [choice.best(k, power)[0] for choice in choices]
+    iou_N = torch.stack([choice.iou_C[c] for choice, c in zip(choices, best, strict=True)])
+    inclusive_N = torch.stack([choice.inclusive_C[c] for choice, c in zip(choices, best, strict=True)])
+    splits = [choice.split for choice in choices]
+    chance = sum((choice.iou_C >= RIGHT_IOU).double().mean().item() for choice in choices)
     return {
-        "weak_grounding_acc": sum(one.iou >= 0.5 for one in predictions) / count,
-        "weak_grounding_chance": sum(chance) / count,
-        "weak_grounding_pointing": sum(inside) / count,
-        "weak_grounding_cases": float(count),
-        "weak_grounding_bad_records": float(len(bad)),
-    }, predictions
+        **accuracy("weak_grounding_acc", iou_N, splits),
+        **accuracy("weak_grounding_acc_inclusive", inclusive_N, splits),
+        "weak_grounding_chance": chance / len(choices),
+        "weak_grounding_pointing": sum(choice.pointing[k] for choice in choices) / len(choices),
+        "weak_grounding_cases": float(len(choices)),
+        "weak_grounding_bad_records": float(bad_records),
+    }
 
 
 def enlarged(map_hw: Tensor, height: int, width: int) -> Tensor:
@@ -79,17 +219,13 @@ def enlarged(map_hw: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(map_hw[None, None], size=(height, width), mode="bicubic")[0, 0]
 
 
-def candidate_scores(map_HW: Tensor, candidates: list[BoxXYXY], power: float) -> Tensor:
-    """The map (height, width) summed over each of C boxes, over area ** `power`: (C,)."""
+def sums_inside(map_HW: Tensor, candidates: Sequence[BoxXYXY]) -> Tensor:
+    """The map (height, width) summed over each of C boxes, cut to whole pixels as published: (C,) float64."""
     height, width = map_HW.shape
     total_HW = F.pad(map_HW.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    scores = []
-    for box in candidates:
-        x0, x1 = (min(max(int(edge), 0), width) for edge in box[0::2])
-        y0, y1 = (min(max(int(edge), 0), height) for edge in box[1::2])
-        inside = total_HW[y1, x1] - total_HW[y0, x1] - total_HW[y1, x0] + total_HW[y0, x0]
-        scores.append(inside / max(1.0, (box[2] - box[0]) * (box[3] - box[1])) ** power)
-    return torch.stack(scores)
+    edges_C4 = torch.tensor(candidates, dtype=torch.float64).clamp(min=0)
+    x0, y0, x1, y1 = edges_C4.minimum(torch.tensor([width, height] * 2)).long().unbind(-1)
+    return total_HW[y1, x1] - total_HW[y0, x1] - total_HW[y1, x0] + total_HW[y0, x0]
 
 
 def highest_inside(map_HW: Tensor, box_xyxy: BoxXYXY) -> bool:

@@ -5,6 +5,7 @@ Grounding without boxes (X-VLM, appendix; ALBEF, section 5): what raises the mat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -15,41 +16,58 @@ from xvlm.model.text import TextFeatures
 from xvlm.model.xvlm import XVLM
 
 
-def attention_map(
-    model: XVLM, texts: TextFeatures, text_R: Tensor, concepts: ConceptTokens, concept_R: Tensor, layer: int
-) -> Tensor:
-    """Rows (R,), text `text_R[r]` with concept `concept_R[r]` -> (R, rows, columns) maps, at least 0.
+def attention_maps(
+    model: XVLM,
+    texts: TextFeatures,
+    text_R: Tensor,
+    concepts: ConceptTokens,
+    concept_R: Tensor,
+    layers: Sequence[int],
+) -> list[Tensor]:
+    """Rows (R,), text `text_R[r]` with concept `concept_R[r]` -> for each layer (R, rows, columns) maps, at
+    least 0; all of one pass.
 
     Attention weights times what of their gradient raises the matching logit, averaged over heads and the
     text's own tokens.  (The published code averages over padded tokens too, which scales a map by its text's
     share of the longest one's length.)
 
     Args:
-        layer: of the cross-modal encoder, from 0.
+        layers: of the cross-modal encoder, from 0.
     Raises:
         ValueError: the model has no such layer.
+        MissingPart: it has no matching head.
     """
-    layers = model.fusion.layers
-    if not 0 <= layer < len(layers):
-        raise ValueError(f"layer is {layer}; the cross-modal encoder has layers 0 to {len(layers) - 1}")
-    cross = cast(CrossAttention, layers[layer].cross)
+    check_layers(model, layers)
+    crosses = [cast(CrossAttention, model.fusion.layers[layer].cross) for layer in layers]
     with torch.enable_grad():
-        cross.watched = []
+        for cross in crosses:
+            cross.watched = []
         try:
             fused = model.fuse(texts, text_R, concepts, concept_R)
-            sets, weights = cross.watched[0]
+            watched = [cross.watched[0] for cross in crosses if cross.watched]
         finally:
-            cross.watched = None
+            for cross in crosses:
+                cross.watched = None
         total = model.match(fused.cls_RD)[:, 1].sum()
-        gradients = torch.autograd.grad(total, weights)
-    # Slot 0 is the summary token, which has no place.
-    map_TP = sets.from_bins(
-        (w_sHlP * g_sHlP.clamp(min=0)).detach().mean(1)[..., 1:]
-        for w_sHlP, g_sHlP in zip(weights, gradients, strict=True)
-    )
+        weights_by_layer = [weights for _, weights in watched]
+        gradients = iter(torch.autograd.grad(total, [one for several in weights_by_layer for one in several]))
     lengths_R = texts.packing.lengths_S[text_R]
-    row_T = torch.repeat_interleave(torch.arange(len(text_R), device=map_TP.device), lengths_R)
-    map_RP = map_TP.new_zeros(len(text_R), map_TP.shape[1]).index_add(
-        0, row_T, map_TP[fused.places(lengths_R)]
-    )
-    return (map_RP / lengths_R[:, None]).unflatten(1, concepts.grid_hw)
+    place_T = fused.places(lengths_R)
+    row_T = torch.repeat_interleave(torch.arange(len(text_R), device=place_T.device), lengths_R)
+    maps = []
+    for sets, weights in watched:
+        # Slot 0 is the summary token, which has no place.
+        map_TP = sets.from_bins(
+            (w_sHlP * next(gradients).clamp(min=0)).detach().mean(1)[..., 1:] for w_sHlP in weights
+        )
+        map_RP = map_TP.new_zeros(len(text_R), map_TP.shape[1]).index_add(0, row_T, map_TP[place_T])
+        maps.append((map_RP / lengths_R[:, None]).unflatten(1, concepts.grid_hw))
+    return maps
+
+
+def check_layers(model: XVLM, layers: Sequence[int]) -> None:
+    """Raises ValueError for a layer that the cross-modal encoder does not have."""
+    count = len(model.fusion.layers)
+    for layer in layers:
+        if not 0 <= layer < count:
+            raise ValueError(f"layer is {layer}; the cross-modal encoder has layers 0 to {count - 1}")

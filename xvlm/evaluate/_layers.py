@@ -1,0 +1,93 @@
+"""Which layer of the cross-modal encoder shows best where a phrase is: all of them in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xvlm import dist
+from xvlm.data.sources import Source
+from xvlm.evaluate._read import needs
+from xvlm.evaluate.grounding import check_any
+from xvlm.evaluate.weak_grounding import looked_at, weak_metrics
+from xvlm.predict import Predictor
+from xvlm.records import BadRecord
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What `evaluate_maps` reaches with this layer and this power of the area."""
+
+    layer: int
+    power: float
+    metrics: dict[str, float]
+
+
+def search_layers(
+    predictor: Predictor,
+    source: Source,
+    limit: int | None = None,
+    powers: Sequence[float] = (0.5,),
+    detections: Path | None = None,
+    batch: int = 16,
+) -> list[LayerResult]:
+    """Weak grounding by every layer and every power of the area; images and texts are encoded once.
+
+    Choose on a validation split: the best of many on a test split says too much.
+
+    Args:
+        limit, detections, batch: as for `evaluate_maps`.
+        powers: of the area that a candidate's score is divided by.
+    Returns:
+        One result a layer and power, layer by layer.
+    Raises:
+        As `evaluate_maps`; ValueError too where there is no power.
+    """
+    if not powers:
+        raise ValueError("powers is empty; give at least one power of the area")
+    needs(predictor, "matching")
+    layers = range(len(predictor.model.fusion.layers))
+    bad: list[BadRecord] = []
+    choices = [choice for *_, choice in looked_at(predictor, source, limit, layers, detections, batch, bad)]
+    choices, bad = dist.collected(choices), dist.collected(bad)
+    check_any(choices, source, bad)
+    return [
+        LayerResult(layer, power, weak_metrics(choices, layer, power, len(bad)))
+        for layer in layers
+        for power in powers
+    ]
+
+
+def best_of(results: Sequence[LayerResult]) -> LayerResult:
+    """The most accurate; of equals the one whose map points best, then the first."""
+    return max(
+        results,
+        key=lambda one: (one.metrics["weak_grounding_acc"], one.metrics["weak_grounding_pointing"]),
+    )
+
+
+def layers_json(results: Sequence[LayerResult]) -> dict[str, Any]:
+    """Every result, and which is best."""
+    rows = [{"layer": one.layer, "power": one.power, **one.metrics} for one in results]
+    return {"best": rows[list(results).index(best_of(results))], "layers": rows}
+
+
+COLUMNS = {
+    "weak_grounding_acc": "right",
+    "weak_grounding_acc_inclusive": "by pixels",
+    "weak_grounding_pointing": "pointing",
+}
+
+
+def layers_table(results: Sequence[LayerResult]) -> str:
+    """The same to be read: a line a layer and power, the best one marked."""
+    best = best_of(results)
+    lines = ["layer  power  " + "  ".join(f"{title:>9}" for title in COLUMNS.values())]
+    for one in results:
+        cells = "  ".join(f"{one.metrics[name]:9.4f}" for name in COLUMNS)
+        lines.append(f"{one.layer:5}  {one.power:5.2f}  {cells}{'  best' if one is best else ''}")
+    chance, cases = best.metrics["weak_grounding_chance"], best.metrics["weak_grounding_cases"]
+    lines.append(f"{cases:.0f} cases; a candidate chosen blindly is right with {chance:.4f}")
+    return "\n".join(lines)
