@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.refcoco_data import write_refcoco
 from tests.tiny import photo, phrase
 
 COUNT = 4
@@ -31,6 +32,7 @@ def write_all(root: Path) -> None:
             photo(*SIZE, number).save(root / "images" / folder / name)
     write_pretraining(root / "pretrain", rng)
     write_finetuning(root / "finetune", names, rng)
+    write_refcoco(root / "finetune" / "refcoco+", root / "images" / "coco" / "train2014")
 
 
 def write_pretraining(root: Path, rng: np.random.Generator) -> None:

@@ -10,27 +10,32 @@ from xvlm.tasks.pretrain import DataConfig
 
 
 def recipe(
-    model: str = "runs/refcoco_boxes_domain", root: str = "data/finetune", images: str = "images/coco"
+    model: str = "runs/refcoco_boxes_domain",
+    root: str = "data/finetune",
+    images: str = "images/coco",
+    refs: str = "refcoco+:unc",
 ) -> GroundingRun:
-    """Ten passes over RefCOCO+.
+    """Ten passes.
 
     Args:
         model: model folder of the domain stage, or a pre-trained one.
-        root: folder with refcoco+_train.json and refcoco+_val.json, published form.
-        images: folder that image paths start from.
+        root: holds the released folder: refcoco+ with refs(unc).p and instances.json.
+        images: folder with COCO's train2014.
+        refs: which folder, and who divided it: refcoco:unc, refcoco+:unc, refcocog:umd, refcocog:google.
     """
+    train2014 = f"{images}/train2014"
     return GroundingRun(
         recipe="refcoco_boxes",
         init=Init(model=model, image_size=384),
         data=DataConfig(
-            regions=(SourceConfig(f"{root}/refcoco+_train.json", images),),
+            regions=(SourceConfig(f"refcoco:{root}/{refs}:train", train2014),),
             regions_batch=160,
             max_regions=1,
             region_captions=False,
             max_words=30,
         ),
         optim=OptimConfig(epochs=10, lr=3e-5, warmup_share=0.1, weight_decay=0.01, clip=0.0),
-        dev=DevConfig(grounding=f"{root}/refcoco+_val.json", image_root=images, limit=0),
+        dev=DevConfig(grounding=f"refcoco:{root}/{refs}:val", image_root=train2014, limit=0),
         keep_best="grounding_acc50",
         precision="bf16",
         workers=4,

@@ -10,27 +10,37 @@ from xvlm.tasks.weak_grounding import WeakGroundingRun
 
 
 def recipe(
-    model: str = "runs/base", root: str = "data/finetune", images: str = "images/coco"
+    model: str = "runs/base",
+    root: str = "data/finetune",
+    images: str = "images/coco",
+    refs: str = "refcoco+:unc",
 ) -> WeakGroundingRun:
-    """Five passes over RefCOCO+; its boxes are not looked at.
+    """Five passes; the boxes are not looked at.
 
     Args:
         model: pre-trained model folder.
-        root: folder with refcoco+_train.json, published form.
-        images: folder that image paths start from.
+        root: holds the released folder: refcoco+ with refs(unc).p, instances.json and dets.json.
+        images: folder with COCO's train2014.
+        refs: which folder, and who divided it: refcoco:unc, refcoco+:unc, refcocog:umd, refcocog:google.
     """
+    train2014, folder = f"{images}/train2014", f"{root}/{refs.split(':')[0]}"
     return WeakGroundingRun(
         recipe="refcoco_weak",
         init=Init(model=model, image_size=384),
         data=DataConfig(
-            pairs=(SourceConfig(f"{root}/refcoco+_train.json", images),),
+            pairs=(SourceConfig(f"refcoco:{root}/{refs}:train", train2014),),
             pairs_batch=160,
             crop=False,
             boxes_as_captions=True,
             max_words=30,
         ),
         optim=OptimConfig(epochs=5, lr=2e-5, warmup_share=0.1, weight_decay=0.01, clip=0.0),
-        dev=DevConfig(grounding=f"{root}/refcoco+_val.json", image_root=images, limit=0),
+        dev=DevConfig(
+            grounding=f"refcoco:{root}/{refs}:val",
+            image_root=train2014,
+            limit=0,
+            detections=f"{folder}/dets.json",
+        ),
         keep_best="weak_grounding_acc",
         precision="bf16",
         workers=4,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from xvlm.data.refcoco import read_detections
 from xvlm.data.sources import open_source
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
@@ -29,6 +31,8 @@ class DevConfig:
         image_root: where their image paths start; empty: beside the file.
         limit: records of each; 0 takes all.
         top: candidates that are reranked by matching for every query; 0: contrastive scores alone.
+        detections: file of candidate boxes for a model without a box head, see `read_detections`; empty: the
+            boxes of the image's own phrases.
     """
 
     retrieval: str = ""
@@ -36,6 +40,7 @@ class DevConfig:
     image_root: str = ""
     limit: int = 1000
     top: int = 16
+    detections: str = ""
 
 
 def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
@@ -48,11 +53,17 @@ def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
     retrieval = open_source(dev.retrieval, root) if dev.retrieval else None
     if grounding is None and retrieval is None:
         return None
+    detections = Path(dev.detections) if dev.detections else None
+    if detections:
+        read_detections(detections)
 
     def measure(loaded: Loaded) -> dict[str, float]:
         predictor = Predictor(loaded)
-        boxes = evaluate_grounding if "box" in predictor.model.config.parts else evaluate_maps
-        found = boxes(predictor, grounding, limit)[0] if grounding else {}
+        found = {}
+        if grounding and "box" in predictor.model.config.parts:
+            found = evaluate_grounding(predictor, grounding, limit)[0]
+        elif grounding:
+            found = evaluate_maps(predictor, grounding, limit, detections=detections)[0]
         ranked = evaluate_retrieval(predictor, retrieval, limit, dev.top)[0] if retrieval else {}
         return found | ranked
 
