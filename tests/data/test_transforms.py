@@ -255,6 +255,16 @@ def test_colour_operations_move_no_pixel() -> None:
         ("a right-handed batter", None),
         ("two cups on the left and one cookie left", None),
         ("they walk left hand in hand", None),
+        ("a cup right side up", None),
+        ("leftside guy", None),
+        ("topleft zebra", None),
+        ("mug at the mid left of the shelf", "mug at the mid right of the shelf"),
+        ("lft man", None),
+        ("second from rt", None),
+        ("guy on R", None),
+        ("kid at 3 o'clock", None),
+        ("turned counterclockwise", None),
+        ("rightful owner of animal rights, leftover rice", "rightful owner of animal rights, leftover rice"),
     ],
 )
 def test_mirror_text(text: str, mirrored: str | None) -> None:

@@ -2,7 +2,8 @@
 
 A mirrored photo of "the man on the left" shows the man on the right, but "he has left" and "the right
 answer" must not change.  The rule is conservative: every left or right in a text must stand in one of
-the spatial constructions below, otherwise the text has no mirror image and its image is not flipped.
+the spatial constructions below, otherwise the text has no mirror image and its image is not flipped; nor is
+it where people write a direction in another way ("topleft", "lft", "at 3 o'clock").
 (The published code never flips when the letters "left" or "right" occur, which "bright" does too.)
 """
 
@@ -16,17 +17,25 @@ _SIDE = r"(?:left|right)"
 _PART = (  # nouns that have a left and a right one; "the right part" or "shoes" may be the correct ones
     r"(?:side|edge|corner|half|third|margin|hand|arm|leg|foot|eye|ear|cheek|shoulder|elbow|wrist|knee|thigh|ankle)"
 )
-_PLACE = r"(?:far|very|top|bottom|upper|lower|back|front|rear|middle|center|centre)"
+_PLACE = r"(?:far|very|top|bottom|upper|lower|back|front|rear|middle|mid|center|centre)"
 _ENDS = r"(?=\s*(?:$|[.,;:!?)]|(?:of|and|or|to|from|is|are|has|have|with|in)\b))"
 
 # Where a word means the direction, however it is joined ("top-left", "leftmost", "left-handed").
 _DIRECTION = re.compile(r"\b(left|right)(?=(?:-?most|wards?|hand(?:ed)?)?\b)", re.IGNORECASE)
+# Where people write one in another way.
+_OTHERWISE = re.compile(
+    r"\b(?:left|right)(?!-?most\b|wards?\b|hand(?:ed)?\b|overs?\b|ful|eous|(?:s|ly|ed|ing)\b)\w+"
+    rf"|\b{_PLACE}{_SIDE}"
+    r"|\b(?:lft|lef|lhs|rgt|rght|rigth|rihgt|rite|rhs|rt|l|r)\b"
+    r"|\bo['’ ]?clock\b|clockwise\b",
+    re.IGNORECASE,
+)
 _SPATIAL = [
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
         rf"\b{_SIDE}-?most\b",
         rf"\b{_SIDE}[ -]?hand[ -](?:side|edge|corner)\b",
-        rf"\b{_SIDE}[ -]{_PART}\b(?![ -](?:in[ -]hand|man|men|woman|women)\b)",
+        rf"\b{_SIDE}[ -]{_PART}\b(?![ -](?:in[ -]hand|man|men|woman|women|up|out)\b)",
         rf"\b{_PLACE}[ -]{_SIDE}\b{_ENDS}",
         rf"\b{_PLACE}[ -]{_SIDE}[ -]{_PART}\b",
         rf"\b(?:on|to|at|from|toward|towards) the (?:{_PLACE}[ -])?{_SIDE}\b{_ENDS}",
@@ -42,6 +51,8 @@ def mirror_text(text: str) -> str | None:
 
     Applying it twice gives the text back.
     """
+    if _OTHERWISE.search(text):
+        return None
     words = {match.start() for match in _DIRECTION.finditer(text)}
     if not words:
         return text
