@@ -86,6 +86,22 @@ def test_eval_grounding(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert {"text", "true_xyxy", "predicted_xyxy", "iou", "score", "image"} <= predictions[0].keys()
 
 
+def test_layers_are_tried(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A table with the best marked, and the same as JSON, which a single evaluation agrees with."""
+    asked = ["--model", folder / "run", "--data", folder / "photos.jsonl", "--out", tmp_path]
+    lines = said(capsys, "layers", *asked, "--powers", 0.5, 1).splitlines()
+    assert [line.split()[:2] for line in lines[1:-1]] == [
+        ["0", "0.50"],
+        ["0", "1.00"],
+        ["1", "0.50"],
+        ["1", "1.00"],
+    ]
+    written = json.loads((tmp_path / "layers.json").read_text())
+    assert written["best"] in written["layers"] and len(written["layers"]) == 4
+    metrics = json_of(capsys, "eval", "weak_grounding", *asked)
+    assert written["layers"][2] == {"layer": 1, "power": 0.5, **metrics}
+
+
 @pytest.mark.parametrize("rerank", ["both", "matching"])
 def test_eval_retrieval(
     rerank: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

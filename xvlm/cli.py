@@ -185,15 +185,18 @@ def layers(
         powers: of the area that a candidate's score is divided by; every one is tried.
         limit: use only the first so many records.
     """
+    from xvlm import dist
     from xvlm.data.sources import open_source
     from xvlm.evaluate._layers import layers_json, layers_table, search_layers
     from xvlm.predict import Predictor
     from xvlm.run import write_json
 
-    source = open_source(data, image_root)
-    results = search_layers(Predictor.load(model), source, limit, powers, detections)
-    write_json(out / "layers.json", layers_json(results))
-    print(layers_table(results))
+    dist.init()
+    predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
+    results = search_layers(predictor, source, limit, powers, detections)
+    if dist.is_main():
+        write_json(out / "layers.json", layers_json(results))
+        print(layers_table(results))
 
 
 def recipes() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from tests.tiny import photo, phrase, tiny_config, tiny_tokenizer
 from xvlm.data.sources import JsonSource
+from xvlm.evaluate._layers import search_layers
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.nlvr2 import evaluate_pairs
@@ -97,6 +98,10 @@ EVALUATIONS: dict[str, Callable[[Callable[[str], JsonSource], int | None], Found
     ),
     "weak grounding": lambda source, limit: evaluate_maps(
         predictor("contrastive", "matching"), source("boxed"), limit, batch=2
+    ),
+    "layers": lambda source, limit: (
+        {},
+        search_layers(predictor("matching"), source("boxed"), limit, powers=(0.0, 1.0), batch=2),
     ),
     "questions, answers given": lambda source, limit: evaluate_questions(
         predictor("answers"), source("questions"), limit, ["red dog", "tree", "car", "blue"], batch=3

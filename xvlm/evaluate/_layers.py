@@ -24,6 +24,10 @@ class LayerResult:
     power: float
     metrics: dict[str, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """One flat row."""
+        return {"layer": self.layer, "power": self.power, **self.metrics}
+
 
 def search_layers(
     predictor: Predictor,
@@ -70,8 +74,7 @@ def best_of(results: Sequence[LayerResult]) -> LayerResult:
 
 def layers_json(results: Sequence[LayerResult]) -> dict[str, Any]:
     """Every result, and which is best."""
-    rows = [{"layer": one.layer, "power": one.power, **one.metrics} for one in results]
-    return {"best": rows[list(results).index(best_of(results))], "layers": rows}
+    return {"best": best_of(results).to_json(), "layers": [one.to_json() for one in results]}
 
 
 COLUMNS = {
