@@ -71,7 +71,8 @@ def test_boxes_and_sides_follow_the_picture(trained_on: Any, data: st.DataObject
     red, blue = (x0, y0, x1, y0 + 36), ((split + 2, 0, width, height) if left else (0, 0, split - 2, height))
     pixels = Image.new("RGB", (width, height), (0, 60, 0))
     pixels.paste((0, 0, 255), blue)
-    pixels.paste((255, 0, 0), red)
+    pixels.paste((255, 255, 0), red)  # a yellow rim tells whether a side of it was cut off
+    pixels.paste((255, 0, 0), (red[0] + 5, red[1] + 5, red[2] - 5, red[3] - 5))
     pattern = data.draw(st.sampled_from(sorted(TEXTS)))
     text = pattern.format("left" if left else "right")
     record = Record("k", np.asarray(pixels), (Concept((text,), tuple(map(float, red))),))
@@ -85,6 +86,9 @@ def test_boxes_and_sides_follow_the_picture(trained_on: Any, data: st.DataObject
     if task == "grounding":
         edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) / SIDE
         assert np.abs(np.array(row.box_xyxy) - edges).max() * SIDE <= 1.5
+        across, down = (columns[0] + columns[-1]) // 2, (rows[0] + rows[-1]) // 2
+        rims = [(rows[0], across), (rows[-1], across), (down, columns[0]), (down, columns[-1])]
+        assert all(seen_3HW[1][rim] > 70 for rim in rims), "the whole thing is in view"
     else:
         assert row.box_xyxy is None and is_blue.any()
     if is_blue.any():

@@ -219,6 +219,9 @@ def test_what_a_model_lacks_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(MissingPart, match=r"no 'box', so it cannot do that; it has contrastive, matching"):
         evaluate_grounding(with_parts("contrastive", "matching"), source)
+    for part in ("pairs", "captions"):
+        with pytest.raises(MissingPart, match=rf"no 'box', so .* it has {part}"):
+            evaluate_grounding(with_parts(part), source)
     for parts in (("box",), ("pairs",), ("captions",)):
         for measure in (evaluate_maps, search_layers):
             with pytest.raises(MissingPart, match=rf"no 'matching', so .* it has {parts[0]}"):
