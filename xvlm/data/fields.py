@@ -39,9 +39,12 @@ def _question(fields: Mapping[str, Any], key: str) -> Question:
     question = fields.get("question")
     if not isinstance(question, str) or not question.strip():
         raise BadRecord("no question", key, f"question is {question!r}")
-    answers = fields.get("answer", [])
-    answers = [answers] if isinstance(answers, str) else list(answers)
-    said = tuple(answer for answer in answers if isinstance(answer, str) and answer.strip())
+    answers = fields.get("answer")
+    several = answers if isinstance(answers, list | tuple) else [] if answers is None else [answers]
+    if not all(isinstance(answer, str | int | float) for answer in several):
+        expected = "expected a text, a number or a list of them"
+        raise BadRecord("wrong type", key, f"answer is {answers!r}, {expected}")
+    said = tuple(str(answer) for answer in several if str(answer).strip())
     return Question(question, said, fields.get("question_id"))
 
 

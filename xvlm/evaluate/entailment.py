@@ -10,7 +10,7 @@ from typing import Any
 from xvlm import dist
 from xvlm.data.fields import Labelled, labelled_of
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import Photo, Prediction, chunks, read
+from xvlm.evaluate._read import Photo, Prediction, chunks, has_tokens, read
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord, Record
 
@@ -107,12 +107,7 @@ def usable(
         bad.append(error)
         return
     bad += without
-    for one in several:
-        try:
-            predictor.tokens([one.text])
-            yield one
-        except BadRecord as error:
-            bad.append(BadRecord(error.reason, record.key, error.detail))
+    yield from (one for one in several if has_tokens(predictor, one.text, record.key, bad))
 
 
 evaluate = evaluate_entailment

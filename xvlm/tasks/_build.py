@@ -152,8 +152,9 @@ def texts_of(record: Record) -> list[str]:
     asked = [record.extra, *record.extra.get("questions", ()), *record.extra.get("statements", ())]
     for fields in asked:
         for name in ("question", "answer", "sentence"):
-            value = fields.get(name, ())
-            said += [value] if isinstance(value, str) else [str(one) for one in value]
+            value = fields.get(name)
+            several = value if isinstance(value, list | tuple) else [] if value is None else [value]
+            said += [str(one) for one in several]
     return [text for text in said if text.strip()]
 
 
