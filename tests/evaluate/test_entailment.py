@@ -135,7 +135,8 @@ def test_a_model_for_something_else_says_so(folder: Path) -> None:
 
 def test_several_hypotheses_of_a_record_are_as_many_records(folder: Path, predictor: Predictor) -> None:
     together = source_of(folder, [{"image": "0.jpg", "statements": [*ASKED, {**ASKED[0], "label": "-"}]}])
-    losses, found, bad = [], [], []
+    losses, found, bad, counted = [], [], [], []
+    mixed = []
     transform = PairsTransform(predictor.model.config.vision.image_hw, (1.0, 1.0), False, False, None)
     view = entailment.HypothesisView(transform, predictor.tokenizer)
     for source in (together, None):
@@ -144,11 +145,15 @@ def test_several_hypotheses_of_a_record_are_as_many_records(folder: Path, predic
         batch = entailment.collate({"train": samples})
         assert batch.label_N.tolist() == [2, 0, 1] and len(batch.images) == len(source)
         losses.append(entailment.Entailment(predictor.model)(batch)["label"])
-        found.append([one.probabilities["neutral"] for one in evaluate_entailment(predictor, source)[1]])
+        metrics, predictions = evaluate_entailment(predictor, source)
+        found.append([one.probabilities["neutral"] for one in predictions])
+        counted.append(metrics["entailment_bad_records"])
+        mixed += samples
         bad.append([one.reason for sample in samples for one in sample.bad])
     torch.testing.assert_close(losses[0], losses[1])
     assert found[0] == pytest.approx(found[1], abs=1e-6) and len(set(found[0])) == 3
-    assert bad == [["annotators disagree"], []]
+    assert bad == [["annotators disagree"], []] and counted == [1, 0]
+    assert entailment.collate({"train": mixed}).image_N.tolist() == [0, 0, 0, 1, 2, 3]
 
 
 def test_hypotheses_are_mirrored_with_their_image(folder: Path, predictor: Predictor) -> None:
