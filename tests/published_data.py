@@ -17,8 +17,10 @@ from tests.tiny import photo, phrase
 COUNT = 4
 SIZE = (80, 64)
 BOXES = [[4, 6, 40, 30], [30, 20, 44, 40]]
-IMAGE_FOLDERS = (".", "coco", "visualgenome", "nlvr2")
+IMAGE_FOLDERS = (".", "coco", "visualgenome", "nlvr2", "flickr30k-images")
 PAIRS = ("coco", "vg", "sbu", "cc3m", "cc12m")
+MARVL = ("ta/images/73-கரிக்கோல்/73-13.jpg", "sw/images/79-Karatasi/79-1.jpg")
+"""Images of VLUE, as its files name them."""
 REGIONS = ("coco_objs", "vg_objs", "vg_regions", "openimages", "obj365", "refcoco_rm_leak")
 
 
@@ -33,6 +35,7 @@ def write_all(root: Path) -> None:
     write_pretraining(root / "pretrain", rng)
     write_finetuning(root / "finetune", names, rng)
     write_refcoco(root / "finetune" / "refcoco+", root / "images" / "coco" / "train2014")
+    write_entailment(root / "finetune", names, rng)
 
 
 def write_pretraining(root: Path, rng: np.random.Generator) -> None:
@@ -94,6 +97,72 @@ def write_finetuning(root: Path, names: list[str], rng: np.random.Generator) -> 
         path = root / f"{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(items))
+
+
+def snli_ve(names: list[str], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Lines of SNLI-VE as it is released, an image's one after another."""
+    return [
+        {
+            "Flickr30K_ID": Path(name).stem,
+            "annotator_labels": [label] * 3,
+            "captionID": f"{name}#0",
+            "gold_label": label,
+            "pairID": f"{name}#0r1{label[0]}",
+            "sentence1": phrase(rng, 6),
+            "sentence2": f"{phrase(rng, 3)} {word}.",
+        }
+        for name in names
+        for label, word in (("entailment", "dog"), ("neutral", "cat"), ("contradiction", "tree"))
+    ]
+
+
+def write_entailment(root: Path, names: list[str], rng: np.random.Generator) -> None:
+    """SNLI-VE as it is released, and as ALBEF reads it."""
+    lines = snli_ve(names, rng)
+    for split in ("train", "dev"):
+        write_lines(root / f"snli_ve_{split}.jsonl", lines)
+    usual = {"Flickr30K_ID": "image", "sentence2": "sentence", "gold_label": "label"}
+    items = [{usual[name]: value for name, value in line.items() if name in usual} for line in lines]
+    (root / "ve_dev.json").write_text(json.dumps(items))
+
+
+def write_vlue(root: Path) -> dict[str, Path]:
+    """VLUE's test files, by what they are evaluated with; images below `root/marvl`."""
+    rng = np.random.default_rng(4)
+    for number, name in enumerate(MARVL):
+        path = root / "marvl" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo(*SIZE, number).save(path)
+    captions = [
+        {"image": name, "caption": [f"{phrase(rng, 5).capitalize()}." for _ in range(count)]}
+        for name, count in zip(MARVL, (5, 8), strict=True)
+    ]
+    refs = [
+        {"image": name, "text": phrase(rng, 3), "bbox": box, "ref_id": f"{number}_{place}"}
+        | {"height": SIZE[1], "width": SIZE[0]}
+        for number, name in enumerate(MARVL)
+        for place, box in enumerate(BOXES)
+    ]
+    found = [[*box, 0.9] for box in BOXES] + [[0.0, 0.0, 12.5, 9.25, 0.4]]  # x, y, w, h, and a score
+    files: dict[str, list[dict[str, Any]]] = {
+        "itr_vlue_test": captions,
+        "caption_vlue_test": [{**one, "image_id": number} for number, one in enumerate(captions)],
+        "vqa_vlue_test": [
+            {"question_id": n, "question": f"Is it a {phrase(rng, 1)}? ", "image": name, "answer": answer}
+            for n, (name, answer) in enumerate(zip(MARVL * 2, ("yes", "2", "light blue", "no"), strict=True))
+        ],
+        "nlvr2_vlue_test": [
+            {"sentence": f"The picture on the left shows {phrase(rng, 2)}", "images": images, "label": label}
+            for images, label in ((MARVL, "True"), (MARVL[::-1], "False"))
+        ],
+        "refcoco+_vlue_test": refs,
+        "refcoco+_bbox100_vlue_test": [{**one, "dets": found} for one in refs],
+    }
+    written = {}
+    for name, items in files.items():
+        written[name] = root / f"{name}.json"
+        written[name].write_text(json.dumps(items))
+    return written
 
 
 def write_lines(path: Path, items: Iterable[dict[str, Any]]) -> None:

@@ -128,8 +128,8 @@ def eval_(
 
     Args:
         measure: grounding (phrases with one box each), weak_grounding (the same, chosen by attention),
-            retrieval (images with captions), vqa (questions), nlvr2 (statements about two images) or
-            captioning.
+            retrieval (images with captions), vqa (questions), nlvr2 (statements about two images),
+            entailment (hypotheses about an image) or captioning.
         model: model folder, run folder or hub repository.
         data: JSON or JSON-lines file, tar shards, or a scheme such as scenes:test:500.
         out: folder for the results.

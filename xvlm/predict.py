@@ -21,6 +21,7 @@ from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import Decoder
 from xvlm.model.folder import Loaded, load_model
 from xvlm.model.generate import Limits, Writer, beam_search
+from xvlm.model.labels import label_logits
 from xvlm.model.pairs import judge
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
@@ -52,6 +53,19 @@ class Answered(NamedTuple):
 
     text: str
     score: float
+
+
+class Entailed(NamedTuple):
+    """What an image says of a hypothesis.
+
+    Attributes:
+        label: the likeliest: it follows from the image ("entailment"), cannot be told ("neutral") or is
+            false ("contradiction"); a model that was trained for other labels tells those.
+        probabilities: of every label.
+    """
+
+    label: str
+    probabilities: dict[str, float]
 
 
 class Predictor:
@@ -179,6 +193,20 @@ class Predictor:
         pair_N = torch.tensor(pairs, device=self.device)
         return judge(self.model, images, self.tokens(statements), pair_N).softmax(1)[:, 1].tolist()
 
+    @torch.no_grad()
+    def label(
+        self, features: ImageFeatures, texts: Sequence[str], images: Sequence[int]
+    ) -> list[dict[str, float]]:
+        """The probability of each label, by name, of texts about B images; see `Photo.entails`.
+
+        Args:
+            images: which of the B each text is about.
+        """
+        image_N = torch.tensor(images, device=self.device)
+        logits_NC = label_logits(self.model, features, self.tokens(texts), image_N)
+        names = self.model.labels.names
+        return [dict(zip(names, row, strict=True)) for row in logits_NC.softmax(1).tolist()]
+
     def compare(self, left: AnyImage, right: AnyImage, statement: str) -> float:
         """The probability that a statement about two images is true ("both show a dog").
 
@@ -233,6 +261,14 @@ class Photo:
             MissingPart: the model was not trained for questions.
         """
         return self.predictor.answer(self.features, [question], [0], answers, beams, len(answers or ()))[0]
+
+    def entails(self, hypothesis: str) -> Entailed:
+        """Does a hypothesis follow from the image, or contradict it?
+
+        Raises MissingPart if the model was not trained for it.
+        """
+        (probabilities,) = self.predictor.label(self.features, [hypothesis], [0])
+        return Entailed(max(probabilities, key=probabilities.__getitem__), probabilities)
 
     def caption(self, beams: int = 3, min_tokens: int = 5, max_tokens: int = 20) -> str:
         """Describe the image; lengths are in tokens, prompt included (published: 3 beams, 5 to 20 tokens).

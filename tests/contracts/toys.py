@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pytest
 
+from tests import published_data
 from tests.tiny import photo, tiny_config, tiny_run
 from xvlm.lookup import find
 from xvlm.model.xvlm import MissingPart
@@ -24,6 +29,21 @@ AS_THEY_ARE = {"crop": False, "flip": False, "rand_augment": False}
 
 def scenes(kind: str = "scenes", count: int = 4) -> tuple[SourceConfig, ...]:
     return (SourceConfig(f"{kind}:train:{count}?image_size=64"),)
+
+
+FILES = TemporaryDirectory()
+"""What is read from files; gone with the process."""
+
+
+@cache
+def hypotheses() -> tuple[SourceConfig, ...]:
+    """Four lines of SNLI-VE, about two images."""
+    folder = Path(FILES.name)
+    for number in range(2):
+        photo(70, 60, number).save(folder / f"{number}.jpg")
+    lines = published_data.snli_ve(["0.jpg", "1.jpg"], np.random.default_rng(0))
+    published_data.write_lines(folder / "snli_ve_train.jsonl", lines[:4])
+    return (SourceConfig(str(folder / "snli_ve_train.jsonl")),)
 
 
 def pretrain(task: str = "pretrain") -> Any:
@@ -46,14 +66,14 @@ def pretrain(task: str = "pretrain") -> Any:
     return replace(plain, model=replace(run.model, parts=plain.model.parts), data=data, **common)
 
 
-def finetuned(task: str, kind: str) -> Any:
+def finetuned(task: str, train: tuple[SourceConfig, ...]) -> Any:
     """Four samples of a task, as they are."""
     run = find("tasks", task).RUN()
     return replace(
         run,
-        model=replace(tiny_config("cnn", (64, 64)), parts=run.model.parts),
+        model=replace(tiny_config("cnn", (64, 64)), parts=run.model.parts, labels=run.model.labels),
         init=Init(vocab_size=150),
-        data=FinetuneData(train=scenes(kind), batch=4, max_tokens=20, **AS_THEY_ARE),
+        data=FinetuneData(train=train, batch=4, max_tokens=20, **AS_THEY_ARE),
         optim=OptimConfig(steps=3, lr=3e-3, warmup=2),
         workers=0,
         save_every=0,
@@ -65,11 +85,12 @@ RUNS: dict[str, Callable[[], Any]] = {
     "retrieval": lambda: pretrain("retrieval"),
     "grounding": lambda: pretrain("grounding"),
     "weak_grounding": lambda: pretrain("weak_grounding"),
-    "vqa": lambda: finetuned("vqa", "scene-questions"),
-    "nlvr2": lambda: finetuned("nlvr2", "scene-pairs"),
-    "assignment": lambda: finetuned("assignment", "scenes"),
-    "captioning": lambda: finetuned("captioning", "scenes"),
-    "self_critical": lambda: replace(finetuned("self_critical", "scenes"), max_tokens=12),
+    "vqa": lambda: finetuned("vqa", scenes("scene-questions")),
+    "nlvr2": lambda: finetuned("nlvr2", scenes("scene-pairs")),
+    "assignment": lambda: finetuned("assignment", scenes()),
+    "captioning": lambda: finetuned("captioning", scenes()),
+    "self_critical": lambda: replace(finetuned("self_critical", scenes()), max_tokens=12),
+    "entailment": lambda: finetuned("entailment", hypotheses()),
 }
 
 
@@ -107,6 +128,12 @@ def assigns(predictor: Predictor, seen: Photo) -> None:
         predictor.compare(photo(50, 70, 0), photo(60, 40, 1), "both show a circle")
 
 
+def entails(predictor: Predictor, seen: Photo) -> None:
+    label, probabilities = seen.entails("a dog")
+    assert probabilities[label] == max(probabilities.values()) and sum(probabilities.values()) > 0.999
+    assert set(probabilities) == {"contradiction", "neutral", "entailment"}
+
+
 def describes(predictor: Predictor, seen: Photo) -> None:
     assert isinstance(seen.caption(), str) and predictor.prompt
 
@@ -121,6 +148,7 @@ ASKED: dict[str, Callable[[Predictor, Photo], None]] = {
     "assignment": assigns,
     "captioning": describes,
     "self_critical": describes,
+    "entailment": entails,
 }
 """What a model of each task is asked, and what it must not answer."""
 

@@ -15,6 +15,7 @@ from tests.tiny import photo, phrase, tiny_config, tiny_tokenizer
 from xvlm.data.sources import JsonSource
 from xvlm.evaluate._layers import search_layers
 from xvlm.evaluate.captioning import evaluate_captions
+from xvlm.evaluate.entailment import evaluate_entailment
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.evaluate.retrieval import evaluate_retrieval
@@ -26,13 +27,16 @@ from xvlm.predict import Predictor
 
 Found = tuple[dict[str, float], Any]
 PHOTOS = 6
+LABELS = ("no", "yes")
 
 
 def predictor(*parts: Part) -> Predictor:
     """A model of these parts, its weights large enough that answers differ."""
     torch.manual_seed(3)
     tokenizer = tiny_tokenizer()
-    model = build_model(replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=parts))
+    model = build_model(
+        replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=parts, labels=LABELS)
+    )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.startswith("vision"):
@@ -77,7 +81,18 @@ def write(folder: Path) -> None:
         for number, file in enumerate(files)
     ]
     pairs.append({"images": ["5.png", "gone.png"], "sentence": "a dog", "label": "True"})
-    lists = {"boxed": boxed, "captions": captions, "questions": questions, "pairs": pairs}
+    hypotheses = [
+        {"image": file, "sentence": phrase(rng, 4), "label": LABELS[number % 2]}
+        for number, file in enumerate(files)
+    ]
+    hypotheses.append({"image": "5.png", "sentence": "a dog", "label": "-"})
+    lists = {
+        "boxed": boxed,
+        "captions": captions,
+        "questions": questions,
+        "pairs": pairs,
+        "hypotheses": hypotheses,
+    }
     for name, items in lists.items():
         (folder / f"{name}.json").write_text(json.dumps(items))
         good = [item for item in items if "gone.png" not in str(item)]
@@ -110,6 +125,9 @@ EVALUATIONS: dict[str, Callable[[Callable[[str], JsonSource], int | None], Found
         predictor("answers"), source("questions"), limit, batch=3
     ),
     "pairs": lambda source, limit: evaluate_pairs(predictor("pairs"), source("pairs"), limit, batch=3),
+    "hypotheses": lambda source, limit: evaluate_entailment(
+        predictor("labels"), source("hypotheses"), limit, batch=2
+    ),
     "captions": lambda source, limit: evaluate_captions(
         predictor("captions"), source("captions"), limit, max_tokens=9, batch=3
     ),

@@ -81,6 +81,7 @@ COUNTS = {
     "weak grounding": ("weak_grounding_cases", 8, 2),
     "questions": ("vqa_questions", 7, 1),
     "pairs": ("nlvr2_statements", 7, 1),
+    "hypotheses": ("entailment_hypotheses", 7, 1),
     "captions": ("caption_images", 7, 2),
     "retrieval": ("retrieval_texts", 14, 2),
 }

@@ -25,9 +25,9 @@ NAMES = [f"{number}.jpg" for number in range(5)]
 ANSWERS = ["red", "light blue", "two dogs", "no"]
 
 
-def predictor_of(part: Part) -> Predictor:
+def predictor_of(part: Part, labels: tuple[str, ...] = ()) -> Predictor:
     tokenizer = tiny_tokenizer()
-    config = replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=(part,))
+    config = replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=(part,), labels=labels)
     torch.manual_seed(1)
     model = build_model(config)
     for parameter in model.parameters():

@@ -1,14 +1,16 @@
-"""What records hold besides concepts: questions with their answers, statements about two images."""
+"""What records hold besides concepts: questions with their answers, statements about one image or two."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xvlm.records import BadRecord, ImageData, Record
 
-TRUTHS = {"true": 1, "false": 0}
+TRUTHS = {"true": 1, "false": 0, "1": 1, "0": 0}
+DISAGREEMENT = "-"
+"""Where annotators did not agree on a label (SNLI)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,12 @@ def _question(fields: Mapping[str, Any], key: str) -> Question:
     question = fields.get("question")
     if not isinstance(question, str) or not question.strip():
         raise BadRecord("no question", key, f"question is {question!r}")
-    answers = fields.get("answer", [])
-    answers = [answers] if isinstance(answers, str) else list(answers)
-    said = tuple(answer for answer in answers if isinstance(answer, str) and answer.strip())
+    answers = fields.get("answer")
+    several = answers if isinstance(answers, list | tuple) else [] if answers is None else [answers]
+    if not all(isinstance(answer, str | int | float) for answer in several):
+        expected = "expected a text, a number or a list of them"
+        raise BadRecord("wrong type", key, f"answer is {answers!r}, {expected}")
+    said = tuple(str(answer) for answer in several if str(answer).strip())
     return Question(question, said, fields.get("question_id"))
 
 
@@ -58,6 +63,47 @@ def statements_of(record: Record) -> list[tuple[str, int]]:
     """
     several = _several(record, "statements", "no statement")
     return [(_statement(one, record.key), _truth(one, record.key)) for one in several]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A statement about one image, and which label it has.
+
+    Attributes:
+        label: its place among those that are allowed.
+        number: `pairID`, as it stands in the file.
+    """
+
+    text: str
+    label: int
+    number: Any = None
+
+
+def labelled_of(record: Record, labels: Sequence[str]) -> tuple[list[Labelled], list[BadRecord]]:
+    """`sentence` and `label`, or a list of such as `statements`; and why some are left out.
+
+    Raises BadRecord where none is left.
+    """
+    usable, bad = [], []
+    for one in _several(record, "statements", "no statement"):
+        try:
+            usable.append(_labelled(one, labels, record.key))
+        except BadRecord as error:
+            bad.append(error)
+    if not usable:
+        raise bad[0]
+    return usable, bad
+
+
+def _labelled(fields: Mapping[str, Any], labels: Sequence[str], key: str) -> Labelled:
+    text, label = _statement(fields, key), fields.get("label")
+    if label == DISAGREEMENT:
+        raise BadRecord("annotators disagree", key, f"label is {DISAGREEMENT!r}")
+    name = label.strip().lower() if isinstance(label, str) else label
+    if name not in labels:
+        allowed = f"{', '.join(labels[:-1])} or {labels[-1]}"
+        raise BadRecord("unknown label", key, f"label is {label!r}; it may be {allowed}")
+    return Labelled(text, labels.index(name), fields.get("pairID"))
 
 
 def _statement(fields: Mapping[str, Any], key: str) -> str:

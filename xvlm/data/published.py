@@ -5,8 +5,10 @@ The shape is told by the fields (README and data classes of the published code):
     elems              region lines: elems of caption, attributes, bb (x, y, w, h); perhaps an image caption
     question, answer   question answering; both go to `extra`
     sentence, images   NLVR2: the first image is the record's, the second one `right` in `extra`
+    sentence, image    visual entailment as ALBEF has it, with label; SNLI-VE's own lines, with sentence2,
+                       gold_label and Flickr30K_ID, become the same.  Both name images without `.jpg`
     questions          several objects with question, answer about one image (our own form); in `extra`
-    statements         several objects with sentence, label about two images (our own form); in `extra`
+    statements         several objects with sentence, label about one or two images (our own form); in `extra`
     text               grounding: text, perhaps bbox (x, y, w, h), ref_id, width, height
     caption            image-text lines, retrieval and captioning lists
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +30,7 @@ from xvlm.records import BadRecord, BoxXYXY, Concept, ImageData, Record
 
 Fields = Mapping[str, Any]
 _IMAGE_KEYS = {"binary": False, "image_rpath": True, "image": True}  # -> whether it is a path
+_SNLI_VE = {"Flickr30K_ID": "image", "sentence2": "sentence", "gold_label": "label"}  # -> usual names
 _TEXT_FIELDS = ("elems", "question", "sentence", "questions", "statements", "text")
 
 
@@ -65,6 +69,7 @@ def record_from_fields(
     """
     if not isinstance(fields, Mapping):
         raise BadRecord("not a JSON object", key, f"found {type(fields).__name__}")
+    fields = _entailment(fields)
     used = {"elems", "text", "bbox", keys.caption_key}
     if image is None:
         image, image_keys = _image(fields, key, image_root, keys)
@@ -76,6 +81,17 @@ def record_from_fields(
     if len(paths := fields.get("images", ())) > 1:
         extra["right"] = files.join(image_root, paths[1])
     return Record(key, image, tuple(concepts), extra)
+
+
+def _entailment(fields: Fields) -> Fields:
+    """The fields under their usual names, with the whole name of the image file."""
+    if "Flickr30K_ID" in fields:
+        # `sentence1` stays in `extra`: it is one caption of the image, which the image replaces as premise.
+        fields = {_SNLI_VE.get(name, name): value for name, value in fields.items()}
+    image = fields.get("image")
+    if "sentence" in fields and isinstance(image, str) and not os.path.splitext(image)[1]:
+        return {**fields, "image": f"{image}.jpg"}
+    return fields
 
 
 def _image(fields: Fields, key: str, image_root: str, keys: Keys) -> tuple[ImageData, set[str]]:

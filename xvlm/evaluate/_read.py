@@ -122,14 +122,17 @@ def read(
 
 def readable(predictor: Predictor, concept: Concept, key: str, bad: list[BadRecord]) -> Concept:
     """The concept with those of its texts that have tokens."""
-    texts = []
-    for text in concept.texts:
-        try:
-            predictor.tokens([text])
-            texts.append(text)
-        except BadRecord as error:
-            bad.append(BadRecord(error.reason, key, error.detail))
-    return replace(concept, texts=tuple(texts))
+    return replace(concept, texts=tuple(t for t in concept.texts if has_tokens(predictor, t, key, bad)))
+
+
+def has_tokens(predictor: Predictor, text: str, key: str, bad: list[BadRecord]) -> bool:
+    """Whether cleaning leaves anything of a text; if not, it goes to `bad` under its record's key."""
+    try:
+        predictor.tokens([text])
+    except BadRecord as error:
+        bad.append(BadRecord(error.reason, key, error.detail))
+        return False
+    return True
 
 
 def captioned(

@@ -10,7 +10,7 @@ from xvlm import dist
 from xvlm.data.fields import images_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import chunks, records
+from xvlm.evaluate._read import chunks, has_tokens, records
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord, ImageData
 
@@ -51,8 +51,12 @@ def evaluate_pairs(
         cases, pairs, sides = [], [], []
         for record in chunk:
             try:
-                images, said = images_of(record), statements_of(record)
-                sides.append([predictor.pixels(open_image(one, key=record.key)) for one in images])
+                images = images_of(record)
+                said = [
+                    one for one in statements_of(record) if has_tokens(predictor, one[0], record.key, bad)
+                ]
+                if said:
+                    sides.append([predictor.pixels(open_image(one, key=record.key)) for one in images])
             except BadRecord as error:
                 bad.append(error)
                 continue

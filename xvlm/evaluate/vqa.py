@@ -51,7 +51,8 @@ def evaluate_questions(
     Args:
         answers: choose among these (published: 3,128 of them); without them answers are written freely.
     Returns:
-        (metrics, predictions in the source's order).
+        (metrics, predictions in the source's order).  `vqa_exact`, where every question has one answer:
+        how often it is given letter for letter (published for VLUE).
     """
     bad: list[BadRecord] = []
     predictions: list[QuestionPrediction] = []
@@ -90,8 +91,11 @@ def evaluate_questions(
             )
     predictions, bad = dist.collected(predictions), dist.collected(bad)
     judged = [one.accuracy for one in predictions if one.accuracy is not None]
+    single = [one.answer.strip() == one.people[0].strip() for one in predictions if len(one.people) == 1]
+    exact = {"vqa_exact": sum(single) / len(single)} if single and len(single) == len(judged) else {}
     return {
         "vqa_acc": sum(judged) / max(1, len(judged)),
+        **exact,
         "vqa_questions": float(len(judged)),
         "vqa_bad_records": float(len(bad)),
     }, predictions

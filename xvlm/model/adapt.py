@@ -43,9 +43,12 @@ def adapted(source: XVLM, config: ModelConfig) -> tuple[XVLM, set[str]]:
     )
     given: dict[str, Tensor] = {}
     elsewhere = source.vision.width != config.text.width
+    relabelled = source.config.labels != config.labels
     for name in model.state_dict():
         before = origin(name, state, doubled)
-        if before in state and not (elsewhere and before != name and looks_elsewhere(name)):
+        if elsewhere and before != name and looks_elsewhere(name):
+            continue
+        if before in state and not (relabelled and name.startswith("labels.")):
             given[name] = state[before]
     put(model, fit_positions(model, given), "the pre-trained model")
     return model, given.keys() & {name for name, _ in model.named_parameters()}

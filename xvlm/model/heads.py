@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,19 @@ class MLPHead(nn.Sequential):
         super().__init__(
             nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, outputs)
         )
+
+
+class LabelHead(MLPHead):
+    """Which of some labels does a text with an image have?  `names`: the labels, in order."""
+
+    def __init__(self, width: int, names: Sequence[str]) -> None:
+        super().__init__(width, len(names))
+        self.names = tuple(names)
+
+    def forward(self, cls_RD: Tensor) -> Tensor:
+        """(R, D) x_cls -> (R, C) logits of C labels, never in half precision."""
+        with full_precision(cls_RD):
+            return super().forward(at_least_float(cls_RD))
 
 
 class BoxHead(MLPHead):

@@ -18,6 +18,7 @@ from xvlm.model.heads import (
     AssignmentHead,
     BoxHead,
     ContrastiveHead,
+    LabelHead,
     LanguageHead,
     MLPHead,
     PointingBoxHead,
@@ -27,7 +28,9 @@ from xvlm.model.heads import (
 from xvlm.model.text import TextConfig, TextEncoder, TextFeatures
 from xvlm.model.vision import ImageFeatures, VisionConfig, VisionEncoder, build_vision
 
-Part = Literal["contrastive", "matching", "box", "masked", "pairs", "assignment", "answers", "captions"]
+Part = Literal[
+    "contrastive", "matching", "box", "masked", "pairs", "assignment", "answers", "captions", "labels"
+]
 PRETRAINING: tuple[Part, ...] = ("contrastive", "matching", "box", "masked")
 ABOUT_PAIRS: tuple[Part, ...] = ("pairs", "assignment")
 
@@ -42,7 +45,9 @@ class ModelConfig:
         box_head: "mlp" (published) or "point"; see `model/heads.py`.
         parts: what the model can be asked: the four of pre-training; "pairs" (is a statement true of two
             images) and "assignment" (which of two images is described), whose cross-modal encoder looks at
-            two images and serves nothing else; "answers" and "captions", which have decoders of their own.
+            two images and serves nothing else; "answers" and "captions", which have decoders of their own;
+            "labels" (which of `labels` a text with an image has).
+        labels: names, in the order of the head's outputs.
     """
 
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -51,6 +56,7 @@ class ModelConfig:
     temperature: float = 0.07
     box_head: Literal["mlp", "point"] = "mlp"
     parts: tuple[Part, ...] = PRETRAINING
+    labels: tuple[str, ...] = ()
 
 
 class MissingPart(AttributeError, ValueError):
@@ -75,6 +81,7 @@ class XVLM(nn.Module):
     assignment: AssignmentHead
     answers: Decoder
     captions: Decoder
+    labels: LabelHead
 
     def __init__(self, config: ModelConfig, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -160,6 +167,8 @@ def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
             f"parts {', '.join(sorted(chosen))}: a cross-modal encoder that looks at pairs serves only "
             f"{' and '.join(ABOUT_PAIRS)}"
         )
+    if "labels" in chosen and len(set(config.labels)) < max(2, len(config.labels)):
+        raise ValueError(f"labels is {config.labels}; it must name at least two, each once")
     vision = build_vision(config.vision, pretrained=pretrained_vision)
     text = config.text
     parts: dict[str, nn.Module] = {"vision": vision}
@@ -177,6 +186,7 @@ def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
         "assignment": lambda: AssignmentHead(text.width, vision.width, config.embed_dim),
         "answers": lambda: Decoder(replace(text, text_layers=0), text.width),
         "captions": lambda: Decoder(text, vision.width),
+        "labels": lambda: LabelHead(text.width, config.labels),
     }
     parts |= {name: build() for name, build in builders.items() if name in chosen}
     for name, part in parts.items():

@@ -28,7 +28,7 @@ class Init:
 
     Attributes:
         model: a model folder of ours, or a hub repository of that form.  Everything else here is then
-            ignored, and so are the run's sizes; its parts, and what hides something while training
+            ignored, and so are the run's sizes; its parts and labels, and what hides something while training
             (`patch_dropout`, the text stack's `dropout`), are the run's.
         image_size: with `model`: side of the images, where it is to be another one; positions are resized.
         vision: "timm" for timm's pre-trained weights, or `python:PACKAGE` or a file whose tensors stand in
@@ -152,8 +152,9 @@ def texts_of(record: Record) -> list[str]:
     asked = [record.extra, *record.extra.get("questions", ()), *record.extra.get("statements", ())]
     for fields in asked:
         for name in ("question", "answer", "sentence"):
-            value = fields.get(name, ())
-            said += [value] if isinstance(value, str) else [str(one) for one in value]
+            value = fields.get(name)
+            several = value if isinstance(value, list | tuple) else [] if value is None else [value]
+            said += [str(one) for one in several]
     return [text for text in said if text.strip()]
 
 
@@ -190,6 +191,6 @@ def continued(config: ModelConfig, init: Init, seed: int) -> tuple[Loaded, set[s
     vision = dataclasses.replace(own.vision, image_hw=image_hw, patch_dropout=config.vision.patch_dropout)
     text = dataclasses.replace(own.text, dropout=config.text.dropout)
     torch.manual_seed(seed)
-    wanted = dataclasses.replace(own, parts=config.parts, vision=vision, text=text)
+    wanted = dataclasses.replace(own, parts=config.parts, labels=config.labels, vision=vision, text=text)
     model, given = adapted(loaded.model, wanted)
     return dataclasses.replace(loaded, model=model), given
