@@ -6,11 +6,12 @@ READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo test lint format photos-deps clean
+.PHONY: help setup demo demo-tasks test lint format photos-deps clean
 
 help:
 	@echo "make setup        make $(VENV) and install xvlm with its pinned dependencies (once)"
 	@echo "make demo         train a small model on drawn scenes and write runs/demo/report.html"
+	@echo "make demo-tasks   fine-tune that model for every task and write runs/demo/tasks.json"
 	@echo "make test         run every test"
 	@echo "make lint         check style, format and types"
 	@echo "make format       format the code and sort its imports"
@@ -35,6 +36,10 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@echo "==> Training a small model on drawn scenes; the report will be runs/demo/report.html"
 	@$(BIN)/xvlm demo --out runs/demo
+
+demo-tasks: $(READY)
+	@echo "==> Fine-tuning the demo's model for every task; the figures will be in runs/demo/tasks.json"
+	@$(BIN)/xvlm demo --out runs/demo --tasks all
 
 test: $(READY) $(PHOTOS)
 	@echo "==> Tests"

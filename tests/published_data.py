@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.refcoco_data import write_refcoco
-from tests.tiny import photo, phrase
+from tests.tiny import photo, phrase, write_photos
 
 COUNT = 4
 SIZE = (80, 64)
@@ -36,6 +36,25 @@ def write_all(root: Path) -> None:
     write_finetuning(root / "finetune", names, rng)
     write_refcoco(root / "finetune" / "refcoco+", root / "images" / "coco" / "train2014")
     write_entailment(root / "finetune", names, rng)
+
+
+def write_own(root: Path) -> None:
+    """`photos` and `questions` below `root`: the folders that recipes for own data read."""
+    photos, questions = root / "photos", root / "questions"
+    records = [json.loads(line) for line in write_photos(photos, COUNT).read_text().splitlines()]
+    for name in ("train", "dev"):
+        write_lines(photos / f"{name}.jsonl", records)
+    phrases = [
+        {"image": one["image"], "text": elem["caption"], "bbox": elem["bb"]}
+        for one in records
+        for elem in one["elems"]
+    ]
+    (photos / "dev_grounding.json").write_text(json.dumps(phrases))
+    asked = [{"question": "what is it?", "answer": ["a dog"], "question_id": 1}] * 2
+    questions.mkdir(exist_ok=True)
+    for name in ("train", "dev"):
+        items = [{"image": f"../photos/{one['image']}", **each} for one in records for each in asked]
+        (questions / f"{name}.json").write_text(json.dumps(items))
 
 
 def write_pretraining(root: Path, rng: np.random.Generator) -> None:

@@ -19,15 +19,22 @@ from xvlm.records import BadRecord
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
 
 
-def demo(out: Path = Path("runs/demo")) -> None:
+def demo(out: Path = Path("runs/demo"), tasks: tuple[str, ...] = ()) -> None:
     """Pre-train on drawn scenes, look at unseen ones, write report.html and metrics.json.
 
     Args:
         out: folder; an interrupted demo goes on where it was.
+        tasks: fine-tune the model for these tasks instead and write tasks.json; `all` stands for every one.
+            The model is pre-trained first if the folder has none.
     """
     from xvlm.demo import run_demo
 
-    run_demo(out)
+    if not tasks or not (out / "metrics.json").exists():
+        run_demo(out)
+    if tasks:
+        from xvlm.demo_tasks import TASKS, run_tasks
+
+        run_tasks(out, list(TASKS) if tasks == ("all",) else tasks)
 
 
 def ablate(

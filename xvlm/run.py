@@ -31,6 +31,8 @@ class OptimConfig:
         warmup_share: of all steps, in place of `warmup`; 0: `warmup` counts.
         schedule: "linear" (published) or "cosine".
         vision_multiplier, text_multiplier: on the rate of pre-trained vision and text parameters.
+        decoder_multiplier: on that of a decoder of answers or captions, which begins as layers that read and
+            has to learn to write: where it learns fast, those that read may learn slowly and forget less.
         weight_decay: on matrices only; 1-D parameters have none.
         clip: largest norm of all gradients together; 0 never clips.
         ema: decay of the running average of the weights that is evaluated and saved; 0 keeps none.
@@ -42,6 +44,7 @@ class OptimConfig:
     new_multiplier: float = 2.0
     vision_multiplier: float = 1.0
     text_multiplier: float = 1.0
+    decoder_multiplier: float = 1.0
     warmup: int = 100
     warmup_share: float = 0.0
     schedule: Literal["linear", "cosine"] = "linear"

@@ -62,8 +62,10 @@ def defaults(name: str) -> list[str]:
     return [str(one.default) for one in inspect.signature(find("recipes", name).recipe).parameters.values()]
 
 
-OWN = [name for name in RECIPES if not any(default.startswith("data/") for default in defaults(name))]
-"""Recipes that are not the published ones: their models are small, and their data are drawn or your own."""
+OWN = [
+    name for name in RECIPES if not any(default.startswith(("data/", "runs/")) for default in defaults(name))
+]
+"""Recipes that begin with nothing but public towers: their data are drawn or your own."""
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -92,11 +94,12 @@ def small(run: Any, model: ModelConfig, folder: Path) -> Any:
     sizes = (
         {"batch": 4} if hasattr(data, "batch") else {"pairs_batch": 4, "regions_batch": 4, "region_rows": 6}
     )
-    if getattr(data, "stem_views", 0):
-        sizes |= {"stem_views": 2}
-    elif run.init.model:
+    if run.init.model:
         size = 96 if run.init.image_size else 0
         run = replace(run, init=Init(model=str(folder), image_size=size))
+        sizes |= {"stem_views": 0} if hasattr(data, "stem_views") else {}  # tiny models have no stem
+    elif getattr(data, "stem_views", 0):
+        sizes |= {"stem_views": 2}
     elif not needs(run):
         run = replace(run, init=Init(vocab_size=150, corpus=20), model=replace(model, parts=run.model.parts))
     return replace(
@@ -113,6 +116,8 @@ def asked_of(run: Any, root: Path) -> Any:
     finetune, images = root / "finetune", str(root / "images")
     if run.task == "vqa":
         return FinetuneDev(str(finetune / "vqa_val.json"), images, answers=str(finetune / "answer_list.json"))
+    if run.task == "nlvr2":
+        return FinetuneDev(str(finetune / "nlvr_dev.json"), images)
     if run.task == "captioning":
         return FinetuneDev(str(finetune / "coco_karpathy" / "coco_karpathy_val.json"), images)
     grounding = str(finetune / "refcoco+_val.json")
@@ -124,20 +129,22 @@ def asked_of(run: Any, root: Path) -> Any:
 def published_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("published")
     published_data.write_all(root)
-    write_photos(root / "photos", 6).rename(root / "photos" / "train.jsonl")
+    published_data.write_own(root)
     save_model(tiny_loaded("swin"), root / "pretrained")
     return root
 
 
-def arguments_of(name: str, root: Path) -> dict[str, str]:
+def arguments_of(name: str, root: Path) -> dict[str, Any]:
     """Where a recipe finds the toy files of its kind."""
     parameters = inspect.signature(find("recipes", name).recipe).parameters
-    given = {}
+    given: dict[str, Any] = {}
     for argument in parameters.keys() & {"root", "images"}:
         default = Path(parameters[argument].default)
         given[argument] = str(
             root / default.relative_to("data") if default.parts[0] == "data" else root / default
         )
+    if "scenes" in parameters:
+        given["scenes"] = 8
     return given
 
 

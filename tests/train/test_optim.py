@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.published import golden
-from tests.tiny import tiny_model
+from tests.tiny import tiny_config, tiny_model
+from xvlm.model.xvlm import build_model
 from xvlm.run import OptimConfig
 from xvlm.train.optim import build_optimizer, rate, set_rate
 
@@ -39,6 +42,16 @@ def test_what_no_checkpoint_gave_learns_faster() -> None:
     assert found["vision.model.conv1.0.weight"][0] == 0.5
     assert found["text.embedding.token.weight"][0] == 0.25
     assert {m for name, (m, _) in found.items() if name not in given} == {2.0}
+
+
+def test_what_writes_may_learn_faster_than_what_reads() -> None:
+    model = build_model(replace(tiny_config("cnn"), parts=("answers",)))
+    config = replace(CONFIG, decoder_multiplier=4.0)
+    optimizer = build_optimizer(model, config, [name for name, _ in model.named_parameters()])
+    rates = {name: group["multiplier"] for group in optimizer.param_groups for name in group["names"]}
+    assert {rate for name, rate in rates.items() if name.startswith("answers.")} == {4.0}
+    assert {rate for name, rate in rates.items() if name.startswith("fusion.")} == {1.0}
+    assert {rate for name, rate in rates.items() if name.startswith("vision.")} == {0.5}
 
 
 def test_from_nothing_nothing_is_special() -> None:

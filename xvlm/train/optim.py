@@ -53,7 +53,12 @@ def build_optimizer(
 def _multiplier(name: str, config: OptimConfig, loaded: Collection[str]) -> float:
     if loaded and name not in loaded:
         return config.new_multiplier
-    given = {"vision.": config.vision_multiplier, "text.": config.text_multiplier}
+    given = {
+        "vision.": config.vision_multiplier,
+        "text.": config.text_multiplier,
+        "answers.": config.decoder_multiplier,
+        "captions.": config.decoder_multiplier,
+    }
     return next((rate for start, rate in given.items() if loaded and name.startswith(start)), 1.0)
 
 

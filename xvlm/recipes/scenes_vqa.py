@@ -1,0 +1,26 @@
+"""Questions about scenes, from the demo's model: for 2 CPU cores."""
+
+from __future__ import annotations
+
+from xvlm.recipes import _scenes
+from xvlm.tasks._build import Init
+from xvlm.tasks.vqa import VQARun
+
+
+def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1500) -> VQARun:
+    """All questions about each of the scenes.
+
+    Args:
+        model: model folder of the demo.
+        scenes: number of different training scenes.
+        steps: of training.
+    """
+    return VQARun(
+        recipe="scenes_vqa",
+        model=_scenes.model("answers"),
+        init=Init(model=model),
+        data=_scenes.data("scene-questions", scenes, batch=16),
+        optim=_scenes.optim(steps, lr=2e-4, new=5.0),
+        workers=1,
+        save_every=100,
+    )
