@@ -162,11 +162,12 @@ def test_candidates_of_the_record_itself(predictor: Predictor, tmp_path: Path) -
         {"text": "the tree", "bbox": box},
         {"text": "the tree", "bbox": box, "dets": [[40, 30]]},
         {"text": "the tree", "bbox": box, "dets": 7},
+        {"text": "the tree", "bbox": box, "dets": []},
     )
     metrics, predictions = evaluate_maps(predictor, source)
     assert [len(one.candidates_xyxy) for one in predictions] == [3, 1, 1, 1]
     assert [one.iou >= 0.5 for one in predictions[1:]] == [True, False, True]
-    assert metrics["weak_grounding_bad_records"] == 2
+    assert metrics["weak_grounding_bad_records"] == 3
     assert metrics["weak_grounding_chance"] == pytest.approx((1 / 3 + 1 + 0 + 1) / 4)
 
 

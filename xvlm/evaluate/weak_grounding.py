@@ -186,10 +186,15 @@ def candidates_of(case: Case, known: Detections | None) -> tuple[BoxXYXY, ...]:
             return tuple(found)
         detail = "the record has no image_id" if image_id is None else f"image_id {image_id}"
         raise BadRecord("no detections for the image", case.key, detail)
+    if "dets" not in case.extra:
+        return ()
     try:
-        return tuple(box_of(box) for box in case.extra.get("dets", ()))
+        own = tuple(box_of(box) for box in case.extra["dets"])
     except (TypeError, ValueError) as error:
         raise BadRecord("wrong type", case.key, f"dets: {error}") from error
+    if not own:
+        raise BadRecord("no detections for the image", case.key, "dets is empty")
+    return own
 
 
 def rounded(map_hw: Tensor) -> tuple[tuple[float, ...], ...]:
