@@ -45,6 +45,7 @@ def brief(run: Any) -> Any:
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a demo that is over."""
     monkeypatch.setattr(demo_tasks, "UNSEEN", 3)
+    monkeypatch.setattr(demo_tasks, "KNOWN", 20)
     tokenizer = Tokenizer.train_wordpiece(corpus([Scenes("train", 40)], 40), 200)
     model = build_model(tiny_config("cnn", (64, 64), vocab_size=tokenizer.vocab_size, max_positions=64))
     save_model(Loaded(model, tokenizer, 40, 40), tmp_path / "model")

@@ -12,6 +12,7 @@ from typing import Any
 from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases, ScenePairs, SceneQuestions
 from xvlm.data.scenes.language import is_true
+from xvlm.evaluate._layers import best_of, search_layers
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.nlvr2 import evaluate_pairs
@@ -23,6 +24,8 @@ from xvlm.run import Run, write_json
 from xvlm.train.start import say, train
 
 UNSEEN = 500
+KNOWN = 200
+"""Scenes of training, of which measuring learns what is left to choose."""
 
 Measured = tuple[dict[str, float], list[Any]]
 """Metrics, and predictions with what they belong to."""
@@ -34,14 +37,19 @@ def measure_grounding(predictor: Predictor, unseen: Scenes) -> Measured:
 
 
 def measure_maps(predictor: Predictor, unseen: Scenes) -> Measured:
-    """Phrases, with the boxes of all phrases of a scene as candidates."""
-    return evaluate_maps(predictor, SceneCases(unseen), layer=len(predictor.model.fusion.layers) - 1)
+    """Phrases, with the boxes of all phrases of a scene as candidates; layer and power of the area are those
+    that are best on scenes of training."""
+    known = SceneCases(Scenes("train", KNOWN, image_size=unseen.image_size))
+    best = best_of(search_layers(predictor, known, powers=(0.5, 0.75, 1.0)))
+    metrics, predictions = evaluate_maps(predictor, SceneCases(unseen), layer=best.layer, power=best.power)
+    chosen = {"weak_grounding_layer": float(best.layer), "weak_grounding_power": best.power}
+    return metrics | chosen, list(predictions)
 
 
 def measure_questions(predictor: Predictor, unseen: Scenes) -> Measured:
     """Questions, answered with one of the answers to the questions about other scenes."""
-    known = Scenes("train", UNSEEN, image_size=unseen.image_size)
-    answers = sorted({question.answer for index in range(UNSEEN) for question in known.questions(index)})
+    known = Scenes("train", KNOWN, image_size=unseen.image_size)
+    answers = sorted({question.answer for index in range(KNOWN) for question in known.questions(index)})
     return evaluate_questions(predictor, SceneQuestions(unseen), answers=answers)
 
 
