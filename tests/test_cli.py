@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.tiny import photo, tiny_loaded, tiny_run, write_photos
+from tests.tiny import photo, tiny_loaded, tiny_loaded_for, tiny_run, write_photos
 from xvlm.cli import main
 from xvlm.lookup import names
+from xvlm.model.decoding import Decoding
 from xvlm.model.folder import save_model
 from xvlm.predict import Predictor
 from xvlm.run import write_json
@@ -25,6 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, and photos beside it."""
     folder = tmp_path_factory.mktemp("cli")
     save_model(tiny_loaded("cnn"), folder / "run" / "model")
+    for part in ("answers", "captions", "pairs"):
+        save_model(tiny_loaded_for(part), folder / part)
     write_photos(folder, 4)
     return folder
 
@@ -73,6 +76,40 @@ def test_match(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = said(capsys, *arguments).splitlines()
     best = max(scores, key=scores.get)
     assert lines[0] == f"{scores[best]:.4f}  {best}" and len(lines) == 2
+
+
+def test_caption(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["caption", folder / "0.jpg", "--model", folder / "captions", "--max-tokens", 12]
+    seen = Predictor.load(folder / "captions").image(folder / "0.jpg")
+    assert said(capsys, *arguments).splitlines() == [seen.caption(Decoding(max_tokens=12))]
+    drawn = Decoding(samples=3, top_p=0.9, seed=5, max_tokens=12)
+    options = ["--samples", 3, "--top-p", 0.9, "--seed", 5]
+    found = json_of(capsys, *arguments, *options, "--json")["captions"]
+    assert found == seen.captions(drawn) and len(set(found)) == 3 and seen.caption(drawn) == found[0]
+    assert said(capsys, *arguments, *options).splitlines() == found
+
+
+def test_ask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    question = "what colour is the dog?"
+    arguments = ["ask", folder / "0.jpg", question, "--model", folder / "answers", "--json"]
+    seen = Predictor.load(folder / "answers").image(folder / "0.jpg")
+    for answers in (None, ["red", "light blue", "no"]):
+        options = ["--answers", *answers] if answers else []
+        text, score = seen.ask(question, answers)
+        assert json_of(capsys, *arguments, *options) == {
+            "question": question,
+            "answer": text,
+            "score": pytest.approx(score),
+        }
+
+
+def test_compare(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = [folder / "0.jpg", folder / "1.jpg"]
+    truth = Predictor.load(folder / "pairs").compare(*images, "both show a dog")
+    arguments = ["compare", *images, "both show a dog", "--model", folder / "pairs"]
+    found = json_of(capsys, *arguments, "--json")
+    assert found == {"statement": "both show a dog", "truth": pytest.approx(truth)}
+    assert f"{truth:.4f}" in said(capsys, *arguments)
 
 
 def test_eval_grounding(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,12 +242,28 @@ def test_help(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixt
         (["ground", "PHOTO", "a dog", "--model", "no/model"], ["no/model is neither a folder here nor"]),
         (["eval", "grounding", "--model", "MODEL", "--data", "no.json", "--out", "x"], ["no.json"]),
         (["groundd", "PHOTO", "a dog"], ["ground"]),
+        (["caption", "PHOTO", "--model", "MODEL"], ["this model has no 'captions'"]),
+        (["caption", "PHOTO", "--model", "CAPTIONS", "--top-p", "2"], ["top_p is 2.0; it must be above 0"]),
+        (
+            ["caption", "PHOTO", "--model", "CAPTIONS", "--max-tokens", "49"],
+            ["49 tokens", "positions reach 48"],
+        ),
+        (["ask", "PHOTO", "who?", "--model", "CAPTIONS"], ["this model has no 'answers'"]),
+        (["ask", "PHOTO", "?!", "--model", "ANSWERS"], ["'?!'; nothing is left of it"]),
+        (["ask", "PHOTO", "who?", "--model", "ANSWERS", "--answers"], ["a list of at least one text"]),
+        (["ask", "PHOTO", "who?", "--answers", "a dog", "", "--model", "ANSWERS"], ["an answer must say"]),
+        (
+            ["ask", "PHOTO", "who?", "--answers", "dog " * 47, "--model", "ANSWERS"],
+            ["the answer that begins with 'dog dog", "it may have 48 tokens"],
+        ),
+        (["compare", "PHOTO", "PHOTO", "two dogs", "--model", "MODEL"], ["this model has no 'pairs'"]),
     ],
 )
 def test_what_is_wrong_is_said_in_a_sentence(
     arguments: list[str], parts: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = {"MODEL": str(folder / "run"), "PHOTO": str(folder / "0.jpg")}
+    places |= {part.upper(): str(folder / part) for part in ("answers", "captions")}
     error = said(capsys, *[places.get(word, word) for word in arguments], code=2)
     assert all(part in error for part in parts), error
     assert "Traceback" not in error

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.tiny import photo, tiny_loaded, write_photos
+from tests.tiny import photo, tiny_loaded, tiny_loaded_for, write_photos
 from xvlm.cli import main
 from xvlm.model.folder import save_model
 
@@ -59,7 +59,10 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     for run_folder in ("runs/demo", "runs/mine"):
         save_model(tiny_loaded(), tmp_path / run_folder / "model")
-    photo(64, 48, seed=1).save("street.jpg")
+    for run_folder, part in (("vqa", "answers"), ("captioning", "captions"), ("nlvr2", "pairs")):
+        save_model(tiny_loaded_for(part), tmp_path / "runs" / run_folder / "model")
+    for seed, name in enumerate(("street.jpg", "left.jpg", "right.jpg")):
+        photo(64, 48, seed).save(name)
     data = write_photos(tmp_path, 2).read_text()
     for name in ("phrases.json", "captions.json", "MY_FOLDER/train.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -17,7 +17,7 @@ from xvlm.data.views import Row, Sample
 from xvlm.model.folder import Loaded
 from xvlm.model.text import TextConfig
 from xvlm.model.vision import VisionConfig
-from xvlm.model.xvlm import XVLM, ModelConfig, build_model
+from xvlm.model.xvlm import XVLM, ModelConfig, Part, build_model
 from xvlm.records import BoxXYXY
 from xvlm.run import OptimConfig
 from xvlm.tasks._batch import PretrainBatch, collate
@@ -223,3 +223,15 @@ def tiny_loaded(kind: str = "cnn", seed: int = 0) -> Loaded:
     """A model with random weights, ready to predict."""
     tokenizer = tiny_tokenizer()
     return Loaded(tiny_model(kind, seed, vocab_size=tokenizer.vocab_size).eval(), tokenizer, 30, 20)
+
+
+def tiny_loaded_for(part: Part, labels: tuple[str, ...] = ()) -> Loaded:
+    """A model with one part, and weights large enough to have opinions."""
+    tokenizer = tiny_tokenizer()
+    config = replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=(part,), labels=labels)
+    torch.manual_seed(1)
+    model = build_model(config)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return Loaded(model.eval(), tokenizer, 30, 20, prompt="the " if part == "captions" else "")

@@ -20,9 +20,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xvlm.predict import Photo, Predictor
+    from xvlm.predict import Decoding, Photo, Predictor
 
-__all__ = ["Photo", "Predictor"]
+__all__ = ["Decoding", "Photo", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:

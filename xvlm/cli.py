@@ -14,6 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from xvlm.lookup import find, names
+from xvlm.model.decoding import CAPTION, Decoding
 from xvlm.records import BadRecord
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
@@ -115,6 +116,69 @@ def match(
     else:
         for text, score in sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1]):
             print(f"{score:.4f}  {text}")
+
+
+def caption(
+    image: Positional[str],
+    decoding: Annotated[Decoding, tyro.conf.arg(name="")] = CAPTION,
+    model: Path = Path("runs/captioning"),
+    json: Json = False,
+) -> None:
+    """What does the image show?
+
+    Args:
+        image: path or URL of an image.
+        model: model folder, run folder or hub repository.
+    """
+    from xvlm.predict import Predictor
+
+    found = Predictor.load(model).image(image).captions(decoding)
+    if json:
+        show({"captions": found}, json)
+    else:
+        print("\n".join(found))
+
+
+def ask(
+    image: Positional[str],
+    question: Positional[str],
+    answers: tuple[str, ...] | None = None,
+    model: Path = Path("runs/vqa"),
+    json: Json = False,
+) -> None:
+    """Answer a question about the image.
+
+    Args:
+        image: path or URL of an image.
+        question: what to ask.
+        answers: choose among these; by default the answer is written freely.
+        model: model folder, run folder or hub repository.
+    """
+    from xvlm.predict import Predictor
+
+    answer, score = Predictor.load(model).image(image).ask(question, answers)
+    show({"question": question, "answer": answer, "score": score}, json)
+
+
+def compare(
+    left: Positional[str],
+    right: Positional[str],
+    statement: Positional[str],
+    model: Path = Path("runs/nlvr2"),
+    json: Json = False,
+) -> None:
+    """Is this statement about two images true?
+
+    Args:
+        left: path or URL of an image.
+        right: the same of the other one.
+        statement: about both.
+        model: model folder, run folder or hub repository.
+    """
+    from xvlm.predict import Predictor
+
+    truth = Predictor.load(model).compare(left, right, statement)
+    show({"statement": statement, "truth": truth}, json)
 
 
 def eval_(
@@ -324,6 +388,9 @@ COMMANDS: dict[str, Any] = {
     "train": train,
     "ground": ground,
     "match": match,
+    "caption": caption,
+    "ask": ask,
+    "compare": compare,
     "eval": eval_,
     "layers": layers,
     "photos": photos,

@@ -7,10 +7,10 @@ loss of the global batch: local sum x world size / global count.  Two ranks then
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -181,3 +181,8 @@ def gather_objects(value: T) -> list[T]:
 def collected(items: list[T]) -> list[T]:
     """The items of all ranks, those of rank 0 first, on every rank."""
     return [item for part in gather_objects(items) for item in part]
+
+
+def of_main(make: Callable[[], T]) -> T:
+    """What the main process makes, on every rank; the others wait for it.  It must be picklable."""
+    return cast(T, gather_objects(make() if is_main() else None)[0])

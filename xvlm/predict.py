@@ -18,9 +18,9 @@ from xvlm.data.text import clean_caption, clean_question
 from xvlm.data.transforms import EvalTransform
 from xvlm.model.answers import question_states, rank_answers
 from xvlm.model.attention import ConceptTokens
-from xvlm.model.decoder import Decoder
+from xvlm.model.decoding import CAPTION, Decoding
 from xvlm.model.folder import Loaded, load_model
-from xvlm.model.generate import Limits, Writer, beam_search
+from xvlm.model.generate import write_texts
 from xvlm.model.labels import label_logits
 from xvlm.model.pairs import judge
 from xvlm.model.text import TextFeatures
@@ -145,39 +145,51 @@ class Predictor:
         image_Q = torch.tensor(images, device=self.device)
         looked_at = question_states(self.model, features, Texts.pack(ids).to(self.device), image_Q)
         if answers is None:
-            return [Answered(*one) for one in self.write(decoder, looked_at, [self.tokenizer.cls_id], beams)]
-        if isinstance(answers, str) or not answers:
-            raise ValueError(f"answers is {answers!r}; it must be a list of at least one text")
-        given = [self.tokenizer.encode(one.lower(), self.max_tokens, end=True) for one in answers]
-        ranked = rank_answers(decoder, looked_at, Texts.pack(given).to(self.device), best)
+            free = Decoding(beams, min_tokens=0, max_tokens=self.max_tokens)
+            written = write_texts(decoder, looked_at, [self.tokenizer.cls_id], self.tokenizer.sep_id, free)
+            return [Answered(self.text(one.ids), math.exp(one.log_probability)) for (one,) in written]
+        given = Texts.pack(self.answer_ids(answers, decoder.longest)).to(self.device)
+        ranked = rank_answers(decoder, looked_at, given, best)
         firsts = zip(ranked.answer_Nk[:, 0].tolist(), ranked.probability_Nk[:, 0].tolist(), strict=True)
         return [Answered(answers[number], probability) for number, probability in firsts]
 
+    def answer_ids(self, answers: Sequence[str], longest: int) -> list[list[int]]:
+        """Token ids of the answers to choose among, their ends included; none is cut.
+
+        Raises ValueError if there is none, or if one is empty or has more than `longest` tokens.
+        """
+        if isinstance(answers, str) or not answers:
+            raise ValueError(f"answers is {answers!r}; it must be a list of at least one text")
+        found = []
+        for answer in answers:
+            if not answer.strip():
+                raise ValueError(f"answers holds {answer!r}; an answer must say something")
+            found.append(self.tokenizer.encode(answer.lower(), longest + 1, end=True))
+            if len(found[-1]) > longest:
+                raise ValueError(
+                    f"the answer that begins with {answer[:30]!r} is too long: with its ends it may have "
+                    f"{longest} tokens, as many as this decoder has positions"
+                )
+        return found
+
     @torch.no_grad()
     def describe(
-        self, features: ImageFeatures, beams: int = 3, min_tokens: int = 5, max_tokens: int = 20
-    ) -> list[str]:
-        """A caption of each of B images; see `Photo.caption`."""
-        prompt = self.tokenizer.encode(self.prompt, max_tokens, allow_empty=True)
-        looked_at = whole_images(self.model, features)
-        written = self.write(self.model.captions, looked_at, prompt, beams, min_tokens, max_tokens)
-        return [text for text, _ in written]
+        self, features: ImageFeatures, decoding: Decoding = CAPTION, seeds: Sequence[int] | None = None
+    ) -> list[list[str]]:
+        """Captions of each of B images, likeliest first; see `Photo.captions`.
 
-    def write(
-        self,
-        decoder: Decoder,
-        looked_at: ConceptTokens,
-        prompt: Sequence[int],
-        beams: int,
-        min_tokens: int = 0,
-        max_tokens: int | None = None,
-    ) -> list[tuple[str, float]]:
-        """The best text about each thing that is looked at, without its prompt; and its probability."""
-        limits = Limits(self.tokenizer.sep_id, max_tokens or self.max_tokens, min_tokens)
-        thing_S = torch.arange(len(looked_at.set_C), device=self.device)
-        found = beam_search(Writer(decoder, looked_at, thing_S, beams), prompt, limits, beams)
-        texts = [self.tokenizer.decode(one.ids[len(prompt) :]).strip() for one in found]
-        return [(text, math.exp(one.log_probability)) for text, one in zip(texts, found, strict=True)]
+        Args:
+            seeds: of what is drawn about each image; by default `decoding.seed` for all.
+        """
+        decoder = self.model.captions
+        prompt = self.tokenizer.encode(self.prompt, decoder.longest, allow_empty=True)
+        looked_at = whole_images(self.model, features)
+        found = write_texts(decoder, looked_at, prompt, self.tokenizer.sep_id, decoding, seeds)
+        return [[self.text(one.ids[len(prompt) :]) for one in several] for several in found]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What token ids say, special tokens left out."""
+        return self.tokenizer.decode(ids).strip()
 
     @torch.no_grad()
     def judge(
@@ -270,12 +282,18 @@ class Photo:
         (probabilities,) = self.predictor.label(self.features, [hypothesis], [0])
         return Entailed(max(probabilities, key=probabilities.__getitem__), probabilities)
 
-    def caption(self, beams: int = 3, min_tokens: int = 5, max_tokens: int = 20) -> str:
-        """Describe the image; lengths are in tokens, prompt included (published: 3 beams, 5 to 20 tokens).
+    def caption(self, decoding: Decoding = CAPTION) -> str:
+        """Describe the image; of several captions that are drawn, the likeliest.
 
-        Raises MissingPart if the model was not trained for captions.
+        Raises:
+            MissingPart: the model was not trained for captions.
+            ValueError: captions may be longer than the model's positions, or no longer than its prompt.
         """
-        return self.predictor.describe(self.features, beams, min_tokens, max_tokens)[0]
+        return self.captions(decoding)[0]
+
+    def captions(self, decoding: Decoding) -> list[str]:
+        """All captions that `decoding` asks for, likeliest first; errors as for `caption`."""
+        return self.predictor.describe(self.features, decoding)[0]
 
 
 def open_any(image: AnyImage) -> Opened:

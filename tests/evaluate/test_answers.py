@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from tests.tiny import photo, tiny_config, tiny_tokenizer
+from tests.tiny import photo, tiny_loaded_for
 from xvlm.data.sources import JsonSource
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.evaluate.vqa import evaluate_questions
 from xvlm.metrics.cider import Cider
 from xvlm.metrics.vqa import vqa_accuracy
-from xvlm.model.folder import Loaded
-from xvlm.model.xvlm import Part, build_model
+from xvlm.model.decoding import Decoding
+from xvlm.model.xvlm import Part
 from xvlm.predict import Predictor
 
 NAMES = [f"{number}.jpg" for number in range(5)]
@@ -26,14 +24,7 @@ ANSWERS = ["red", "light blue", "two dogs", "no"]
 
 
 def predictor_of(part: Part, labels: tuple[str, ...] = ()) -> Predictor:
-    tokenizer = tiny_tokenizer()
-    config = replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=(part,), labels=labels)
-    torch.manual_seed(1)
-    model = build_model(config)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.2)
-    return Predictor(Loaded(model.eval(), tokenizer, 30, 20, prompt="the " if part == "captions" else ""))
+    return Predictor(tiny_loaded_for(part, labels))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +59,7 @@ def test_questions(answers: list[str] | None, batch: int, photos: Path) -> None:
         assert one.answer == told.text and one.score == pytest.approx(told.score, abs=1e-5)
         right = vqa_accuracy(one.answer, item["answer"]) if "answer" in item else None
         assert one.accuracy == right
-    assert metrics["vqa_questions"] == 4 and metrics["vqa_bad_records"] == 2
+    assert metrics["vqa_questions"] == 5 and metrics["vqa_labelled"] == 4 and metrics["vqa_bad_records"] == 2
     assert metrics["vqa_acc"] == pytest.approx(sum(one.accuracy or 0 for one in predictions) / 4)
     assert json.dumps([one.to_json() for one in predictions])
 
@@ -112,15 +103,24 @@ def test_captions(photos: Path) -> None:
         for number, (name, texts) in enumerate(zip(NAMES, said, strict=True))
     ]
     predictor = predictor_of("captions")
-    source = source_of(photos, [*items, {"image": NAMES[0], "caption": ["..."]}])
-    metrics, predictions = evaluate_captions(predictor, source, beams=2, min_tokens=4, max_tokens=9, batch=2)
+    source = source_of(photos, [*items, {"image": NAMES[0], "caption": ["..."], "image_id": 9}])
+    metrics, predictions = evaluate_captions(
+        predictor, source, beams=2, min_tokens=4, max_tokens=9, java=False, batch=2
+    )
+    assert predictions.pop().cider is None, "people said nothing"
     cider = Cider(said)
     for one, item in zip(predictions, items, strict=True):
-        assert one.caption == predictor.image(photos / item["image"]).caption(2, 4, 9)
+        decoding = Decoding(2, min_tokens=4, max_tokens=9)
+        assert one.caption == predictor.image(photos / item["image"]).caption(decoding)
         assert one.references == tuple(item["caption"]) and one.image_id == item["image_id"]
         assert one.cider == pytest.approx(cider.score(one.caption, item["caption"]))
-    assert metrics["caption_cider"] == pytest.approx(sum(one.cider for one in predictions) / 5)
-    assert (metrics["caption_images"], metrics["caption_bad_records"]) == (5, 2)
+    scores = [one.cider for one in predictions if one.cider is not None]
+    assert metrics["caption_cider"] == pytest.approx(sum(scores) / 5)
+    assert (metrics["caption_images"], metrics["caption_labelled"], metrics["caption_bad_records"]) == (
+        6,
+        5,
+        1,
+    )
     assert json.dumps([one.to_json() for one in predictions])
 
 

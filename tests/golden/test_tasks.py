@@ -176,7 +176,7 @@ def test_written_captions(key: str, beams: int) -> None:
     writer = Writer(model.captions, concepts, torch.arange(len(cls_CD)), beams)
     prompt = given["prompt_ids"].tolist()
     if beams == 1:
-        found = write(writer, prompt, LIMITS, greedy)
+        found = [one.ids for one in write(writer, prompt, LIMITS, greedy)]
     else:
         found = [one.ids for one in beam_search(writer, prompt, LIMITS, beams)]
     assert found == [text_of(row.tolist(), len(prompt)) for row in published[key]]

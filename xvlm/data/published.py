@@ -11,6 +11,7 @@ The shape is told by the fields (README and data classes of the published code):
     statements         several objects with sentence, label about one or two images (our own form); in `extra`
     text               grounding: text, perhaps bbox (x, y, w, h), ref_id, width, height
     caption            image-text lines, retrieval and captioning lists
+    image              alone, perhaps with image_id, width, height: an image of a test set, to be described
 
 The image is a path (`image_rpath`, `image`) or base64 (`binary`).  Fields that are not used here
 (`image_id`, `ref_id`, `width`, ...) stay in `extra` under their names.
@@ -31,6 +32,7 @@ from xvlm.records import BadRecord, BoxXYXY, Concept, ImageData, Record
 Fields = Mapping[str, Any]
 _IMAGE_KEYS = {"binary": False, "image_rpath": True, "image": True}  # -> whether it is a path
 _SNLI_VE = {"Flickr30K_ID": "image", "sentence2": "sentence", "gold_label": "label"}  # -> usual names
+_ABOUT_IMAGES = {*_IMAGE_KEYS, "image_id", "width", "height"}
 _TEXT_FIELDS = ("elems", "question", "sentence", "questions", "statements", "text")
 
 
@@ -122,6 +124,8 @@ def _from_base64(text: str, name: str, key: str) -> bytes:
 
 def _concepts(fields: Fields, key: str, keys: Keys) -> list[Concept]:
     shape = next((name for name in _TEXT_FIELDS if name in fields), keys.caption_key)
+    if fields and set(fields) <= _ABOUT_IMAGES:
+        return []
     if shape not in fields:
         raise _unknown(fields, key, "text", [keys.caption_key, *_TEXT_FIELDS])
     if shape in ("question", "sentence", "questions", "statements"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ class QuestionPrediction(Prediction):
     """One question about one image.
 
     Attributes:
+        question_id: see `named`.
         people: what people answered; of a test set nothing.
         score: probability of the answer, see `Answered`.
         accuracy: see `vqa_accuracy`; `None` where nobody answered.
@@ -50,9 +51,10 @@ def evaluate_questions(
 
     Args:
         answers: choose among these (published: 3,128 of them); without them answers are written freely.
+        batch: records at a time.
     Returns:
-        (metrics, predictions in the source's order).  `vqa_exact`, where every question has one answer:
-        how often it is given letter for letter (published for VLUE).
+        (metrics, predictions in the source's order); metrics only count where nobody answered.  `vqa_exact`,
+        where every question has one answer: how often it is given letter for letter (published for VLUE).
     """
     bad: list[BadRecord] = []
     predictions: list[QuestionPrediction] = []
@@ -62,7 +64,7 @@ def evaluate_questions(
         pixels: list[Tensor] = []
         for record in chunk:
             try:
-                several = [question for question in questions_of(record) if readable(question, record, bad)]
+                several = [question for question in named(record) if readable(question, record, bad)]
                 if several:
                     pixels.append(predictor.pixels(open_image(record.image, key=record.key)))
             except BadRecord as error:
@@ -90,15 +92,29 @@ def evaluate_questions(
                 )
             )
     predictions, bad = dist.collected(predictions), dist.collected(bad)
+    counts = {"vqa_questions": float(len(predictions)), "vqa_bad_records": float(len(bad))}
     judged = [one.accuracy for one in predictions if one.accuracy is not None]
+    if not judged:
+        return counts, predictions
     single = [one.answer.strip() == one.people[0].strip() for one in predictions if len(one.people) == 1]
-    exact = {"vqa_exact": sum(single) / len(single)} if single and len(single) == len(judged) else {}
-    return {
-        "vqa_acc": sum(judged) / max(1, len(judged)),
-        **exact,
-        "vqa_questions": float(len(judged)),
-        "vqa_bad_records": float(len(bad)),
-    }, predictions
+    exact = {"vqa_exact": sum(single) / len(single)} if len(single) == len(judged) else {}
+    accuracy = {"vqa_acc": sum(judged) / len(judged), **exact}
+    return accuracy | counts | {"vqa_labelled": float(len(judged))}, predictions
+
+
+def named(record: Record) -> list[Question]:
+    """Its questions; one that has no `question_id` gets the record's key, and its place among several."""
+    questions = questions_of(record)
+    names = [record.key] if len(questions) == 1 else [f"{record.key}#{n}" for n in range(len(questions))]
+    return [
+        one if one.number is not None else replace(one, number=name)
+        for one, name in zip(questions, names, strict=True)
+    ]
+
+
+def submission(predictions: Sequence[QuestionPrediction]) -> list[dict[str, Any]]:
+    """What the VQA challenge's server takes."""
+    return [{"question_id": one.question_id, "answer": one.answer} for one in predictions]
 
 
 def readable(question: Question, record: Record, bad: list[BadRecord]) -> bool:

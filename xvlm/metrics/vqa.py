@@ -34,7 +34,7 @@ def normalise_answer(answer: str) -> str:
     A sign is deleted where a space stands beside it anywhere in the answer, or where the answer holds a
     number with commas; elsewhere it becomes a space.
     """
-    answer = answer.replace("\n", " ").replace("\t", " ").strip()
+    answer = one_line(answer)
     has_number = re.search(r"\d,\d", answer) is not None
     found = answer
     for sign in PUNCTUATION:
@@ -43,6 +43,11 @@ def normalise_answer(answer: str) -> str:
     found = re.sub(r"\.(?!\d)", "", found)
     words = [DIGITS.get(word, word) for word in found.lower().split()]
     return " ".join(RIGHT.get(word, word) for word in words if word not in ARTICLES)
+
+
+def one_line(answer: str) -> str:
+    """Line breaks and tabs become spaces, those around are left out."""
+    return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
@@ -58,6 +63,7 @@ def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
         raise ValueError("an answer cannot be judged: nobody answered the question")
     if len(people) == 1:
         return float(normalise_answer(answer) == normalise_answer(people[0]))
+    answer, people = one_line(answer), [one_line(one) for one in people]
     if len(set(people)) > 1:
         answer, people = normalise_answer(answer), [normalise_answer(one) for one in people]
     same = sum(one == answer for one in people)

@@ -49,6 +49,11 @@ class Decoder(nn.Module):
         at_M, _ = followed(lengths_R)
         return self.predict(fused.states_TD.index_select(0, fused.places(lengths_R)[at_M]))
 
+    @property
+    def longest(self) -> int:
+        """Tokens that its positions reach."""
+        return self.text.embedding.max_positions - self.text.embedding.first_position
+
     def predict(self, x_MD: Tensor) -> Tensor:
         """(M, D) states -> (M, V) logits of what follows."""
         return self.head(x_MD, self.text.embedding.token.weight)

@@ -1,4 +1,4 @@
-"""Writing texts token by token with a decoder: greedy, beam search, sampling from the likeliest tokens.
+"""Writing texts token by token with a decoder: greedy, beam search, draws from the likeliest tokens.
 
 Keys and values of what has been written are kept, so that a step costs one token; those of what is looked at
 are made once and shared by all rows that look at it.
@@ -24,7 +24,11 @@ from xvlm.model.attention import (
     split_heads,
 )
 from xvlm.model.decoder import Decoder
+from xvlm.model.decoding import Decoding
 from xvlm.model.text import Layer
+
+Pick = Callable[[Tensor], Tensor]
+"""(R, V) log-probabilities -> (R,) the next token of each row."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Limits:
     Attributes:
         end: id of the token that ends a text.
         max_length, min_length: tokens, those of the prompt included and the end not.
-        repetition_penalty: above 1 makes tokens that stand in the text already less likely.
+        repetition_penalty: see `Decoding`; logits above 0 are divided by it, others multiplied (published).
     """
 
     end: int
@@ -67,6 +71,14 @@ class Writer:
         layers = len(decoder.text.layers) + len(decoder.cross.layers)
         self.written: list[Tensor | None] = [None] * layers
 
+    def require(self, tokens: int) -> None:
+        """Raises ValueError if texts of so many tokens are longer than the decoder's positions."""
+        reach = self.decoder.longest
+        if tokens > reach:
+            raise ValueError(
+                f"a text of {tokens} tokens is asked for; this decoder's positions reach {reach}"
+            )
+
     def step(self, ids_RL: Tensor) -> Tensor:
         """L further tokens (R, L) of every row -> (R, V) logits of the token after them.
 
@@ -74,11 +86,7 @@ class Writer:
         """
         text = self.decoder.text.embedding
         end = self.length + ids_RL.shape[1]
-        if end + text.first_position > text.max_positions:
-            raise ValueError(
-                f"a text of {end} tokens is asked for; this decoder's positions reach "
-                f"{text.max_positions - text.first_position}"
-            )
+        self.require(end)
         place_L = torch.arange(self.length, end, device=ids_RL.device) + text.first_position
         x_RLD = text.norm(text.token(ids_RL) + text.token_type.weight[0] + text.position(place_L))
         # A token sees what was written before and, of the new ones, itself and those before it.
@@ -118,6 +126,38 @@ class Writer:
         self.written = [kv.index_select(1, row_R) for kv in self.written if kv is not None]
 
 
+def write_texts(
+    decoder: Decoder,
+    looked_at: ConceptTokens,
+    prompt: Sequence[int],
+    end: int,
+    decoding: Decoding,
+    seeds: Sequence[int] | None = None,
+) -> list[list[Written]]:
+    """Texts about each concept that is looked at, likeliest first: one, or as many as are drawn.
+
+    Args:
+        prompt: token ids that every text begins with.
+        end: id of the token that ends a text.
+        seeds: of the draws about each concept; by default `decoding.seed` for all: what is drawn about one
+            never depends on the others.
+    Raises:
+        ValueError: the prompt fills the texts, or they may be longer than the decoder's positions.
+    """
+    if len(prompt) >= decoding.max_tokens:
+        raise ValueError(f"max_tokens is {decoding.max_tokens}; the prompt alone has {len(prompt)}")
+    limits = Limits(end, decoding.max_tokens, decoding.min_tokens, decoding.repetition_penalty)
+    concept_S = torch.arange(len(looked_at.set_C), device=looked_at.set_C.device)
+    writer = Writer(decoder, looked_at, concept_S, decoding.drawn or decoding.beams)
+    if not decoding.drawn:
+        return [[one] for one in beam_search(writer, prompt, limits, decoding.beams)]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds or [decoding.seed] * writer.things]
+    pick = sampler(decoding.top_k, decoding.top_p, decoding.temperature, generators)
+    written = write(writer, prompt, limits, pick)
+    groups = [written[at : at + decoding.drawn] for at in range(0, len(written), decoding.drawn)]
+    return [sorted(group, key=lambda one: -one.log_probability) for group in groups]
+
+
 def beam_search(
     writer: Writer, prompt: Sequence[int], limits: Limits, beams: int = 1, length_penalty: float = 1.0
 ) -> list[Written]:
@@ -131,6 +171,7 @@ def beam_search(
         writer: with `beams` rows a thing.
         prompt: token ids that every text begins with.
     """
+    writer.require(limits.max_length)
     things, device = writer.things, writer.mask_S11P.device
     ids_RL = torch.tensor([list(prompt)], device=device).expand(writer.rows, -1)
     total_SB = torch.full((things, beams), -1e9, device=device, dtype=torch.float64)
@@ -139,7 +180,7 @@ def beam_search(
     over = [False] * things
     logits_RV = writer.step(ids_RL)
     while True:
-        scores_RV = _allowed(logits_RV.double().log_softmax(-1), ids_RL, limits)
+        scores_RV = next_scores(logits_RV, ids_RL, limits)
         vocab = scores_RV.shape[1]
         candidates = (scores_RV + total_SB.view(-1, 1)).view(things, beams * vocab)
         top = candidates.topk(min(2 * beams, beams * vocab), dim=1)
@@ -211,25 +252,23 @@ def _keep(
         ended.remove(min(ended, key=lambda one: one[0]))
 
 
-def write(
-    writer: Writer, prompt: Sequence[int], limits: Limits, pick: Callable[[Tensor], Tensor]
-) -> list[list[int]]:
-    """One text for each row, prompt first, the end token left out.
-
-    Args:
-        pick: (R, V) log-probabilities -> (R,) the next token of each row.
-    """
+def write(writer: Writer, prompt: Sequence[int], limits: Limits, pick: Pick) -> list[Written]:
+    """One text for each row."""
+    writer.require(limits.max_length)
     ids_RL = torch.tensor([list(prompt)], device=writer.mask_S11P.device).expand(writer.rows, -1)
     open_R = torch.ones(writer.rows, dtype=torch.bool, device=ids_RL.device)
+    total_R = torch.zeros(writer.rows, dtype=torch.float64, device=ids_RL.device)
     newest = ids_RL
     while ids_RL.shape[1] < limits.max_length and open_R.any():
-        scores_RV = _allowed(writer.step(newest).double().log_softmax(-1), ids_RL, limits)
+        scores_RV = next_scores(writer.step(newest), ids_RL, limits)
         token_R = torch.where(open_R, pick(scores_RV), limits.end)
+        total_R += torch.where(open_R, scores_RV.gather(1, token_R[:, None])[:, 0], 0.0)
         open_R = open_R & (token_R != limits.end)
         newest = token_R[:, None]
         ids_RL = torch.cat((ids_RL, newest), dim=1)
     start = len(prompt)
-    return [row[:start] + _until(row[start:], limits.end) for row in ids_RL.tolist()]
+    rows = [row[:start] + _until(row[start:], limits.end) for row in ids_RL.tolist()]
+    return [Written(row, total) for row, total in zip(rows, total_R.tolist(), strict=True)]
 
 
 def greedy(scores_RV: Tensor) -> Tensor:
@@ -237,30 +276,55 @@ def greedy(scores_RV: Tensor) -> Tensor:
     return scores_RV.argmax(1)
 
 
-def top_p(share: float, temperature: float = 1.0) -> Callable[[Tensor], Tensor]:
-    """A draw from the likeliest tokens that together have `share` of the probability (Holtzman et al. 2020):
-    (R, V) -> (R,).
+def sampler(
+    top_k: int = 0,
+    top_p: float = 1.0,
+    temperature: float = 1.0,
+    generators: Sequence[torch.Generator] = (),
+) -> Pick:
+    """Draws from the `top_k` likeliest tokens, and of these from the first ones that together have `top_p` of
+    their probability (Holtzman et al. 2020): (R, V) -> (R,).
 
-    Raises ValueError for a share outside (0, 1] or a temperature that is not above 0.
+    Args:
+        generators: each draws for its share of the R rows, the first for the first ones; none: torch's own.
     """
-    if not 0 < share <= 1 or not temperature > 0:
-        raise ValueError(f"top_p is {share}, temperature {temperature}; (0, 1] and above 0 are allowed")
 
     def pick(scores_RV: Tensor) -> Tensor:
-        chance_RV, token_RV = (scores_RV / temperature).softmax(1).sort(1, descending=True)
-        before_RV = chance_RV.cumsum(1) - chance_RV
-        chance_RV = chance_RV * (before_RV < share)
-        return token_RV.gather(1, torch.multinomial(chance_RV, 1))[:, 0]
+        chance_RV, token_RV = (scores_RV / temperature).softmax(1), None
+        if top_k or top_p < 1:
+            chance_RV, token_RV = chance_RV.topk(min(top_k or chance_RV.shape[1], chance_RV.shape[1]), dim=1)
+            chance_RV = chance_RV / chance_RV.sum(1, keepdim=True)
+            before_RV = chance_RV.cumsum(1) - chance_RV
+            chance_RV = chance_RV * (before_RV < top_p)
+        up_to_RV = chance_RV.cumsum(1)
+        # Below the whole sum, whatever is rounded: what has no chance is never drawn.
+        drawn_R1 = uniform(len(chance_RV), generators).to(up_to_RV) * up_to_RV[:, -1:] * (1 - 1e-12)
+        place_R1 = torch.searchsorted(up_to_RV, drawn_R1, right=True)
+        return (place_R1 if token_RV is None else token_RV.gather(1, place_R1))[:, 0]
 
     return pick
 
 
-def _allowed(scores_RV: Tensor, ids_RL: Tensor, limits: Limits) -> Tensor:
-    """Log-probabilities after the limits: no end before the least length, repeated tokens less likely."""
+def uniform(rows: int, generators: Sequence[torch.Generator]) -> Tensor:
+    """(R, 1) numbers in [0, 1), for R rows that the generators share."""
+    if not generators:
+        return torch.rand(rows, 1, dtype=torch.float64)
+    each = rows // len(generators)
+    return torch.cat([torch.rand(each, 1, dtype=torch.float64, generator=one) for one in generators])
+
+
+def next_scores(logits_RV: Tensor, ids_RL: Tensor, limits: Limits) -> Tensor:
+    """(R, V) logits of what follows texts (R, L) -> log-probabilities (R, V) under the limits.
+
+    Repeated tokens are less likely, and there is no end before the least length.
+    """
+    logits_RV = logits_RV.double()
     if limits.repetition_penalty != 1:
-        # Log-probabilities are negative: a larger factor makes them less likely.
-        repeated = scores_RV.gather(1, ids_RL) * limits.repetition_penalty
-        scores_RV = scores_RV.scatter(1, ids_RL, repeated)
+        seen_RL = logits_RV.gather(1, ids_RL)
+        penalty = limits.repetition_penalty
+        less_RL = torch.where(seen_RL > 0, seen_RL / penalty, seen_RL * penalty)
+        logits_RV = logits_RV.scatter(1, ids_RL, less_RL)
+    scores_RV = logits_RV.log_softmax(-1)
     if ids_RL.shape[1] < limits.min_length:
         scores_RV = scores_RV.index_fill(1, torch.tensor([limits.end], device=scores_RV.device), -math.inf)
     return scores_RV

@@ -28,7 +28,7 @@ from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.metrics.cider import Cider
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import after_prompt, followed
-from xvlm.model.generate import Limits, Writer, greedy, top_p, write
+from xvlm.model.generate import Limits, Writer, greedy, sampler, write
 from xvlm.model.xvlm import XVLM
 from xvlm.records import BadRecord, Record
 from xvlm.tasks._build import Built
@@ -142,10 +142,11 @@ class SelfCritical(nn.Module):
             looked_at, image_B = self.whole_images(images)
             decoder = self.model.captions
             several = Writer(decoder, looked_at, image_B, self.samples)
-            drawn = write(several, self.prompt, self.limits, top_p(1.0))
+            drawn = [one.ids for one in write(several, self.prompt, self.limits, sampler())]
             best = []
             if self.baseline == "greedy":
-                best = write(Writer(decoder, looked_at, image_B), self.prompt, self.limits, greedy)
+                alone = Writer(decoder, looked_at, image_B)
+                best = [one.ids for one in write(alone, self.prompt, self.limits, greedy)]
         return [drawn[i : i + self.samples] for i in range(0, len(drawn), self.samples)], best
 
     def whole_images(self, images: Images) -> tuple[ConceptTokens, Tensor]:

@@ -71,15 +71,15 @@ class QuestionView:
     """Record -> questions: the view of the image is random, texts are cleaned as published.
 
     Attributes:
-        single_weight: of the one answer of a question that one person answered (published for Visual Genome:
-            0.5).
+        genome_weight: of what answers a question whose record has `dataset` "vg": Visual Genome's, which one
+            person answered each (published: 0.5).
     """
 
     transform: PairsTransform
     tokenizer: Tokenizer
     max_words: int = 40
     max_tokens: int = 40
-    single_weight: float = 0.5
+    genome_weight: float = 0.5
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
@@ -91,6 +91,7 @@ class QuestionView:
         # All texts of an image are mirrored with it, or it is not mirrored.
         said = [(clean_question(one.text, self.max_words), *one.answers) for one in asked]
         pixels, seen = self.transform(opened, [text for texts in said for text in texts], rng)
+        weight = self.genome_weight if record.extra.get("dataset") == "vg" else 1.0
         left = iter(seen)
         questions, ids, weights = [], [], []
         for texts in said:
@@ -99,7 +100,7 @@ class QuestionView:
             questions.append(self.tokenizer.encode(question, self.max_tokens))
             ids.append([answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts])
             shares = [count / len(answers) for count in counts.values()]
-            weights.append(shares if len(answers) > 1 else [self.single_weight])
+            weights.append([weight * share for share in shares])
         return Asked(pixels, questions, ids, weights)
 
 
