@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -168,5 +169,5 @@ def build(run: CaptioningRun, out: Path) -> Built:
 
 
 def evaluation(run: CaptioningRun) -> Evaluation | None:
-    """What the run asks to be measured while it trains; see `measured`."""
-    return measured(run.dev, evaluate_captions)
+    """What the run asks to be measured while it trains, see `measured`; without Java."""
+    return measured(run.dev, partial(evaluate_captions, java=False))

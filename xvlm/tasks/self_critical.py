@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -230,5 +231,5 @@ def build(run: SelfCriticalRun, out: Path) -> Built:
 
 
 def evaluation(run: SelfCriticalRun) -> Evaluation | None:
-    """What the run asks to be measured while it trains; see `measured`."""
-    return measured(run.dev, evaluate_captions)
+    """What the run asks to be measured while it trains, see `measured`; without Java."""
+    return measured(run.dev, partial(evaluate_captions, java=False))

@@ -1,0 +1,148 @@
+"""Test sets without labels are answered and counted, and what a server takes is made of the answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.evaluate.test_answers import NAMES, predictor_of, source_of
+from tests.tiny import photo
+from xvlm.data.sources import JsonSource
+from xvlm.evaluate import captioning, vqa
+from xvlm.evaluate.captioning import evaluate_captions
+from xvlm.evaluate.vqa import evaluate_questions
+from xvlm.predict import Predictor
+from xvlm.records import Record
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("submission")
+    for number, name in enumerate([*NAMES, "COCO_val2014_000000391895.jpg"]):
+        photo(60 + 5 * number, 50, number).save(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def captioner() -> Predictor:
+    return predictor_of("captions")
+
+
+def captions_of(
+    predictor: Predictor, folder: Path, items: list[dict[str, Any]], **options: Any
+) -> tuple[dict[str, float], list[captioning.CaptionPrediction]]:
+    options = {"java": False, "max_tokens": 9, **options}
+    return evaluate_captions(predictor, source_of(folder, items), **options)
+
+
+def test_images_of_a_test_set(captioner: Predictor, photos: Path) -> None:
+    """Nothing is known of them but where they are; ids are theirs, or as COCO's files are named."""
+    items = [
+        {"image": NAMES[0], "image_id": 17, "width": 60, "height": 50},
+        {"image": "COCO_val2014_000000391895.jpg"},
+        {"image": NAMES[1], "image_id": "b", "caption": []},
+        {"image": "nowhere.jpg", "image_id": 5},
+    ]
+    metrics, predictions = captions_of(captioner, photos, items)
+    assert metrics == {"caption_images": 3, "caption_bad_records": 1}
+    assert all(one.cider is None and one.references == () for one in predictions)
+    submitted = captioning.submission(predictions)
+    assert [one["image_id"] for one in submitted] == [17, 391895, "b"]
+    assert [one["caption"] for one in submitted] == [one.caption for one in predictions]
+    assert [one.keys() for one in submitted] == [{"image_id", "caption"}] * 3
+    assert json.dumps(submitted)
+
+
+def test_records_of_one_image_are_one(captioner: Predictor, photos: Path) -> None:
+    """As in COCO's training files, where every caption is a record of its own."""
+    said = {
+        NAMES[0]: ["the red dog", "a dog"],
+        NAMES[1]: ["two cats"],
+        NAMES[2]: ["a tree", "a green tree", "the"],
+    }
+    together = [
+        {"image": name, "image_id": n, "caption": texts} for n, (name, texts) in enumerate(said.items())
+    ]
+    apart = [
+        {"image": name, "image_id": n, "caption": texts[turn]}
+        for turn in range(3)
+        for n, (name, texts) in enumerate(said.items())
+        if turn < len(texts)
+    ]
+    expected, as_one = captions_of(captioner, photos, together)
+    metrics, found = captions_of(captioner, photos, apart)
+    assert metrics == pytest.approx(expected)
+    assert [(one.image_id, one.caption, one.references, one.cider) for one in found] == [
+        (one.image_id, one.caption, one.references, one.cider) for one in as_one
+    ]
+
+
+def test_images_of_one_name_in_two_folders_are_two(captioner: Predictor, photos: Path) -> None:
+    (photos / "other").mkdir(exist_ok=True)
+    photo(44, 50, 9).save(photos / "other" / NAMES[0])
+    _, found = captions_of(captioner, photos, [{"image": NAMES[0]}, {"image": f"other/{NAMES[0]}"}])
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize(
+    ("image", "extra", "expected"),
+    [
+        ("a/COCO_val2014_000000000042.jpg", {}, 42),
+        ("a/000000000042.jpg", {}, 42),
+        ("a/dog.jpg", {}, "dog.jpg"),
+        ("a/dog_2b.jpg", {}, "dog_2b.jpg"),
+        ("a/dog_3.jpg", {"image_id": 0}, 0),
+        (b"jpeg", {}, "key"),
+        (b"jpeg", {"image_id": "x"}, "x"),
+    ],
+)
+def test_what_names_an_image(image: Any, extra: dict[str, Any], expected: Any) -> None:
+    assert captioning.image_id(Record("key", image, (), extra)) == expected
+
+
+def test_draws_do_not_depend_on_the_batch_or_the_folder(captioner: Predictor, photos: Path) -> None:
+    items = [{"image": str(photos / name)} for name in NAMES]
+    options = {"top_p": 0.95, "temperature": 1.5, "seed": 3}
+    _, one = captions_of(captioner, photos, items, batch=1, **options)
+    (photos / "moved").mkdir(exist_ok=True)
+    _, five = captions_of(captioner, photos / "moved", items, batch=5, **options)
+    drawn = [prediction.caption for prediction in one]
+    assert drawn == [prediction.caption for prediction in five] and len(set(drawn)) == 5
+    _, other = captions_of(captioner, photos, items, **{**options, "seed": 4})
+    assert drawn != [prediction.caption for prediction in other]
+
+
+def test_questions_of_a_test_set(photos: Path) -> None:
+    """Ids stay what they are; where there are none, records and places name questions."""
+    items: list[dict[str, Any]] = [
+        {"image": NAMES[0], "question": "what is red?", "question_id": 262148000},
+        {"image": NAMES[1], "question": "who?", "question_id": 0},
+        {"image": NAMES[2], "question": "is it a dog?"},
+        {"image": NAMES[3], "questions": [{"question": "who?"}, {"question": "why?", "question_id": "x"}]},
+    ]
+    source = source_of(photos, items)
+    assert isinstance(source, JsonSource)
+    answers = ["red", "no", "two dogs"]
+    metrics, predictions = evaluate_questions(predictor_of("answers"), source, answers=answers)
+    assert metrics == {"vqa_questions": 5, "vqa_bad_records": 0}
+    submitted = vqa.submission(predictions)
+    keys = [source[index].key for index in range(4)]
+    assert [one["question_id"] for one in submitted] == [262148000, 0, keys[2], f"{keys[3]}#0", "x"]
+    assert [one["answer"] for one in submitted] == [one.answer for one in predictions]
+    assert {one["answer"] for one in submitted} <= set(answers) and json.dumps(submitted)
+
+
+def test_answers_that_cannot_be(photos: Path) -> None:
+    seen = predictor_of("answers").image(photos / NAMES[0])
+    for answers in ([], (), "red"):
+        with pytest.raises(ValueError, match="must be a list of at least one text"):
+            seen.ask("who?", answers)
+    with pytest.raises(ValueError, match="answers holds ' '; an answer must say something"):
+        seen.ask("who?", ["red", " "])
+    longest = "dog " * 46  # with its ends as long as the decoder's 48 positions
+    assert seen.ask("who?", [longest, "red"]).text in (longest, "red")
+    with pytest.raises(ValueError, match=r"begins with 'dog dog .* it may have 48 tokens"):
+        seen.ask("who?", [longest + "dog", "red"])
