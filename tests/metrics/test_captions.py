@@ -127,7 +127,8 @@ def test_without_pycocoevalcap_there_is_cider(monkeypatch: pytest.MonkeyPatch) -
     found = caption_scores(written, said)
     assert found.metrics.keys() == {"caption_cider", "caption_ptb_tokenizer"}
     assert (
-        "left out: PTB tokenizer, BLEU, ROUGE-L, METEOR, SPICE (pycocoevalcap is not installed" in found.note
+        "left out: PTB tokenizer, BLEU, ROUGE-L, METEOR, SPICE (pycocoevalcap, of the extra 'metrics', is not"
+        in found.note
     )
 
 

@@ -108,11 +108,14 @@ def test_what_is_drawn_about_one_does_not_depend_on_the_others() -> None:
     assert [one.ids for one in alone] == [one.ids for one in together[2]]
 
 
+@pytest.mark.parametrize(
+    "way", [{"beams": 1}, {"beams": 4}, {"samples": 2, "top_k": 9, "temperature": 2.0}], ids=str
+)
 @torch.no_grad()
-def test_log_probability_is_that_of_the_model() -> None:
-    """Of drawn texts too, whatever they are drawn from."""
+def test_log_probability_is_that_of_the_whole_text(way: dict[str, int]) -> None:
+    """As the model reads it in one go; of drawn texts too, whatever they are drawn from."""
     model, concepts = captioner("vit")
-    decoding = Decoding(samples=2, top_k=9, temperature=2.0, min_tokens=0, max_tokens=8)
+    decoding = Decoding(**way, min_tokens=0, max_tokens=8)  # type: ignore[arg-type]
     for number, several in enumerate(write_texts(model.captions, concepts, PROMPT, END, decoding)):
         for ids, found in several:
             whole = [*ids, END] if len(ids) < 8 else ids

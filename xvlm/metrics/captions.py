@@ -59,7 +59,11 @@ def caption_scores(
     if not captions or not all(references):
         raise ValueError(f"{len(captions)} captions; there must be one, and each needs a reference")
     left_out: dict[str, str] = {}
-    no_library = "" if importlib.util.find_spec("pycocoevalcap") else "pycocoevalcap is not installed"
+    no_library = (
+        ""
+        if importlib.util.find_spec("pycocoevalcap")
+        else "pycocoevalcap, of the extra 'metrics', is not installed"
+    )
     no_java = no_library or why_no_java(java)
     written, said = words(captions, references, no_java, left_out)
     cider = Cider(said.values())
