@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from xvlm.ask import ask, caption, compare, ground, match, show
 from xvlm.lookup import find, names
-from xvlm.model.decoding import CAPTION, Decoding
 from xvlm.records import BadRecord
-
-Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
 
 
 def demo(out: Path = Path("runs/demo"), tasks: tuple[str, ...] = ()) -> None:
@@ -68,117 +65,6 @@ def photos(root: Positional[Path], out: Path = Path("runs/photos"), minutes: flo
     from xvlm.photos import run_photos
 
     run_photos(root, out, minutes)
-
-
-def ground(
-    image: Positional[str],
-    phrase: Positional[str],
-    model: Path = Path("runs/demo"),
-    draw: Path | None = None,
-    json: Json = False,
-) -> None:
-    """Where is this phrase in the image?
-
-    Args:
-        image: path or URL of an image.
-        phrase: what to look for.
-        model: model folder, run folder or hub repository.
-        draw: write the image with the box to this file.
-    """
-    from xvlm.gallery import picture
-    from xvlm.predict import Predictor
-    from xvlm.report import DrawnBox, draw_box
-
-    box, score = Predictor.load(model).image(image).ground(phrase)
-    if draw is not None:
-        draw_box(picture(image), [DrawnBox(box, f"{phrase} {score:.2f}")]).save(draw)
-    show({"phrase": phrase, "box_xyxy": [round(edge, 2) for edge in box], "score": score}, json)
-
-
-def match(
-    image: Positional[str],
-    texts: Positional[tuple[str, ...]],
-    model: Path = Path("runs/demo"),
-    json: Json = False,
-) -> None:
-    """How well does each text describe the image?
-
-    Args:
-        image: path or URL of an image.
-        texts: one or more.
-        model: model folder, run folder or hub repository.
-    """
-    from xvlm.predict import Predictor
-
-    scores = Predictor.load(model).image(image).match(texts)
-    if json:
-        show({"scores": dict(zip(texts, scores, strict=True))}, json)
-    else:
-        for text, score in sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1]):
-            print(f"{score:.4f}  {text}")
-
-
-def caption(
-    image: Positional[str],
-    decoding: Annotated[Decoding, tyro.conf.arg(name="")] = CAPTION,
-    model: Path = Path("runs/captioning"),
-    json: Json = False,
-) -> None:
-    """What does the image show?
-
-    Args:
-        image: path or URL of an image.
-        model: model folder, run folder or hub repository.
-    """
-    from xvlm.predict import Predictor
-
-    found = Predictor.load(model).image(image).captions(decoding)
-    if json:
-        show({"captions": found}, json)
-    else:
-        print("\n".join(found))
-
-
-def ask(
-    image: Positional[str],
-    question: Positional[str],
-    answers: tuple[str, ...] | None = None,
-    model: Path = Path("runs/vqa"),
-    json: Json = False,
-) -> None:
-    """Answer a question about the image.
-
-    Args:
-        image: path or URL of an image.
-        question: what to ask.
-        answers: choose among these; by default the answer is written freely.
-        model: model folder, run folder or hub repository.
-    """
-    from xvlm.predict import Predictor
-
-    answer, score = Predictor.load(model).image(image).ask(question, answers)
-    show({"question": question, "answer": answer, "score": score}, json)
-
-
-def compare(
-    left: Positional[str],
-    right: Positional[str],
-    statement: Positional[str],
-    model: Path = Path("runs/nlvr2"),
-    json: Json = False,
-) -> None:
-    """Is this statement about two images true?
-
-    Args:
-        left: path or URL of an image.
-        right: the same of the other one.
-        statement: about both.
-        model: model folder, run folder or hub repository.
-    """
-    from xvlm.predict import Predictor
-
-    truth = Predictor.load(model).compare(left, right, statement)
-    show({"statement": statement, "truth": truth}, json)
 
 
 def eval_(
@@ -341,15 +227,6 @@ def call_recipe(name: str, given: dict[str, str]) -> Any:
                 f"recipe {name} has no argument {word}; it has {', '.join(parameters) or 'none'}"
             )
     return function(**{word: parameters[word].annotation(value) for word, value in given.items()})
-
-
-def show(value: dict[str, Any], as_json: bool) -> None:
-    """JSON on one line, or a name and value a line."""
-    if as_json:
-        print(json.dumps(value))
-        return
-    for name, item in value.items():
-        print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {item}")
 
 
 def convert(

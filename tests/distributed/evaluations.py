@@ -129,7 +129,7 @@ EVALUATIONS: dict[str, Callable[[Callable[[str], JsonSource], int | None], Found
         predictor("labels"), source("hypotheses"), limit, batch=2
     ),
     "captions": lambda source, limit: evaluate_captions(
-        predictor("captions"), source("captions"), limit, max_tokens=9, batch=3
+        predictor("captions"), source("captions"), limit, max_tokens=9, java=False, batch=3
     ),
     "retrieval": lambda source, limit: ranked(source, limit, top=2, batch=2),
     "retrieval, all encoded again": lambda source, limit: ranked(source, limit, top=2, batch=3, memory=0),

@@ -82,7 +82,7 @@ COUNTS = {
     "questions": ("vqa_questions", 7, 1),
     "pairs": ("nlvr2_statements", 7, 1),
     "hypotheses": ("entailment_hypotheses", 7, 1),
-    "captions": ("caption_images", 7, 2),
+    "captions": ("caption_images", 6, 1),
     "retrieval": ("retrieval_texts", 14, 2),
 }
 

@@ -98,8 +98,8 @@ def evaluate_questions(
         return counts, predictions
     single = [one.answer.strip() == one.people[0].strip() for one in predictions if len(one.people) == 1]
     exact = {"vqa_exact": sum(single) / len(single)} if len(single) == len(judged) else {}
-    accuracy = {"vqa_acc": sum(judged) / len(judged), **exact}
-    return accuracy | counts | {"vqa_labelled": float(len(judged))}, predictions
+    labelled = {"vqa_acc": sum(judged) / len(judged), **exact, "vqa_labelled": float(len(judged))}
+    return labelled | counts, predictions
 
 
 def named(record: Record) -> list[Question]:
