@@ -20,6 +20,7 @@ from xvlm.records import BadRecord
 Numbered = dict[int, list[str]]
 """Texts by the number of their image, as pycocoevalcap takes them."""
 
+NO_LIBRARY = "pycocoevalcap, of the extra 'metrics', is not installed"
 PTB = "PTB tokenizer"
 FAILURES = (OSError, ValueError, subprocess.CalledProcessError)
 """What comes of a Java program that does not start, stops, or says something else than numbers."""
@@ -59,11 +60,7 @@ def caption_scores(
     if not captions or not all(references):
         raise ValueError(f"{len(captions)} captions; there must be one, and each needs a reference")
     left_out: dict[str, str] = {}
-    no_library = (
-        ""
-        if importlib.util.find_spec("pycocoevalcap")
-        else "pycocoevalcap, of the extra 'metrics', is not installed"
-    )
+    no_library = "" if importlib.util.find_spec("pycocoevalcap") else NO_LIBRARY
     no_java = no_library or why_no_java(java)
     written, said = words(captions, references, no_java, left_out)
     cider = Cider(said.values())
