@@ -6,8 +6,9 @@ loss of the global batch: local sum x world size / global count.  Two ranks then
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -25,6 +26,7 @@ def init() -> None:
         torch.cuda.set_device(device())  # NCCL's collectives of objects use the current device
     if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)  # else gloo's threads may abort a process that ends well
 
 
 def world() -> int:
@@ -159,6 +161,13 @@ def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
     if world() > 1:
         dist.all_reduce(count)
     return total * world() / count.clamp(min=1)
+
+
+def copy_from_main(tensors: Iterable[Tensor]) -> None:
+    """Give every rank the main one's values of tensors (...), in place."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

@@ -311,7 +311,7 @@ def open_any(image: AnyImage) -> Opened:
 @torch.no_grad()
 def whole_images(model: XVLM, features: ImageFeatures) -> ConceptTokens:
     """Concept b is the whole image b."""
-    return model.encode_concepts(features, Concepts.none(features.tokens_BPD.device))[0]
+    return model.encode_whole(features)[0]
 
 
 @torch.no_grad()
@@ -355,5 +355,5 @@ def match_logits(
 @torch.no_grad()
 def embed_images(model: XVLM, features: ImageFeatures) -> Tensor:
     """(B, E) of unit length, for contrastive ranking."""
-    _, cls_CD = model.encode_concepts(features, Concepts.none(features.tokens_BPD.device))
-    return model.contrastive.embed_concepts(cls_CD)
+    _, cls_BD = model.encode_whole(features)
+    return model.contrastive.embed_concepts(cls_BD)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xvlm.batch import Concepts, Texts
+from xvlm.batch import Texts
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.model.attention import ConceptTokens
@@ -50,8 +50,7 @@ class ImageTokens:
     @torch.no_grad()
     def encode(self, pixels: Sequence[Tensor]) -> tuple[ConceptTokens, Tensor]:
         """(3, height, width) uint8 pixels of B images -> their tokens, and v_cls (B, D)."""
-        features = self.predictor.encode_images(pixels)
-        return self.predictor.model.encode_concepts(features, Concepts.none(self.predictor.device))
+        return self.predictor.model.encode_whole(self.predictor.encode_images(pixels))
 
     def add(self, images: list[Described], tokens: ConceptTokens) -> None:
         """One more chunk."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xvlm.batch import Concepts, Texts
+from xvlm.batch import Texts
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import Decoder, followed
 from xvlm.model.packing import Bin, gather_segments
@@ -32,7 +32,7 @@ class Ranked(NamedTuple):
 def question_states(model: XVLM, features: ImageFeatures, questions: Texts, image_Q: Tensor) -> ConceptTokens:
     """Q questions, of which `image_Q` (Q,) int64 says the image -> what the decoder looks at: each question's
     tokens after they have seen the image."""
-    concepts, _ = model.encode_concepts(features, Concepts.none(questions.ids_T.device))
+    concepts, _ = model.encode_whole(features)
     texts = model.encode_texts(questions)
     fused = model.fuse(texts, torch.arange(len(questions), device=image_Q.device), concepts, image_Q)
     states_TD = fused.states_TD.index_select(0, fused.places(questions.lengths_N))

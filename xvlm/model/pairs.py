@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xvlm.batch import Concepts, Images, Texts
+from xvlm.batch import Images, Texts
 from xvlm.model.xvlm import XVLM
 
 
@@ -17,7 +17,7 @@ def judge(model: XVLM, images: Images, statements: Texts, pair_N: Tensor) -> Ten
         pair_N: (N,) int64 the pair that each statement is about.
     """
     device = statements.ids_T.device
-    concepts, _ = model.encode_concepts(model.encode_images(images), Concepts.none(device))
+    concepts, _ = model.encode_whole(model.encode_images(images))
     texts = model.encode_texts(statements)
     statement_N = torch.arange(len(statements), device=device)
     return model.judge_pairs(model.fuse(texts, statement_N, concepts, pair_N).cls_RD)

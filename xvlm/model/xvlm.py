@@ -106,6 +106,10 @@ class XVLM(nn.Module):
         """N concepts, then the B whole images: what texts look at, and v_cls (N + B, D)."""
         return self.vision.concepts(features, concepts)
 
+    def encode_whole(self, features: ImageFeatures) -> tuple[ConceptTokens, Tensor]:
+        """The B whole images alone: what texts look at, and v_cls (B, D)."""
+        return self.encode_concepts(features, Concepts.none(features.tokens_BPD.device))
+
     def encode_texts(self, texts: Texts) -> TextFeatures:
         """N packed texts -> packed states (T, D) and w_cls (N, D)."""
         return self.text(texts)

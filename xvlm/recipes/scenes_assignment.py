@@ -7,7 +7,7 @@ from xvlm.tasks._build import Init
 from xvlm.tasks.assignment import AssignmentRun
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 500) -> AssignmentRun:
+def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 300) -> AssignmentRun:
     """Which of two scenes does a caption describe, or neither?
 
     Args:

@@ -7,7 +7,7 @@ from xvlm.tasks._build import Init
 from xvlm.tasks.captioning import CaptioningRun
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1200) -> CaptioningRun:
+def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1800) -> CaptioningRun:
     """The captions of the scenes.
 
     Args:

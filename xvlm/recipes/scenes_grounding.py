@@ -10,7 +10,7 @@ from xvlm.tasks.grounding import GroundingRun
 from xvlm.tasks.pretrain import LossConfig
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1200) -> GroundingRun:
+def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 800) -> GroundingRun:
     """The box loss alone, on the demo's scenes.
 
     Args:

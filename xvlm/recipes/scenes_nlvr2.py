@@ -7,7 +7,7 @@ from xvlm.tasks._build import Init
 from xvlm.tasks.nlvr2 import NLVR2Run
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1500) -> NLVR2Run:
+def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1200) -> NLVR2Run:
     """The statements about each pair.
 
     Args:

@@ -7,7 +7,7 @@ from xvlm.tasks._build import Init
 from xvlm.tasks.vqa import VQARun
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1500) -> VQARun:
+def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 2600) -> VQARun:
     """All questions about each of the scenes.
 
     Args:

@@ -9,7 +9,7 @@ from xvlm.tasks._build import Init
 from xvlm.tasks.weak_grounding import WeakGroundingRun
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 600) -> WeakGroundingRun:
+def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 300) -> WeakGroundingRun:
     """Captions and phrases as texts of whole scenes; no box is looked at.
 
     Args:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xvlm import dist
-from xvlm.batch import Concepts
 from xvlm.data.views import PairsView, Sample, TextView
 from xvlm.losses.contrastive import same_thing
 from xvlm.losses.matching import Assigned, draw_assigned
@@ -50,7 +49,7 @@ class Assignment(nn.Module):
         """
         model, rows = self.model, len(batch.concepts)
         features = model.encode_images(batch.images)
-        concepts, cls_BD = model.encode_concepts(features, Concepts.none(batch.texts.ids_T.device))
+        concepts, cls_BD = model.encode_whole(features)
         texts = model.encode_texts(first_texts(batch.texts, rows))
         drawn = self.draw(batch, model.assignment.embed_images(cls_BD))
         pairs = concepts.copied(torch.cat((drawn.left_Q, drawn.right_Q)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from xvlm import dist
-from xvlm.batch import Concepts, Images, Movable, Texts
+from xvlm.batch import Images, Movable, Texts
 from xvlm.data.checks import usable_concepts
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.text import Tokenizer, clean_caption
@@ -126,7 +126,7 @@ class Captioning(nn.Module):
         """`caption` (): cross-entropy of the tokens after the prompt, over the global batch."""
         model, captions = self.model, batch.captions
         features = model.encode_images(batch.images)
-        concepts, _ = model.encode_concepts(features, Concepts.none(captions.ids_T.device))
+        concepts, _ = model.encode_whole(features)
         caption_N = torch.arange(len(captions), device=captions.ids_T.device)
         logits_MV = model.captions(captions, caption_N, concepts, batch.image_N)
         at_M, text_M = followed(captions.lengths_N)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from xvlm import dist
-from xvlm.batch import Concepts, Images, Movable, Texts
+from xvlm.batch import Images, Movable, Texts
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.sources import Source
 from xvlm.data.text import Tokenizer, clean_caption
@@ -152,8 +152,7 @@ class SelfCritical(nn.Module):
 
     def whole_images(self, images: Images) -> tuple[ConceptTokens, Tensor]:
         """What the decoder looks at, and the number (B,) of each image in it."""
-        nothing = Concepts.none(images.pixels_BCHW.device)
-        looked_at, cls_BD = self.model.encode_concepts(self.model.encode_images(images), nothing)
+        looked_at, cls_BD = self.model.encode_whole(self.model.encode_images(images))
         return looked_at, torch.arange(len(cls_BD), device=cls_BD.device)
 
     def complete(self, ids: Sequence[int]) -> bool:

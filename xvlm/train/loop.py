@@ -166,6 +166,8 @@ def evaluated(evaluate: Evaluate, model: nn.Module, average: Average | None, ste
     """`evaluate` on the model, in evaluation mode, with averaged weights."""
     back = average.swapped(model) if average else None
     model.eval()
+    # DDP gives all ranks the main one's statistics of BatchNorm before a step; after it they differ.
+    dist.copy_from_main(model.buffers())
     with torch.no_grad():
         numbers = evaluate(model, step)
     if back:
