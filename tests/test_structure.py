@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "records", "boxes", "batch", "dist", "progress", "lookup", "run", "whole", "data", "model", "losses",
     "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search", "serve", "export",
-    "bench", "gallery", "demo", "demo_tasks", "photos", "ablate", "convert", "ask", "cli", "__main__",
+    "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "ask", "cli",
+    "__main__",
 ]  # fmt: skip
 
 LONGEST = 400  # lines

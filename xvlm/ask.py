@@ -29,7 +29,7 @@ def ground(
         model: model folder, run folder or hub repository.
         draw: write the image with the box to this file.
     """
-    from xvlm.gallery import picture
+    from xvlm.gallery._show import picture
     from xvlm.predict import Predictor
     from xvlm.report import DrawnBox, draw_box
 

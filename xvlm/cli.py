@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from xvlm.ask import ask, caption, compare, ground, match, show
+from xvlm.ask import ask, caption, compare, ground, match
 from xvlm.lookup import find, names
 from xvlm.records import BadRecord
 
@@ -67,59 +67,19 @@ def photos(root: Positional[Path], out: Path = Path("runs/photos"), minutes: flo
     run_photos(root, out, minutes)
 
 
-def eval_(
-    measure: Positional[str],
-    model: Path,
-    data: str,
-    out: Path,
-    image_root: str | None = None,
-    top: int = 32,
-    rerank: Literal["both", "matching"] = "both",
-    memory: float = 4.0,
-    answers: Path | None = None,
-    limit: int | None = None,
-) -> None:
-    """Measure a model on a file of the published form; writes metrics.json and predictions.json.
+def eval_(measure_and_options: Positional[tuple[str, ...]] = ()) -> None:
+    """Measure a model on a file of the published form: xvlm eval MEASURE --model M --data D --out O [...].
 
+    Writes metrics.json, predictions.json and report.html, and submission.json where a server takes one.
     Started by torchrun, every process measures a part; the results are those of one.
 
     Args:
-        measure: grounding (phrases with one box each), weak_grounding (the same, chosen by attention),
-            retrieval (images with captions), vqa (questions), nlvr2 (statements about two images),
-            entailment (hypotheses about an image) or captioning.
-        model: model folder, run folder or hub repository.
-        data: JSON or JSON-lines file, tar shards, or a scheme such as scenes:test:500.
-        out: folder for the results.
-        image_root: where image paths start; by default beside the file.
-        top: retrieval: candidates that are reranked by matching for every query; 0 for none.
-        rerank: retrieval: by contrastive score and matching together, or by matching alone (published).
-        memory: retrieval: gigabytes for states of texts and tokens of images; what does not fit is encoded
-            again when it is needed.
-        answers: vqa: a JSON list of the answers to choose among; by default they are written freely.
-        limit: use only the first so many records.
+        measure_and_options: grounding, weak_grounding, retrieval, vqa, nlvr2, captioning or entailment, then
+            options; `xvlm eval MEASURE --help` lists them.
     """
-    from xvlm import dist
-    from xvlm.data.sources import open_source
-    from xvlm.evaluate.vqa import answer_list
-    from xvlm.predict import Predictor
-    from xvlm.run import write_json
+    from xvlm.measure import measure
 
-    dist.init()
-    evaluate = find("evaluate", measure).evaluate
-    options: dict[str, dict[str, Any]] = {
-        "retrieval": {"top": top, "rerank": rerank, "memory": memory},
-        "vqa": {"answers": answer_list(answers) if answers else None},
-    }
-    predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
-    metrics, found = evaluate(predictor, source, limit=limit, **options.get(measure, {}))
-    if not dist.is_main():
-        return
-    write_json(out / "metrics.json", metrics)
-    write_json(
-        out / "predictions.json",
-        [one.to_json() for one in found] if isinstance(found, list) else found.to_json(),
-    )
-    show(metrics, True)
+    measure(measure_and_options)
 
 
 def layers(
@@ -283,8 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from xvlm.train.loop import Interrupted
 
     try:
-        if arguments[:1] == ["train"] and arguments[1:2] not in (["-h"], ["--help"]):
-            train(tuple(arguments[1:]))
+        takes_words = {"train": train, "eval": eval_}.get(arguments[0] if arguments else "")
+        if takes_words and arguments[1:2] not in (["-h"], ["--help"]):
+            takes_words(tuple(arguments[1:]))
         else:
             tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,

@@ -11,11 +11,12 @@ from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
-from xvlm.gallery import contact_sheet, grounding_examples, write_gallery
+from xvlm.gallery._run import write_gallery
+from xvlm.gallery.grounding import contact_sheet, grounding_examples
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
 from xvlm.report import Metric
-from xvlm.run import write_json
+from xvlm.run import write_json, write_text
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.train.start import say, train
 
@@ -102,6 +103,4 @@ def summary_tiles(metrics: dict[str, float], targets: dict[str, float]) -> list[
 
 def write_predictions(path: Path, grounding: list[dict[str, Any]], retrieval: dict[str, Any]) -> None:
     """Predictions with the inputs that they belong to."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"grounding": grounding, "retrieval": retrieval}))
-    partial.replace(path)
+    write_text(path, json.dumps({"grounding": grounding, "retrieval": retrieval}))

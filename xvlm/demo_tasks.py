@@ -18,6 +18,7 @@ from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.evaluate.vqa import evaluate_questions
 from xvlm.evaluate.weak_grounding import evaluate_maps
+from xvlm.gallery._results import write_results
 from xvlm.lookup import find
 from xvlm.predict import Predictor
 from xvlm.run import Run, write_json
@@ -88,7 +89,8 @@ def run_tasks(
     """Fine-tune the model of `out` for each task (or go on), and measure it on scenes never seen.
 
     Args:
-        out: the demo's folder; gets `tasks.json`, and each recipe's run in `tasks/`.
+        out: the demo's folder; gets `tasks.json`, and each recipe's run in `tasks/`, the last one of a task
+            with its predictions and a page.
         names: of tasks.
         adjust: makes another run of each recipe's.
     Returns:
@@ -112,7 +114,7 @@ def run_tasks(
         size = loaded.model.config.vision.image_hw[0]
         say(f"{name}: measuring on {UNSEEN} scenes never seen in training")
         found, predictions = task.measure(Predictor(loaded), Scenes("test", UNSEEN, image_size=size))
-        write_json(folder / "predictions.json", [one.to_json() for one in predictions])
+        write_results(folder, name, found, predictions, f"xvlm demo --out {out} --tasks {name}")
         metrics |= found | {f"{name}_train_seconds": seconds}
         write_json(kept, metrics)
         for key, value in found.items():

@@ -9,7 +9,7 @@ from xvlm.data.sources import JsonSource
 from xvlm.demo import summary_tiles, write_predictions
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
-from xvlm.gallery import write_gallery
+from xvlm.gallery._run import write_gallery
 from xvlm.predict import Predictor
 from xvlm.recipes import photos, photos_align
 from xvlm.run import write_json

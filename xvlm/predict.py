@@ -68,6 +68,10 @@ class Entailed(NamedTuple):
     probabilities: dict[str, float]
 
 
+TOLD = 5
+"""Answers that are told of those that a question could have."""
+
+
 class Predictor:
     """A model, its tokenizer, and the questions that they can answer.
 
@@ -128,9 +132,12 @@ class Predictor:
         answers: Sequence[str] | None = None,
         beams: int = 3,
         best: int = 128,
-    ) -> list[Answered]:
+    ) -> list[list[Answered]]:
         """Questions about B images; see `Photo.ask`.
 
+        Returns:
+            of each question the best answers, the likeliest first: up to 5 of those given, or the one that
+            was written.
         Args:
             images: which of the B each question is about.
             best: of a longer list of answers, how many are ranked by all their tokens; by the first one alone
@@ -147,11 +154,14 @@ class Predictor:
         if answers is None:
             free = Decoding(beams, min_tokens=0, max_tokens=self.max_tokens)
             written = write_texts(decoder, looked_at, [self.tokenizer.cls_id], self.tokenizer.sep_id, free)
-            return [Answered(self.text(one.ids), math.exp(one.log_probability)) for (one,) in written]
+            return [[Answered(self.text(one.ids), math.exp(one.log_probability))] for (one,) in written]
         given = Texts.pack(self.answer_ids(answers, decoder.longest)).to(self.device)
         ranked = rank_answers(decoder, looked_at, given, best)
-        firsts = zip(ranked.answer_Nk[:, 0].tolist(), ranked.probability_Nk[:, 0].tolist(), strict=True)
-        return [Answered(answers[number], probability) for number, probability in firsts]
+        first = ranked.answer_Nk[:, :TOLD].tolist(), ranked.probability_Nk[:, :TOLD].tolist()
+        return [
+            [Answered(answers[number], share) for number, share in zip(numbers, shares, strict=True)]
+            for numbers, shares in zip(*first, strict=True)
+        ]
 
     def answer_ids(self, answers: Sequence[str], longest: int) -> list[list[int]]:
         """Token ids of the answers to choose among, their ends included; none is cut.
@@ -272,7 +282,7 @@ class Photo:
             ValueError: the question or the list of answers is empty.
             MissingPart: the model was not trained for questions.
         """
-        return self.predictor.answer(self.features, [question], [0], answers, beams, len(answers or ()))[0]
+        return self.predictor.answer(self.features, [question], [0], answers, beams, len(answers or ()))[0][0]
 
     def entails(self, hypothesis: str) -> Entailed:
         """Does a hypothesis follow from the image, or contradict it?

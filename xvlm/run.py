@@ -157,7 +157,12 @@ def _value(hint: Any, value: Any, name: str) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
+    write_text(path, json.dumps(to_json(value), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(to_json(value), indent=1) + "\n")
+    partial.write_text(text)
     partial.replace(path)

@@ -16,7 +16,7 @@ from xvlm.evaluate import retrieval
 from xvlm.evaluate._candidates import Ranked
 from xvlm.evaluate._states import ImageTokens, TextStates
 from xvlm.evaluate.retrieval import Retrieval, evaluate_retrieval
-from xvlm.gallery import image_rankings, text_rankings
+from xvlm.gallery.retrieval import image_rankings, text_rankings
 from xvlm.metrics.recall import rank_of_first_true, recall_metrics
 from xvlm.predict import Predictor
 

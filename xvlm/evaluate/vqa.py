@@ -17,7 +17,7 @@ from xvlm.data.sources import Source
 from xvlm.data.text import clean_question
 from xvlm.evaluate._read import Prediction, chunks, records
 from xvlm.metrics.vqa import vqa_accuracy
-from xvlm.predict import Predictor
+from xvlm.predict import Answered, Predictor
 from xvlm.records import BadRecord, Record
 
 
@@ -29,6 +29,7 @@ class QuestionPrediction(Prediction):
         question_id: see `named`.
         people: what people answered; of a test set nothing.
         score: probability of the answer, see `Answered`.
+        best: the likeliest answers with their probabilities; of a written one itself.
         accuracy: see `vqa_accuracy`; `None` where nobody answered.
     """
 
@@ -38,24 +39,28 @@ class QuestionPrediction(Prediction):
     score: float
     people: tuple[str, ...]
     accuracy: float | None
+    best: tuple[Answered, ...]
 
 
 def evaluate_questions(
     predictor: Predictor,
     source: Source,
     limit: int | None = None,
-    answers: Sequence[str] | None = None,
+    answers: Path | Sequence[str] | None = None,
     batch: int = 32,
 ) -> tuple[dict[str, float], list[QuestionPrediction]]:
     """Every record is a question about an image, or holds several about it.
 
     Args:
-        answers: choose among these (published: 3,128 of them); without them answers are written freely.
+        limit: use only the first so many records.
+        answers: choose among these, or those in this file, a JSON list (published: 3,128 of them); without
+            them answers are written freely.
         batch: records at a time.
     Returns:
         (metrics, predictions in the source's order); metrics only count where nobody answered.  `vqa_exact`,
         where every question has one answer: how often it is given letter for letter (published for VLUE).
     """
+    answers = answer_list(answers) if isinstance(answers, Path) else answers
     bad: list[BadRecord] = []
     predictions: list[QuestionPrediction] = []
     for chunk in chunks(records(source, limit, bad, "questions"), batch):
@@ -76,8 +81,8 @@ def evaluate_questions(
             continue
         texts = [question.text for _, question in asked]
         found = predictor.answer(predictor.encode_images(pixels), texts, images, answers)
-        for (record, question), (text, score) in zip(asked, found, strict=True):
-            people = question.answers
+        for (record, question), best in zip(asked, found, strict=True):
+            people, (text, score) = question.answers, best[0]
             accuracy = vqa_accuracy(text, people) if people else None
             predictions.append(
                 QuestionPrediction(
@@ -89,6 +94,7 @@ def evaluate_questions(
                     score,
                     people,
                     accuracy,
+                    tuple(best),
                 )
             )
     predictions, bad = dist.collected(predictions), dist.collected(bad)
@@ -125,10 +131,10 @@ def readable(question: Question, record: Record, bad: list[BadRecord]) -> bool:
     return False
 
 
-def answer_list(path: str | Path) -> list[str]:
+def answer_list(path: Path) -> list[str]:
     """A JSON list of texts.  Raises ValueError for anything else, FileNotFoundError for no file."""
     try:
-        answers = json.loads(Path(path).read_text())
+        answers = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):

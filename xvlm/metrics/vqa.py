@@ -50,6 +50,11 @@ def one_line(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
+def question_type(question: str) -> str:
+    """The kind of a question, by its first two words ("how many", "what is")."""
+    return " ".join(question.lower().split()[:2])
+
+
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
     """How right an answer is: a third for each of the other people who gave it, at most 1; the mean over all
     choices of the one who is left out (Antol et al. 2015).

@@ -5,6 +5,7 @@ from xvlm.report.cards import table
 from xvlm.report.curves import Curve, curve_svg, curves_from_log, read_log
 from xvlm.report.draw import DrawnBox, draw_box
 from xvlm.report.items import (
+    AnswerExample,
     GroundingExample,
     ImageRanking,
     Metric,
@@ -16,6 +17,7 @@ from xvlm.report.items import (
 from xvlm.report.page import write_report, write_svg
 
 __all__ = [
+    "AnswerExample",
     "Bars",
     "Curve",
     "DrawnBox",

@@ -7,8 +7,25 @@ from html import escape
 
 from xvlm.report.bars import Bars, bars_svg
 from xvlm.report.curves import Curve, curve_svg
-from xvlm.report.draw import PREDICTED_COLOUR, TRUE_COLOUR, DrawnBox, data_uri, thumbnail
-from xvlm.report.items import GroundingExample, ImageRanking, Item, Metric, Picture, Table, TextRanking
+from xvlm.report.draw import (
+    CANDIDATE_COLOUR,
+    PREDICTED_COLOUR,
+    TRUE_COLOUR,
+    DrawnBox,
+    data_uri,
+    heated,
+    thumbnail,
+)
+from xvlm.report.items import (
+    AnswerExample,
+    GroundingExample,
+    ImageRanking,
+    Item,
+    Metric,
+    Picture,
+    Table,
+    TextRanking,
+)
 from xvlm.report.svg import column, number
 
 _LARGE, _SMALL = 520, 220  # pixels: about twice what the page shows, for sharp screens
@@ -23,6 +40,8 @@ def card(item: Item, position: int = 0) -> str:
             return _texts(item)
         case ImageRanking():
             return _images(item)
+        case AnswerExample():
+            return _answer(item)
         case Picture():
             return _picture(item)
         case Curve():
@@ -78,10 +97,14 @@ def _column(cells: Sequence[str | float]) -> tuple[list[str], bool]:
     return [cell if isinstance(cell, str) else next(words) for cell in cells], 0 < len(numbers) == len(cells)
 
 
-LEGEND = (
-    '<p class="legend"><span><i class="swatch dashed"></i>where it is</span> '
-    '<span><i class="swatch"></i>where the model looks, with its matching probability</span></p>'
-)
+def legend(examples: Sequence[GroundingExample]) -> str:
+    """What the boxes of some examples mean."""
+    chosen = any(example.candidates_xyxy for example in examples)
+    found = "what it chose" if chosen else "where the model looks, with its matching probability"
+    return (
+        '<p class="legend"><span><i class="swatch dashed"></i>where it is</span> '
+        f'<span><i class="swatch"></i>{found}</span></p>'
+    )
 
 
 def _verdict(met: bool | None) -> str:
@@ -95,18 +118,48 @@ def _image(picture: str, description: str, kind: str = "") -> str:
 
 
 def _grounding(example: GroundingExample) -> str:
-    boxes = [DrawnBox(example.predicted_xyxy, f"{example.score:.2f}", PREDICTED_COLOUR)]
+    boxes = [DrawnBox(box, "", CANDIDATE_COLOUR) for box in example.candidates_xyxy]
+    score = "" if example.candidates_xyxy else f"{example.score:.2f}"
+    boxes.append(DrawnBox(example.predicted_xyxy, score, PREDICTED_COLOUR))
     if example.true_xyxy is not None:  # on top: dashes leave the line below them to be seen
         boxes.append(DrawnBox(example.true_xyxy, "", TRUE_COLOUR, dashed=True))
-    picture = data_uri(thumbnail(example.image, _LARGE, boxes))
-    badge = ""
-    if example.right is not None:
-        kind, word = ("good", "✓ right") if example.right else ("bad", "✗ wrong")
-        badge = f'<span class="badge {kind}">{word}</span><span class="dim">IoU {example.iou:.2f}</span>'
+    image = heated(example.image, example.map_hw) if example.map_hw else example.image
+    picture = data_uri(thumbnail(image, _LARGE, boxes))
+    badge = "" if example.right is None else _badge(example.right, f"IoU {example.iou:.2f}")
     return (
         f'<figure class="card">{_image(picture, f"Boxes for: {example.phrase}")}'
         f"<figcaption>“{escape(example.phrase)}”<div>{badge}</div></figcaption></figure>"
     )
+
+
+def _badge(right: bool | None, note: str) -> str:
+    kind, word = ("good", "✓ right") if right else ("bad", "✗ wrong")
+    judged = "" if right is None else f'<span class="badge {kind}">{word}</span>'
+    return judged + (f'<span class="dim">{escape(note)}</span>' if note else "")
+
+
+def _answer(example: AnswerExample) -> str:
+    described = example.asked or ", ".join(f"{label}: {text}" for label, text in example.lines)
+    pictures = [_image(data_uri(thumbnail(image, _LARGE)), described) for image in example.images]
+    shown = pictures[0] if len(pictures) == 1 else f'<div class="pair">{"".join(pictures)}</div>'
+    asked = f"“{escape(example.asked)}”" if example.asked else ""
+    choices = "".join(
+        f'<li{" class=true" if true else ""}><div class="row"><span>'
+        f'{_CHECK if true else ""}{escape(text)}</span><span class="dim">{share:.2f}</span></div>'
+        f'<div class="meter"><i style="width:{min(max(share, 0), 1) * 100:.0f}%"></i></div></li>'
+        for text, share, true in example.choices
+    )
+    ranks = f'<ol class="ranks">{choices}</ol>' if choices else ""
+    lines = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in example.lines)
+    below = f"<dl>{lines}</dl>" if lines else ""
+    badge = _badge(example.right, example.note)
+    return (
+        f'<figure class="card">{shown}<figcaption>{asked}{ranks}{below}'
+        f"{f'<div>{badge}</div>' if badge else ''}</figcaption></figure>"
+    )
+
+
+_CHECK = '<span class="good">✓</span> '
 
 
 def _ordered(scores: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -121,7 +174,7 @@ def _texts(ranking: TextRanking) -> str:
     rows = []
     for place in order:
         text, score, true = ranking.texts[place]
-        mark = '<span class="good">✓</span> ' if true else ""
+        mark = _CHECK if true else ""
         rows.append(
             f'<li{" class=true" if true else ""}><div class="row"><span>{mark}{escape(text)}</span>'
             f'<span class="dim">{score:.2f}</span></div>'
@@ -142,7 +195,7 @@ def _images(ranking: ImageRanking) -> str:
         picture = _image(
             data_uri(thumbnail(image, _SMALL)), f"Rank {rank}" + (", the right one" if true else "")
         )
-        mark = '<span class="good">✓</span> ' if true else ""
+        mark = _CHECK if true else ""
         cells.append(
             f'<div class="cell{" true" if true else ""}">{picture}'
             f'<div class="row"><span>{mark}{rank}</span><span class="dim">{score:.2f}</span></div></div>'

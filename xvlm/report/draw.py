@@ -7,11 +7,13 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from xvlm.records import BoxXYXY
 
 TRUE_COLOUR, PREDICTED_COLOUR = "#2fbf71", "#ff8c1a"
+CANDIDATE_COLOUR, WARM_COLOUR = "#c9d3e0", "#ff5a1f"
 _RIM = (24, 24, 24)
 _SMALLEST_FONT = 8
 Plate = tuple[float, float, float, float]
@@ -51,6 +53,19 @@ def draw_box(image: Image.Image, boxes: Sequence[DrawnBox]) -> Image.Image:
         if box.label:
             taken.append(_label(draw, box, drawn.size, width, taken))
     return drawn
+
+
+def heated(image: Image.Image, map_hw: Sequence[Sequence[float]]) -> Image.Image:
+    """A map of patches, rows from the top, over the whole picture: it stays grey and dim where nothing is
+    looked at, and is in colour and warm where most is."""
+    rows = np.asarray(map_hw, dtype=np.float32)
+    low, high = float(rows.min()), float(rows.max())
+    share = np.clip((rows - low) / ((high - low) or 1.0), 0, 1)
+    grid = Image.fromarray(np.uint8(255 * share)).resize(image.size, Image.Resampling.BICUBIC)
+    colour = image.convert("RGB")
+    dim = Image.blend(colour.convert("L").convert("RGB"), Image.new("RGB", image.size, "black"), 0.35)
+    warm = Image.blend(colour, Image.new("RGB", image.size, WARM_COLOUR), 0.35)
+    return Image.composite(warm, dim, grid)
 
 
 def _inside(box: DrawnBox, size: tuple[int, int], margin: int) -> DrawnBox:

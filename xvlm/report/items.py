@@ -42,6 +42,8 @@ class GroundingExample:
         predicted_xyxy: the model's box in pixels.
         score: matching probability of picture and phrase.
         iou: overlap of the two boxes; `None` together with the right box.
+        candidates_xyxy: boxes among which one was chosen.
+        map_hw: rows of patches over the whole picture, laid over it: what is looked at more is warmer.
     """
 
     image: Image.Image
@@ -50,6 +52,8 @@ class GroundingExample:
     predicted_xyxy: BoxXYXY
     score: float
     iou: float | None
+    candidates_xyxy: Sequence[BoxXYXY] = ()
+    map_hw: Sequence[Sequence[float]] = ()
 
     @property
     def right(self) -> bool | None:
@@ -74,6 +78,27 @@ class ImageRanking:
 
 
 @dataclass(frozen=True)
+class AnswerExample:
+    """What was asked about one picture or several, and what the model says.
+
+    Attributes:
+        images: side by side.
+        asked: a question, a statement; empty where nothing was asked.
+        choices: what the model could say: (text, share, whether it is right), each with a bar.
+        lines: (label, text) below: what people said, for example.
+        right: whether the model is right; `None` where it is not a matter of right and wrong.
+        note: a few words beside that.
+    """
+
+    images: Sequence[Image.Image]
+    asked: str = ""
+    choices: Sequence[tuple[str, float, bool]] = ()
+    lines: Sequence[tuple[str, str]] = ()
+    right: bool | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture with lines of (label, text) below it: an answer, a caption, a statement."""
 
@@ -89,7 +114,7 @@ class Table:
     rows: Sequence[Sequence[str | float]]
 
 
-Item = GroundingExample | TextRanking | ImageRanking | Picture | Curve | Bars | Table | str
+Item = GroundingExample | TextRanking | ImageRanking | AnswerExample | Picture | Curve | Bars | Table | str
 
 
 @dataclass(frozen=True)

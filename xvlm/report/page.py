@@ -9,7 +9,7 @@ from html import escape
 from itertools import groupby
 from pathlib import Path
 
-from xvlm.report.cards import LEGEND, card, grid_class, tile
+from xvlm.report.cards import card, grid_class, legend, tile
 from xvlm.report.curves import Curve
 from xvlm.report.items import GroundingExample, ImageRanking, Metric, Section, TextRanking
 from xvlm.report.style import PAGE_CSS
@@ -75,8 +75,8 @@ def _section(section: Section) -> str:
     parts = [f"<section><h2>{escape(section.title)}</h2>"]
     if section.intro:
         parts.append(f'<p class="intro">{escape(section.intro)}</p>')
-    if any(isinstance(item, GroundingExample) for item in section.items):
-        parts.append(LEGEND)
+    if boxes := [item for item in section.items if isinstance(item, GroundingExample)]:
+        parts.append(legend(boxes))
     for kind, items in groupby(enumerate(section.items), key=lambda numbered: grid_class(numbered[1])):
         cards = "\n".join(card(item, position) for position, item in items)
         parts.append(f'<div class="{kind}">\n{cards}\n</div>')

@@ -34,6 +34,9 @@ margin:14px 0;align-items:start}}
 .stack>p{{margin:0}}
 .card{{margin:0;overflow:hidden;min-width:0}}
 .card>img{{display:block;width:100%;height:auto;max-height:360px;object-fit:contain;background:var(--line)}}
+.pair{{display:grid;grid-template-columns:1fr 1fr;gap:2px;background:var(--line)}}
+.pair img{{display:block;width:100%;height:auto;aspect-ratio:1;object-fit:cover}}
+figcaption dl,figcaption .ranks{{margin:8px 0}}
 figcaption{{padding:12px 16px 14px;overflow-wrap:anywhere}}
 .plot{{padding:8px 6px 4px}}.bars{{max-width:480px}}
 svg.v{{display:block;width:100%;height:auto;font-variant-numeric:tabular-nums}}

@@ -99,7 +99,7 @@ def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
     if not dev.data:
         return None
     source = open_source(dev.data, dev.image_root or None)
-    options = {"answers": answer_list(dev.answers)} if dev.answers else {}
+    options = {"answers": answer_list(Path(dev.answers))} if dev.answers else {}
 
     def numbers(loaded: Loaded) -> dict[str, float]:
         return measure(Predictor(loaded), source, limit=dev.limit or None, **options)[0]

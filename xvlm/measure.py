@@ -1,0 +1,77 @@
+"""`xvlm eval`: any measure by the name of its file, with its own options; what it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from docstring_parser import parse
+
+from xvlm.lookup import find, names
+
+
+def measure(words: Sequence[str]) -> dict[str, float] | None:
+    """Measure a model: `MEASURE --model M --data D --out O`, then options of the measure.
+
+    Options are the keyword arguments of `evaluate` in the measure's file, with what its docstring says.
+
+    Returns:
+        the metrics; `None` on all ranks but the main one, which writes.
+    """
+    from xvlm import dist
+    from xvlm.data.sources import open_source
+    from xvlm.gallery._results import write_results
+    from xvlm.predict import Predictor
+
+    if not words or words[0].startswith("-"):
+        raise ValueError(
+            f"xvlm eval needs a measure first ({', '.join(names('evaluate'))}); "
+            "`xvlm eval MEASURE --help` lists its options"
+        )
+    name, *rest = words
+    evaluate = find("evaluate", name).evaluate
+    summary = (inspect.getdoc(evaluate) or "").split("\n", 1)[0]
+    asked = tyro.cli(options_of(evaluate), args=rest, prog=f"xvlm eval {name}", description=summary)
+    given = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    model, data, out, image_root = (given.pop(one) for one in ("model", "data", "out", "image_root"))
+    dist.init()
+    metrics, found = evaluate(Predictor.load(model, dist.device()), open_source(data, image_root), **given)
+    if not dist.is_main():
+        return None
+    report = write_results(out, name, metrics, found, shlex.join(["xvlm", "eval", *words]))
+    print(f"report: {report}", file=sys.stderr)
+    print(json.dumps(metrics))
+    return metrics
+
+
+def options_of(evaluate: Callable[..., Any]) -> Any:
+    """A dataclass of what every measure takes, and of the keyword arguments of this one."""
+    help_of = {
+        one.arg_name: " ".join((one.description or "").split())
+        for one in parse(inspect.getdoc(evaluate) or "").params
+    }
+
+    def option(name: str, kind: Any, text: str, **default: Any) -> tuple[str, Any, Any]:
+        return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(**default)
+
+    _predictor, _source, *own = inspect.signature(evaluate, eval_str=True).parameters.values()
+    return dataclasses.make_dataclass(
+        "EvaluationOptions",
+        [
+            option("model", Path, "model folder, run folder or hub repository"),
+            option("data", str, "JSON or JSON-lines file, tar shards, or a scheme such as scenes:test:500"),
+            option("out", Path, "folder for metrics.json, predictions.json and report.html"),
+            option("image_root", str | None, "where image paths start; else beside the file", default=None),
+            *(
+                option(one.name, one.annotation, help_of.get(one.name, ""), default=one.default)
+                for one in own
+            ),
+        ],
+    )
