@@ -52,7 +52,8 @@ def test_questions(answers: list[str] | None, batch: int, photos: Path) -> None:
     del items[3]["answer"]
     bad = [{"image": "nowhere.jpg", "question": "what?"}, {"image": NAMES[0], "question": "?!"}]
     predictor = predictor_of("answers")
-    metrics, predictions = evaluate_questions(predictor, source_of(photos, items + bad), None, answers, batch)
+    source = source_of(photos, items + bad)
+    metrics, predictions = evaluate_questions(predictor, source, answers=answers, batch=batch)
     assert [one.question_id for one in predictions] == [0, 1, 2, 3, 4]
     for one, item in zip(predictions, items, strict=True):
         told = predictor.image(photos / item["image"]).ask(item["question"], answers)
@@ -137,3 +138,25 @@ def test_captions(photos: Path) -> None:
 )
 def test_vqa_accuracy(answer: str, people: list[str], accuracy: float) -> None:
     assert vqa_accuracy(answer, people) == pytest.approx(accuracy)
+
+
+def test_questions_beside_the_commonest_answers(photos: Path, tmp_path: Path) -> None:
+    items = [
+        {"image": NAMES[0], "question": "how many dogs?", "answer": ["two", "two", "one"]},
+        {"image": NAMES[1], "question": "who is it?", "answer": ["red"]},
+        {"image": NAMES[2], "question": "what is it?"},
+    ]
+    known = [
+        {"image": "nowhere.jpg", "question": "how many red things?", "answer": "two"},
+        {"image": "nowhere.jpg", "question": "what is red?", "answer": ["red", "red"]},
+    ]
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    source = source_of(photos, items)
+    metrics, _ = evaluate_questions(
+        predictor_of("answers"), source, answers=ANSWERS, baseline=str(tmp_path / "known.json")
+    )
+    expected = (vqa_accuracy("two", ["two", "two", "one"]) + 1.0) / 2
+    assert metrics["vqa_commonest"] == pytest.approx(expected)
+    (tmp_path / "known.json").write_text(json.dumps([{"image": "x.jpg", "question": "who?"}]))
+    with pytest.raises(ValueError, match="holds no answered question"):
+        evaluate_questions(predictor_of("answers"), source, baseline=str(tmp_path / "known.json"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.published import golden
-from xvlm.metrics.vqa import normalise_answer, vqa_accuracy
+from xvlm.metrics.vqa import commonest_answers, normalise_answer, vqa_accuracy
 
 SIGNS = list(';/[]"{}()=+\\_-><@`,?!')
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -142,3 +142,18 @@ def test_people_who_agree_are_taken_at_their_word() -> None:
 def test_nobody_answered() -> None:
     with pytest.raises(ValueError, match="nobody answered"):
         vqa_accuracy("red", [])
+
+
+def test_commonest_answers() -> None:
+    asked = [
+        ("How many dogs?", ["two", "three", "two"]),
+        ("how many red cats?", ["one"]),
+        ("what is it?", ["a dog"]),
+        ("what is that?", ["a cat", "a cat"]),
+        ("who?", []),
+        ("where is it?", ["here", "there"]),
+    ]
+    found = commonest_answers(asked)
+    assert found == {"": "two", "how many": "two", "what is": "a cat", "where is": "here"}
+    with pytest.raises(ValueError, match="nobody answered any question"):
+        commonest_answers([("who?", [])])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from torch import Tensor
 from xvlm import dist
 from xvlm.data.fields import Question, questions_of
 from xvlm.data.images import open_image
-from xvlm.data.sources import Source
+from xvlm.data.sources import Source, open_source
 from xvlm.data.text import clean_question
 from xvlm.evaluate._read import Prediction, chunks, records
-from xvlm.metrics.vqa import vqa_accuracy
+from xvlm.metrics.vqa import commonest_answers, question_type, vqa_accuracy
 from xvlm.predict import Answered, Predictor
 from xvlm.records import BadRecord, Record
 
@@ -47,6 +47,7 @@ def evaluate_questions(
     source: Source,
     limit: int | None = None,
     answers: Path | Sequence[str] | None = None,
+    baseline: str = "",
     batch: int = 32,
 ) -> tuple[dict[str, float], list[QuestionPrediction]]:
     """Every record is a question about an image, or holds several about it.
@@ -55,12 +56,15 @@ def evaluate_questions(
         limit: use only the first so many records.
         answers: choose among these, or those in this file, a JSON list (published: 3,128 of them); without
             them answers are written freely.
+        baseline: questions of training, named as `data`: what their commonest answer to each kind of question
+            would reach here is measured too, as `vqa_commonest`.
         batch: records at a time.
     Returns:
         (metrics, predictions in the source's order); metrics only count where nobody answered.  `vqa_exact`,
         where every question has one answer: how often it is given letter for letter (published for VLUE).
     """
     answers = answer_list(answers) if isinstance(answers, Path) else answers
+    commonest = commonest_in(baseline) if baseline else {}
     bad: list[BadRecord] = []
     predictions: list[QuestionPrediction] = []
     for chunk in chunks(records(source, limit, bad, "questions"), batch):
@@ -105,7 +109,37 @@ def evaluate_questions(
     single = [one.answer.strip() == one.people[0].strip() for one in predictions if len(one.people) == 1]
     exact = {"vqa_exact": sum(single) / len(single)} if len(single) == len(judged) else {}
     labelled = {"vqa_acc": sum(judged) / len(judged), **exact, "vqa_labelled": float(len(judged))}
+    if commonest:
+        labelled["vqa_commonest"] = accuracy_of_commonest(commonest, predictions)
     return labelled | counts, predictions
+
+
+def commonest_in(spec: str) -> dict[str, str]:
+    """See `commonest_answers`; questions are read from where `open_source` finds them, without their images.
+
+    Raises ValueError if none has an answer.
+    """
+    source = open_source(spec)
+    bad: list[BadRecord] = []
+    asked: list[tuple[str, Sequence[str]]] = []
+    for index in range(len(source)):
+        try:
+            asked += [(question.text, question.answers) for question in questions_of(source[index])]
+        except BadRecord as error:
+            bad.append(error)
+    if not any(answers for _, answers in asked):
+        raise ValueError(f"{spec} holds no answered question; first problem: {bad[0] if bad else 'none'}")
+    return commonest_answers(asked)
+
+
+def accuracy_of_commonest(commonest: Mapping[str, str], predictions: Sequence[QuestionPrediction]) -> float:
+    """How right the commonest answers are where people answered."""
+    found = [
+        vqa_accuracy(commonest.get(question_type(one.question), commonest[""]), one.people)
+        for one in predictions
+        if one.people
+    ]
+    return sum(found) / len(found)
 
 
 def named(record: Record) -> list[Question]:

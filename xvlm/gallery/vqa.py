@@ -10,7 +10,11 @@ from xvlm.gallery._show import drawn, picture
 from xvlm.metrics.vqa import normalise_answer, question_type
 from xvlm.report import AnswerExample, Section, Table
 
-TILES = {"vqa_acc": "right by the VQA challenge's measure", "vqa_exact": "right letter for letter"}
+TILES = {
+    "vqa_acc": "right by the VQA challenge's measure",
+    "vqa_exact": "right letter for letter",
+    "vqa_commonest": "right by the commonest answer to each kind of question",
+}
 """Shares that stand at the top of the page."""
 
 TYPES = 12

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
@@ -53,6 +54,24 @@ def one_line(answer: str) -> str:
 def question_type(question: str) -> str:
     """The kind of a question, by its first two words ("how many", "what is")."""
     return " ".join(question.lower().split()[:2])
+
+
+def commonest_answers(asked: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
+    """What is most often answered to each type of question (`question_type`), under "" to any; of answers
+    that are as frequent the one that comes first.
+
+    Args:
+        asked: questions with what people answered.
+    Raises:
+        ValueError: nobody answered anything.
+    """
+    counts: dict[str, Counter[str]] = {"": Counter()}
+    for question, people in asked:
+        counts[""].update(people)
+        counts.setdefault(question_type(question), Counter()).update(people)
+    if not counts[""]:
+        raise ValueError("there is no commonest answer: nobody answered any question")
+    return {kind: count.most_common(1)[0][0] for kind, count in counts.items() if count}
 
 
 def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
