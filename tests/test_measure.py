@@ -200,3 +200,32 @@ def test_options_are_those_of_the_measure(measure: str, capsys: pytest.CaptureFi
 def test_a_measure_must_be_named(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", *words]) == 2
     assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_model_without_the_head_says_so(
+    measure: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts, items, _ = MEASURES[measure]
+    (tmp_path / "items.json").write_text(json.dumps(items()))
+    save_tiny(tmp_path / "model", ("masked",))
+    asked = ["--model", tmp_path / "model", "--data", tmp_path / "items.json", "--image-root", photos]
+    assert main(["eval", measure, *map(str, asked), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err.splitlines()
+    part = "matching" if measure == "weak_grounding" else parts[0]
+    assert told[-1] == f"xvlm: this model has no '{part}', so it cannot do that; it has masked"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_where_no_image_is_there_the_first_one_is_named(
+    measure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts, items, _ = MEASURES[measure]
+    (tmp_path / "items.json").write_text(json.dumps(items()))
+    save_tiny(tmp_path / "model", parts)
+    asked = ["--model", tmp_path / "model", "--data", tmp_path / "items.json", "--out", tmp_path / "out"]
+    assert main(["eval", measure, *map(str, asked)]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.startswith("xvlm: ") and "first problem: " in told and f"{tmp_path / NAMES[0]}" in told
+    assert not (tmp_path / "out").exists()

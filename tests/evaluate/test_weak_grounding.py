@@ -143,7 +143,8 @@ def test_images_that_the_file_lacks_are_counted(predictor: Predictor, refcoco: P
     assert metrics["weak_grounding_bad_records"] == 3 and len(predictions) == 4
     (refcoco / "dets.json").write_text("{}")
     with pytest.raises(
-        ValueError, match=r"no case .* first problem: .*no detections for the image \(image_id 58"
+        ValueError,
+        match=r"has no phrase with a box and candidates; first problem: .*no detections for the image \(image_id 58",
     ):
         evaluate_maps(predictor, source, detections=refcoco / "dets.json")
     unnamed = listed(tmp_path, {"text": "a dog", "bbox": [1, 2, 30, 30]})
@@ -238,7 +239,9 @@ def test_wrong_questions_are_one_sentence(predictor: Predictor, tmp_path: Path) 
         search_layers(predictor, source, powers=())
     boxless = listed(tmp_path, {"text": "a dog", "ref_id": 1})
     for measure in (evaluate_maps, evaluate_grounding, search_layers):
-        with pytest.raises(ValueError, match=r"no case .*a\.json; first problem: .*a\.json\[0\]: no box"):
+        with pytest.raises(
+            ValueError, match=r"a\.json has no phrase with a box.*; first problem: .*a\.json\[0\]: no box"
+        ):
             measure(predictor, boxless)
 
 

@@ -109,7 +109,7 @@ def test_bad_records_are_counted_and_the_rest_is_measured(
 
 def test_nothing_to_measure_is_an_error(predictor: Predictor, tmp_path: Path) -> None:
     source = write_list(tmp_path / "a.json", [{"image": "gone.jpg", "caption": "a dog"}])
-    with pytest.raises(ValueError, match="no case"):
+    with pytest.raises(ValueError, match="has no phrase with a box; first problem"):
         evaluate_grounding(predictor, source)
     with pytest.raises(ValueError, match=r"no image with a caption; first problem: .*image file missing"):
         evaluate_retrieval(predictor, source)

@@ -9,8 +9,7 @@ from typing import Any
 
 from xvlm import dist
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import needs
-from xvlm.evaluate.grounding import check_any
+from xvlm.evaluate._read import check_any, needs
 from xvlm.evaluate.weak_grounding import looked_at, weak_metrics
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord
@@ -56,7 +55,7 @@ def search_layers(
     bad: list[BadRecord] = []
     choices = [choice for *_, choice in looked_at(predictor, source, limit, layers, detections, batch, bad)]
     choices, bad = dist.collected(choices), dist.collected(bad)
-    check_any(choices, source, bad)
+    check_any(choices, source, "phrase with a box and candidates", bad)
     return [
         LayerResult(layer, power, weak_metrics(choices, layer, power, len(bad)))
         for layer in layers

@@ -5,7 +5,7 @@ Each rank reads a part of its own; `dist.collected` then has everything in the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -145,6 +145,12 @@ def captioned(
             yield record, captions, photo
         else:
             bad.append(BadRecord("no caption", record.key))
+
+
+def check_any(found: Sequence[Any], source: Source, what: str, bad: Sequence[BadRecord]) -> None:
+    """Raises ValueError, with the first problem, where nothing of `source` could be measured."""
+    if not found:
+        raise ValueError(f"{source.name} has no {what}; first problem: {bad[0] if bad else 'it is empty'}")
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

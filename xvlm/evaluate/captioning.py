@@ -14,7 +14,7 @@ from xvlm import dist
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.views import key_of
-from xvlm.evaluate._read import Prediction, chunks, readable, records
+from xvlm.evaluate._read import Prediction, check_any, chunks, needs, readable, records
 from xvlm.metrics.captions import caption_scores
 from xvlm.model.decoding import Decoding
 from xvlm.predict import Predictor
@@ -72,10 +72,14 @@ def evaluate_captions(
         batch: images at a time.
     Returns:
         (metrics, predictions in the source's order); metrics only count where nobody said anything.
+    Raises:
+        MissingPart: the model was not trained for it.
+        ValueError: there is nothing to measure; the message says why not.
     """
     decoding = Decoding(
         beams, samples, top_k, top_p, temperature, seed, min_tokens, max_tokens, repetition_penalty
     )
+    needs(predictor, "captions")
     bad: list[BadRecord] = []
     found: list[CaptionPrediction] = []
     for chunk in chunks(shown(predictor, source, limit, bad), batch):
@@ -88,6 +92,7 @@ def evaluate_captions(
             for (record, references, _), captions in zip(chunk, written, strict=True)
         ]
     found, bad = one_an_image(dist.collected(found)), dist.collected(bad)
+    check_any(found, source, "image", bad)
     counts = {"caption_images": float(len(found)), "caption_bad_records": float(len(bad))}
     labelled = [one for one in found if one.references]
     if not labelled:

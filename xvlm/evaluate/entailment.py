@@ -10,7 +10,7 @@ from typing import Any
 from xvlm import dist
 from xvlm.data.fields import Labelled, labelled_of
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import Photo, Prediction, chunks, has_tokens, read
+from xvlm.evaluate._read import Photo, Prediction, check_any, chunks, has_tokens, needs, read
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord, Record
 
@@ -55,6 +55,7 @@ def evaluate_entailment(
         ValueError: there is no hypothesis; the message says why not.
         MissingPart: the model was not trained for it.
     """
+    needs(predictor, "labels")
     bad: list[BadRecord] = []
     predictions: list[EntailmentPrediction] = []
     for group in chunks(photos_with_hypotheses(predictor, source, limit, bad), batch):
@@ -71,10 +72,7 @@ def evaluate_entailment(
                 )
             )
     predictions, bad = dist.collected(predictions), dist.collected(bad)
-    if not predictions:
-        raise ValueError(
-            f"{source.name} has no hypothesis with a label; first problem: {bad[0] if bad else 'it is empty'}"
-        )
+    check_any(predictions, source, "hypothesis with a label", bad)
     right_of: dict[str, list[bool]] = {}
     for prediction in predictions:
         right_of.setdefault(prediction.truth, []).append(prediction.right)

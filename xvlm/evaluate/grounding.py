@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xvlm import dist
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import Photo, Prediction, chunks, needs, read
+from xvlm.evaluate._read import Photo, Prediction, check_any, chunks, needs, read
 from xvlm.metrics.grounding import grounding_metrics, overlaps
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
@@ -84,20 +84,11 @@ def evaluate_grounding(
             for (_, case), box, iou, score, inclusive in zip(asked.cases, *found, strict=True)
         ]
     predictions, bad = dist.collected(predictions), dist.collected(bad)
-    check_any(predictions, source, bad)
+    check_any(predictions, source, "phrase with a box", bad)
     iou_N = torch.tensor([one.iou for one in predictions], dtype=torch.float64)
     inclusive_N = torch.tensor([one.iou_inclusive for one in predictions], dtype=torch.float64)
     metrics = grounding_metrics(iou_N, inclusive_N, [one.split for one in predictions])
     return {**metrics, "grounding_bad_records": float(len(bad))}, predictions
-
-
-def check_any(cases: Sequence[Any], source: Source, bad: Sequence[BadRecord]) -> None:
-    """Raises ValueError where there is no case to measure."""
-    if not cases:
-        problem = bad[0] if bad else "it is empty"
-        raise ValueError(
-            f"there is no case to measure grounding on in {source.name}; first problem: {problem}"
-        )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from xvlm import dist
 from xvlm.data.fields import images_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import chunks, has_tokens, records
+from xvlm.evaluate._read import check_any, chunks, has_tokens, needs, records
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord, ImageData
 
@@ -44,7 +44,11 @@ def evaluate_pairs(
     Returns:
         (metrics, predictions in the source's order); `nlvr2_consistency` is over the statements of NLVR2 that
         speak of different pairs with the same words.
+    Raises:
+        MissingPart: the model was not trained for it.
+        ValueError: there is nothing to measure; the message says why not.
     """
+    needs(predictor, "pairs")
     bad: list[BadRecord] = []
     predictions: list[PairPrediction] = []
     for chunk in chunks(records(source, limit, bad, "statements"), batch):
@@ -68,12 +72,13 @@ def evaluate_pairs(
         found = predictor.judge(left, right, [statement for _, _, statement, _ in cases], pairs)
         predictions += [PairPrediction(*case, one) for case, one in zip(cases, found, strict=True)]
     predictions, bad = dist.collected(predictions), dist.collected(bad)
+    check_any(predictions, source, "statement about two images", bad)
     together: dict[str, list[bool]] = defaultdict(list)
     for one in predictions:
         together[one.statement].append(one.right)
     return {
-        "nlvr2_acc": sum(one.right for one in predictions) / max(1, len(predictions)),
-        "nlvr2_consistency": sum(map(all, together.values())) / max(1, len(together)),
+        "nlvr2_acc": sum(one.right for one in predictions) / len(predictions),
+        "nlvr2_consistency": sum(map(all, together.values())) / len(together),
         "nlvr2_statements": float(len(predictions)),
         "nlvr2_bad_records": float(len(bad)),
     }, predictions

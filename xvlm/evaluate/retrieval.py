@@ -18,7 +18,7 @@ from torch import Tensor
 from xvlm import dist
 from xvlm.data.sources import Source
 from xvlm.evaluate._candidates import Ranked, Side, contrastive_candidates, gathered, share
-from xvlm.evaluate._read import Photo, captioned, chunks, read
+from xvlm.evaluate._read import Photo, captioned, check_any, chunks, needs, read
 from xvlm.evaluate._states import Described, ImageTokens, TextStates
 from xvlm.metrics.recall import NEVER, recall_metrics
 from xvlm.model.attention import ConceptTokens
@@ -122,7 +122,13 @@ def evaluate_retrieval(
             of images.  What does not fit is encoded again when it is needed.
     Returns:
         (metrics, the ranked lists), the same on all ranks.
+    Raises:
+        MissingPart: the model has no contrastive head, or none for matching where some are reranked.
+        ValueError: no image has a caption; the message says why not.
     """
+    needs(predictor, "contrastive")
+    if top:
+        needs(predictor, "matching")
     if rerank not in RERANK:
         raise ValueError(f"rerank is {rerank!r}; it may be {' or '.join(RERANK)}")
     budget = int(memory * 1e9) if top else 0
@@ -131,10 +137,7 @@ def evaluate_retrieval(
     image_BE = embedded_images(own, described(predictor, source, limit, texts_per_image, bad), batch)
     images = dist.collected([image for chunk in own.chunks for image in chunk])
     bad = dist.collected(bad)
-    if not images:
-        raise ValueError(
-            f"{source.name} has no image with a caption; first problem: {bad[0] if bad else 'it is empty'}"
-        )
+    check_any(images, source, "image with a caption", bad)
     texts = [text for image in images for text in image.texts]
     image_I = torch.arange(len(images), device=predictor.device)
     image_T = image_I.repeat_interleave(torch.tensor([len(one.texts) for one in images]).to(image_I))

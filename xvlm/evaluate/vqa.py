@@ -15,7 +15,7 @@ from xvlm.data.fields import Question, questions_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source, open_source
 from xvlm.data.text import clean_question
-from xvlm.evaluate._read import Prediction, chunks, records
+from xvlm.evaluate._read import Prediction, check_any, chunks, needs, records
 from xvlm.metrics.vqa import commonest_answers, question_type, vqa_accuracy
 from xvlm.predict import Answered, Predictor
 from xvlm.records import BadRecord, Record
@@ -62,7 +62,11 @@ def evaluate_questions(
     Returns:
         (metrics, predictions in the source's order); metrics only count where nobody answered.  `vqa_exact`,
         where every question has one answer: how often it is given letter for letter (published for VLUE).
+    Raises:
+        MissingPart: the model was not trained for it.
+        ValueError: there is nothing to measure; the message says why not.
     """
+    needs(predictor, "answers")
     answers = answer_list(answers) if isinstance(answers, Path) else answers
     commonest = commonest_in(baseline) if baseline else {}
     bad: list[BadRecord] = []
@@ -102,6 +106,7 @@ def evaluate_questions(
                 )
             )
     predictions, bad = dist.collected(predictions), dist.collected(bad)
+    check_any(predictions, source, "question about an image", bad)
     counts = {"vqa_questions": float(len(predictions)), "vqa_bad_records": float(len(bad))}
     judged = [one.accuracy for one in predictions if one.accuracy is not None]
     if not judged:

@@ -18,8 +18,8 @@ from xvlm import dist
 from xvlm.boxes import area
 from xvlm.data.refcoco import Detections, box_of, read_detections
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import needs
-from xvlm.evaluate.grounding import Case, GroundingPrediction, check_any, encoded_cases
+from xvlm.evaluate._read import check_any, needs
+from xvlm.evaluate.grounding import Case, GroundingPrediction, encoded_cases
 from xvlm.metrics.grounding import RIGHT_IOU, accuracy, overlaps
 from xvlm.model.attention_map import attention_maps, check_layers
 from xvlm.predict import Predictor, whole_images
@@ -97,7 +97,7 @@ def evaluate_maps(
         choices.append(choice)
     predictions, bad = dist.collected(predictions), dist.collected(bad)
     choices = dist.collected(choices)
-    check_any(choices, source, bad)
+    check_any(choices, source, "phrase with a box and candidates", bad)
     return weak_metrics(choices, 0, power, len(bad)), predictions
 
 
