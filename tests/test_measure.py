@@ -19,6 +19,7 @@ from xvlm.gallery import _results
 from xvlm.lookup import find, names
 from xvlm.model.folder import Loaded, save_model
 from xvlm.model.xvlm import ModelConfig, build_model
+from xvlm.report import cards
 
 NAMES = [f"{number}.jpg" for number in range(4)]
 ODD = 'a <b>cat</b> & "dog"'
@@ -58,7 +59,7 @@ def hypotheses() -> list[dict[str, Any]]:
 
 
 MEASURES: dict[str, tuple[tuple[str, ...], Callable[[], list[dict[str, Any]]], list[str]]] = {
-    "grounding": (("box", "matching"), phrases, []),
+    "grounding": (("box",), phrases, []),  # as it is fine-tuned: without a matching head
     "weak_grounding": (("contrastive", "matching"), phrases, ["--layer", "0"]),
     "retrieval": (("contrastive", "matching"), captions, ["--top", "3"]),
     "vqa": (("answers",), questions, ["--answers", "ANSWERS"]),
@@ -106,11 +107,15 @@ def measured(measure: str, photos: Path, out: Path) -> tuple[dict[str, float], A
     assert main(["eval", measure, *map(str, asked), *words]) == 0
     found = {path.name: path.read_text() for path in (out / "results").iterdir()}
     assert ("submission.json" in found) == (measure in ("vqa", "captioning"))
-    return (
-        json.loads(found["metrics.json"]),
-        json.loads(found["predictions.json"]),
-        found["report.html"],
+    metrics, predictions = (
+        json.loads(found[name], parse_constant=no_constant) for name in ("metrics.json", "predictions.json")
     )
+    return metrics, predictions, found["report.html"]
+
+
+def no_constant(name: str) -> None:
+    """Python reads NaN and Infinity; nobody else does."""
+    raise AssertionError(f"{name} is no JSON")
 
 
 def test_every_measure_is_tried_and_has_a_page() -> None:
@@ -167,6 +172,29 @@ def test_a_map_lies_over_its_picture(photos: Path, tmp_path: Path) -> None:
     assert {len(one["candidates_xyxy"]) for one in predictions} == {2}
     assert {len(row) for one in predictions for row in one["map_hw"]} == {6}  # of 96 pixels by 16
     assert "what it chose" in checked(page).words
+
+
+@pytest.mark.parametrize("matching", [True, False])
+def test_a_box_has_a_probability_where_the_model_matches(
+    matching: bool, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ("box", "matching") if matching else ("box",)
+    monkeypatch.setitem(MEASURES, "grounding", (parts, phrases, []))
+    plates: list[str] = []
+    draw = cards.thumbnail
+    monkeypatch.setattr(
+        cards,
+        "thumbnail",
+        lambda image, longest, boxes=(): (
+            plates.extend(box.label for box in boxes) or draw(image, longest, boxes)
+        ),
+    )
+    _, predictions, page = measured("grounding", photos, tmp_path / "out")
+    told = checked(page).words
+    assert all((one["score"] is not None) == matching for one in predictions)
+    assert ("matching probability" in told) == matching
+    written = [plate for plate in plates if plate]
+    assert bool(written) == matching and all(0 <= float(plate) <= 1 for plate in written)
 
 
 def test_predictions_stand_on_lines_of_their_own(tmp_path: Path) -> None:

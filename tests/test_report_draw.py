@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
 from xvlm import report
-from xvlm.report.draw import thumbnail
+from xvlm.report.draw import heated, thumbnail
 
 GREY = Image.new("RGB", (200, 100), (120, 120, 120))
 
@@ -114,3 +114,19 @@ def test_thumbnail_scales_boxes_with_the_picture() -> None:
     assert small.getpixel((200, 40)) == small.getpixel((200, 160)) == (255, 0, 0)
     clear = thumbnail(Image.new("RGBA", (10, 10), (0, 0, 0, 0)), 20)
     assert clear.getpixel((10, 10)) == (255, 255, 255), "what is transparent is white"
+
+
+def test_a_picture_is_warm_where_its_map_is_high() -> None:
+    """Rows of the map from the top; where it is low the picture is darker, but its colour is still told."""
+    blue = Image.new("RGB", (80, 40), "#4060c0")
+    shown = np.asarray(heated(blue, [[0.0, 0.0, 0.0, 9.0], [0.0, 0.0, 0.0, 0.0]])).astype(int)
+    corner, rest = shown[4, 75], shown[36, 4]
+    assert shown.shape == (40, 80, 3)
+    assert corner[0] > 0x40 + 50 and corner[0] > corner[2], "red at the top right"
+    assert rest.sum() < 0x40 + 0x60 + 0xC0 and rest[2] > rest[0] + 20, "a darker blue"
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_a_flat_map_is_shown_too(value: float) -> None:
+    shown = np.asarray(heated(GREY, [[value, value]]))
+    assert shown.shape == np.asarray(GREY).shape and len(np.unique(shown)) == 1

@@ -25,7 +25,7 @@ class GroundingPrediction(Prediction):
     """One phrase in one image; boxes in pixels of the upright image.
 
     Attributes:
-        score: see `Grounded`.
+        score: see `Grounded`; `None` if the model has no matching head, as JSON knows no NaN.
         iou, iou_inclusive: overlap of the two boxes, plain and by inclusive pixels (`metrics/grounding.py`).
         split, ref_id: of the record, where it names them.
     """
@@ -34,7 +34,7 @@ class GroundingPrediction(Prediction):
     true_xyxy: BoxXYXY
     predicted_xyxy: BoxXYXY
     iou: float
-    score: float
+    score: float | None
     iou_inclusive: float
     split: str
     ref_id: Any
@@ -67,7 +67,8 @@ def evaluate_grounding(
         predicted_N4 = box_N4.double().cpu() * size_N4
         true_N4 = torch.tensor([case.box_xyxy for _, case in asked.cases], dtype=torch.float64)
         iou_N, inclusive_N = overlaps(predicted_N4, true_N4)
-        found = (predicted_N4.tolist(), iou_N.tolist(), score_N.tolist(), inclusive_N.tolist())
+        scores = score_N.tolist() if "matching" in predictor.model.config.parts else [None] * len(asked.cases)
+        found = (predicted_N4.tolist(), iou_N.tolist(), scores, inclusive_N.tolist())
         predictions += [
             GroundingPrediction(
                 key=case.key,

@@ -100,7 +100,8 @@ def _column(cells: Sequence[str | float]) -> tuple[list[str], bool]:
 def legend(examples: Sequence[GroundingExample]) -> str:
     """What the boxes of some examples mean."""
     chosen = any(example.candidates_xyxy for example in examples)
-    found = "what it chose" if chosen else "where the model looks, with its matching probability"
+    score = ", with its matching probability" if any(one.score is not None for one in examples) else ""
+    found = "what it chose" if chosen else f"where the model looks{score}"
     return (
         '<p class="legend"><span><i class="swatch dashed"></i>where it is</span> '
         f'<span><i class="swatch"></i>{found}</span></p>'
@@ -119,8 +120,9 @@ def _image(picture: str, description: str, kind: str = "") -> str:
 
 def _grounding(example: GroundingExample) -> str:
     boxes = [DrawnBox(box, "", CANDIDATE_COLOUR) for box in example.candidates_xyxy]
-    score = "" if example.candidates_xyxy else f"{example.score:.2f}"
-    boxes.append(DrawnBox(example.predicted_xyxy, score, PREDICTED_COLOUR))
+    score = None if example.candidates_xyxy else example.score
+    plate = "" if score is None else f"{score:.2f}"
+    boxes.append(DrawnBox(example.predicted_xyxy, plate, PREDICTED_COLOUR))
     if example.true_xyxy is not None:  # on top: dashes leave the line below them to be seen
         boxes.append(DrawnBox(example.true_xyxy, "", TRUE_COLOUR, dashed=True))
     image = heated(example.image, example.map_hw) if example.map_hw else example.image

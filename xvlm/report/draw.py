@@ -56,15 +56,16 @@ def draw_box(image: Image.Image, boxes: Sequence[DrawnBox]) -> Image.Image:
 
 
 def heated(image: Image.Image, map_hw: Sequence[Sequence[float]]) -> Image.Image:
-    """A map of patches, rows from the top, over the whole picture: it stays grey and dim where nothing is
-    looked at, and is in colour and warm where most is."""
+    """A map of patches, rows from the top, over the whole picture: it is pale and dim where nothing is looked
+    at, though its colours can still be told, and warm where most is."""
     rows = np.asarray(map_hw, dtype=np.float32)
     low, high = float(rows.min()), float(rows.max())
     share = np.clip((rows - low) / ((high - low) or 1.0), 0, 1)
-    grid = Image.fromarray(np.uint8(255 * share)).resize(image.size, Image.Resampling.BICUBIC)
+    grid = Image.fromarray((255 * share).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
     colour = image.convert("RGB")
-    dim = Image.blend(colour.convert("L").convert("RGB"), Image.new("RGB", image.size, "black"), 0.35)
-    warm = Image.blend(colour, Image.new("RGB", image.size, WARM_COLOUR), 0.35)
+    pale = Image.blend(colour.convert("L").convert("RGB"), colour, 0.45)
+    dim = Image.blend(pale, Image.new("RGB", image.size, "black"), 0.3)
+    warm = Image.blend(colour, Image.new("RGB", image.size, WARM_COLOUR), 0.45)
     return Image.composite(warm, dim, grid)
 
 

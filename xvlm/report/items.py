@@ -40,7 +40,7 @@ class GroundingExample:
         phrase: the words.
         true_xyxy: the right box in pixels; `None` where nobody knows.
         predicted_xyxy: the model's box in pixels.
-        score: matching probability of picture and phrase.
+        score: matching probability of picture and phrase; `None` where the model has none.
         iou: overlap of the two boxes; `None` together with the right box.
         candidates_xyxy: boxes among which one was chosen.
         map_hw: rows of patches over the whole picture, laid over it: what is looked at more is warmer.
@@ -50,7 +50,7 @@ class GroundingExample:
     phrase: str
     true_xyxy: BoxXYXY | None
     predicted_xyxy: BoxXYXY
-    score: float
+    score: float | None
     iou: float | None
     candidates_xyxy: Sequence[BoxXYXY] = ()
     map_hw: Sequence[Sequence[float]] = ()
