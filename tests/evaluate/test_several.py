@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,35 @@ def test_losses_are_those_of_as_many_records(kind: Any, photos: Path) -> None:
     view = (vqa.QuestionView if kind is vqa else nlvr2.PairView)(transform, predictor.tokenizer)
     together, apart = (loss_of(kind, view, predictor, source) for source in sources)
     torch.testing.assert_close(together, apart, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("kind", [vqa, nlvr2], ids=["vqa", "nlvr2"])
+def test_some_are_drawn_anew_and_stay_with_what_is_known_of_them(kind: Any, photos: Path) -> None:
+    is_vqa = kind is vqa
+    said = [
+        {"question": "who " * (n + 1), "answer": ["red " * (n + 1)]}
+        if is_vqa
+        else {"sentence": "dog " * (n + 1), "label": n % 2}
+        for n in range(6)
+    ]
+    fields = {"image": NAMES[0], "questions": said} if is_vqa else {"images": NAMES[:2], "statements": said}
+    record = source_of(photos, [fields])[0]
+    tokenizer = predictor_of("answers" if is_vqa else "pairs").tokenizer
+    transform = PairsTransform((32, 32), (1.0, 1.0), False, False, None)
+    view_of = partial(kind.QuestionView if is_vqa else kind.PairView, transform, tokenizer)
+
+    def drawn(count: int, seed: int) -> list[Any]:
+        args = {"questions" if is_vqa else "statements": count}
+        seen = view_of(**args)(record, np.random.default_rng(seed))
+        if is_vqa:
+            return list(zip(seen.questions, [answers[0] for answers in seen.answers], strict=True))
+        return list(zip(seen.statements, seen.truths, strict=True))
+
+    every = drawn(0, 0)
+    assert len(every) == 6 == len(drawn(7, 0))
+    places = [[every.index(one) for one in drawn(2, seed)] for seed in range(20)]
+    assert all(first < second for first, second in places), "in their order, each once"
+    assert {place for both in places for place in both} == set(range(6))
 
 
 def test_captions_of_one_image_are_learnt_like_those_of_as_many_records(photos: Path) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from xvlm.records import BadRecord, ImageData, Record
+
+T = TypeVar("T")
 
 TRUTHS = {"true": 1, "false": 0, "1": 1, "0": 0}
 DISAGREEMENT = "-"
@@ -54,6 +58,13 @@ def _several(record: Record, name: str, reason: str) -> list[Mapping[str, Any]]:
     if not isinstance(several, list) or not several or not all(isinstance(one, Mapping) for one in several):
         raise BadRecord(reason, record.key, f"{name} is {several!r}; it must be a list of objects")
     return several
+
+
+def some_of(several: list[T], count: int, rng: np.random.Generator) -> list[T]:
+    """`count` of them, drawn without repeats, in their order; all, if `count` is 0 or there are no more."""
+    if not 0 < count < len(several):
+        return several
+    return [several[place] for place in sorted(rng.permutation(len(several))[:count])]
 
 
 def statements_of(record: Record) -> list[tuple[str, int]]:

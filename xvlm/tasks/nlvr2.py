@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
-from xvlm.data.fields import images_of, statements_of
+from xvlm.data.fields import images_of, some_of, statements_of
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.mirror import mirror_texts
 from xvlm.data.text import Tokenizer, clean_caption
@@ -55,17 +55,22 @@ class PairBatch(Movable):
 
 @dataclass(frozen=True)
 class PairView:
-    """Record -> statements: each image is seen in a view of its own, statements are cleaned as captions."""
+    """Record -> statements: each image is seen in a view of its own, statements are cleaned as captions.
+
+    Attributes:
+        statements: of a record that are made, see `NLVR2Run`.
+    """
 
     transform: PairsTransform
     tokenizer: Tokenizer
     max_words: int = 40
     max_tokens: int = 40
+    statements: int = 0
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Judged:
         """Raises BadRecord if something of the statement, its truth or its two images is missing."""
-        said = statements_of(record)
+        said = some_of(statements_of(record), self.statements, rng)
         opened = [open_image(one, key=record.key, max_pixels=self.max_pixels) for one in images_of(record)]
         # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
         texts = [clean_caption(text, self.max_words) for text, _ in said]
@@ -108,11 +113,16 @@ class NLVR2(nn.Module):
 
 @dataclass(frozen=True)
 class NLVR2Run(FinetuneRun):
-    """Fine-tuning for statements about pairs of images."""
+    """Fine-tuning for statements about pairs of images.
+
+    Attributes:
+        statements: about a pair that are made each time it is seen, drawn anew; 0: all.
+    """
 
     task: str = "nlvr2"
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("pairs",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=80))
+    statements: int = 0
 
 
 RUN = NLVR2Run
@@ -121,7 +131,7 @@ RUN = NLVR2Run
 def build(run: NLVR2Run, out: Path) -> Built:
     """The task, its data and its model.  Raises ValueError if it has no data."""
     got, data = prepare(run, out), run.data
-    view = PairView(got.transform, got.tokenizer, data.max_words, data.max_tokens)
+    view = PairView(got.transform, got.tokenizer, data.max_words, data.max_tokens, run.statements)
     return finish(run, got, view, collate, NLVR2(got.loaded.model))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
-from xvlm.data.fields import questions_of
+from xvlm.data.fields import questions_of, some_of
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.text import Tokenizer, clean_question
 from xvlm.data.transforms import PairsTransform
@@ -71,6 +71,7 @@ class QuestionView:
     """Record -> questions: the view of the image is random, texts are cleaned as published.
 
     Attributes:
+        questions: of a record that are asked, see `VQARun`.
         genome_weight: of what answers a question whose record has `dataset` "vg": Visual Genome's, which one
             person answered each (published: 0.5).
     """
@@ -79,12 +80,13 @@ class QuestionView:
     tokenizer: Tokenizer
     max_words: int = 40
     max_tokens: int = 40
+    questions: int = 0
     genome_weight: float = 0.5
     max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
         """Raises BadRecord if there is no question or no answer, or the image cannot be used."""
-        asked = questions_of(record)
+        asked = some_of(questions_of(record), self.questions, rng)
         if not all(question.answers for question in asked):
             raise BadRecord("no answer", record.key, f"fields are {sorted(record.extra)}")
         opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
@@ -149,11 +151,16 @@ class VQA(nn.Module):
 
 @dataclass(frozen=True)
 class VQARun(FinetuneRun):
-    """Fine-tuning for question answering."""
+    """Fine-tuning for question answering.
+
+    Attributes:
+        questions: of a record that are asked each time it is seen, drawn anew; 0: all.
+    """
 
     task: str = "vqa"
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("answers",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=192))
+    questions: int = 0
 
 
 RUN = VQARun
@@ -162,7 +169,7 @@ RUN = VQARun
 def build(run: VQARun, out: Path) -> Built:
     """The task, its data and its model.  Raises ValueError if it has no data."""
     got, data = prepare(run, out), run.data
-    view = QuestionView(got.transform, got.tokenizer, data.max_words, data.max_tokens)
+    view = QuestionView(got.transform, got.tokenizer, data.max_words, data.max_tokens, run.questions)
     return finish(run, got, view, collate, VQA(got.loaded.model))
 
 
