@@ -110,4 +110,4 @@ def judge(left: Scene, right: Scene, statement: str) -> tuple[str, bool]:
     assert found, statement
     scene = pictures[found[1]]
     (a,), (b,) = fits(scene, found[2]), fits(scene, found[4])
-    return "relation", gap(scene, a, found[3], b) > 0.1
+    return "related", gap(scene, a, found[3], b) > 0.1

@@ -19,6 +19,7 @@ import torch
 from tests.data.scene_reader import answer, fits, judge, resolve, union
 from xvlm.boxes import iou
 from xvlm.data.scenes import HELD_OUT, Scenes, is_true
+from xvlm.data.scenes.questions import QUESTIONS, STATEMENTS
 from xvlm.data.scenes.shapes import cut_out
 from xvlm.data.scenes.world import COLOURS, SHAPES
 
@@ -309,6 +310,34 @@ def test_statements_on_pairs_are_true_half_of_the_time() -> None:
     assert 0.44 < mean(truth for values in truths.values() for truth in values) < 0.56
     for kind, values in truths.items():
         assert len(values) > 40 and 0.3 < mean(values) < 0.7, kind
+
+
+@pytest.mark.parametrize("kind", QUESTIONS)
+def test_questions_of_one_kind_are_more(kind: str) -> None:
+    forms: Counter[str] = Counter()
+    for index in SOME:
+        for question in TRAIN.questions(index, (kind,)):
+            form, right = answer(TRAIN.scene(index), question.text)
+            assert question.answer == right
+            forms[form] += 1
+    of_all = Counter(
+        answer(TRAIN.scene(index), question.text)[0] for index in SOME for question in TRAIN.questions(index)
+    )
+    ((form, count),) = forms.items()
+    assert count > 1.5 * of_all[form]
+
+
+@pytest.mark.parametrize("kind", STATEMENTS)
+def test_statements_of_one_kind(kind: str) -> None:
+    kinds: Counter[str] = Counter()
+    for index in range(100):
+        pair = TRAIN.pair(index, (kind,))
+        for text, truth in pair.statements:
+            found, right = judge(pair.left_scene, pair.right_scene, text)
+            assert truth == right
+            kinds[found] += 1
+    # others are said where no statement of the kind is false, or none is true
+    assert kinds.most_common(1)[0][0] == kind and kinds[kind] > 0.7 * kinds.total()
 
 
 def test_vocabulary_is_small() -> None:

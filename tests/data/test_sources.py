@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data import make
+from xvlm.data.fields import questions_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.published import Keys, record_from_fields
 from xvlm.data.sources import HuggingFaceSource, JsonSource, open_source
@@ -267,6 +268,21 @@ def test_scenes_by_name() -> None:
     source = open_source("scenes:train:5?seed=3&image_size=64")
     assert len(source) == 5
     assert source[0].image.shape == (64, 64, 3)
+
+
+def test_kinds_of_questions_and_statements() -> None:
+    source = open_source("scene-questions:train:5?image_size=64&about=count,presence")
+    assert source.name == "scene-questions:train:5?about=count,presence"
+    for index in range(5):
+        for one in questions_of(source[index]):
+            assert one.text.startswith(("how many ", "is there "))
+    pairs = open_source("scene-pairs:train:5?about=total")
+    said = [text for index in range(5) for text, _ in statements_of(pairs[index])]
+    assert sum("in the two pictures" in text for text in said) > len(said) / 2
+    with pytest.raises(ValueError, match="scene-pairs cannot be about count; it may be about both, only"):
+        open_source("scene-pairs:train:5?about=count")
+    with pytest.raises(ValueError, match="scene-cases cannot be about count; it may be about nothing"):
+        open_source("scene-cases:train:5?about=count")
 
 
 @given(

@@ -202,10 +202,12 @@ def _open_cases(kind: str) -> Opener:
     def opened(rest: str, options: Mapping[str, str], _: str | None = None) -> Source:
         from xvlm.data.scenes import Scenes, cases
 
-        scenes = _open_scenes(rest, options)
+        numbers = dict(options)
+        about = tuple(numbers.pop("about").split(",")) if "about" in options else ()
+        scenes = _open_scenes(rest, numbers)
         assert isinstance(scenes, Scenes)
         kinds = {one.kind: one for one in (cases.SceneCases, cases.SceneQuestions, cases.ScenePairs)}
-        return kinds[kind](scenes)
+        return kinds[kind](scenes, about)
 
     return opened
 
@@ -231,7 +233,8 @@ def open_source(spec: str, image_root: str | None = None, **keys: Any) -> Source
 
     Args:
         spec: `data/*.tar`, `data/train.json`, a folder of such files, or a scheme:
-            `scenes:train:20000?seed=0&image_size=128`, `refcoco:FOLDER:unc:val` (see `refcoco.py`).
+            `scenes:train:20000?seed=0&image_size=128`, `scene-questions:train:8000?about=count,relation`,
+            `refcoco:FOLDER:unc:val` (see `refcoco.py`).
         image_root: where image paths start.
         keys: fields of `Keys`, where a file uses other names.
     Raises:

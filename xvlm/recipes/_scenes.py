@@ -28,7 +28,12 @@ def model(*parts: Part) -> ModelConfig:
     return ModelConfig(text=TextConfig(dropout=0.0), parts=parts)
 
 
-def data(kind: str, count: int, batch: int) -> FinetuneData:
-    """Scenes as they are, mirrored or not; each kept in memory once it is drawn."""
-    train = (SourceConfig(f"{kind}:train:{count}", cache=True),)
+def data(kind: str, count: int, batch: int, about: str = "") -> FinetuneData:
+    """Scenes as they are, mirrored or not; each kept in memory once it is drawn.
+
+    `about`: half of the records are about these kinds alone, see `Cases`: kinds that a model learns late, as
+    each step shows few of them.
+    """
+    paths = [f"{kind}:train:{count}", *([f"{kind}:train:{count}?about={about}"] if about else [])]
+    train = tuple(SourceConfig(path, cache=True) for path in paths)
     return FinetuneData(train=train, batch=batch, crop=False, rand_augment=False)

@@ -8,7 +8,7 @@ from xvlm.tasks.vqa import VQARun
 
 
 def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 2600) -> VQARun:
-    """All questions about each of the scenes.
+    """A few questions about many scenes in each step, half of the time about relations alone.
 
     Args:
         model: model folder of the demo.
@@ -19,8 +19,9 @@ def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 2600
         recipe="scenes_vqa",
         model=_scenes.model("answers"),
         init=Init(model=model),
-        data=_scenes.data("scene-questions", scenes, batch=16),
-        optim=_scenes.optim(steps, lr=2e-4, new=5.0),
+        data=_scenes.data("scene-questions", scenes, batch=40, about="relation"),
+        questions=8,
+        optim=_scenes.optim(steps, lr=5e-4, new=2.0),
         workers=1,
         save_every=100,
     )

@@ -21,6 +21,9 @@ from xvlm.data.scenes.world import COLOURS, HELD_OUT, RELATIONS, SHAPES, SIZES, 
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 EACH = 4
 """Questions of a kind that are drawn about a scene; those that come twice are asked once."""
+QUESTIONS = ("colour", "shape", "texture", "count", "presence", "relation")
+STATEMENTS = ("both", "only", "more", "total", "related")
+"""Kinds of them."""
 VALUES = (SIZES, TEXTURES, COLOURS, SHAPES)
 
 
@@ -35,25 +38,37 @@ class Question:
 # --- questions ---
 
 
-def questions(rng: random.Random, scene: Scene, name_held_out: bool) -> list[Question]:
-    """Different questions, up to `EACH` of each kind; yes and no are equally likely.
+def questions(
+    rng: random.Random, scene: Scene, name_held_out: bool, about: tuple[str, ...] = QUESTIONS
+) -> list[Question]:
+    """Different questions, up to `EACH` of each kind or as many of fewer; yes and no are equally likely.
 
-    `name_held_out`: whether questions about what is not there may name held-out combinations.
+    Args:
+        name_held_out: whether questions about what is not there may name held-out combinations.
+        about: kinds; one that the scene does not allow is left out.
     """
     described = describe(scene)
     asked: dict[str, Question] = {}
-    for _ in range(EACH):
-        for question in (
-            _ask_attribute(rng, scene, described, "colour"),
-            _ask_attribute(rng, scene, described, "shape"),
-            _ask_attribute(rng, scene, described, "texture"),
-            _ask_count(rng, scene, name_held_out),
-            _ask_presence(rng, scene, name_held_out),
-            _ask_relation(rng, scene, described),
-        ):
+    for _ in range(EACH * len(QUESTIONS) // len(about)):
+        for kind in about:
+            question = _ask(rng, scene, described, kind, name_held_out)
             if question:
                 asked[question.text] = question
     return list(asked.values())
+
+
+def _ask(
+    rng: random.Random, scene: Scene, described: list[Descriptions], kind: str, name_held_out: bool
+) -> Question | None:
+    match kind:
+        case "count":
+            return _ask_count(rng, scene, name_held_out)
+        case "presence":
+            return _ask_presence(rng, scene, name_held_out)
+        case "relation":
+            return _ask_relation(rng, scene, described)
+        case _:
+            return _ask_attribute(rng, scene, described, kind)
 
 
 def _ask_attribute(
@@ -142,15 +157,23 @@ Statements = dict[bool, list[str]]
 """Some true and some false statements of one kind."""
 
 
-def statement(rng: random.Random, left: Scene, right: Scene, truth: bool) -> str:
-    """A true or false statement on two pictures, of a kind for which both exist if there is one."""
+def statement(
+    rng: random.Random, left: Scene, right: Scene, truth: bool, about: tuple[str, ...] = STATEMENTS
+) -> str:
+    """A true or false statement on two pictures, of a kind for which both exist if there is one.
+
+    `about`: kinds; others are said only where none of these has a true and a false statement.
+    """
     words = pick(rng, _named(rng, left), 2) + pick(rng, _named(rng, right), 2)
     words += [_short_words(rng, left), _short_words(rng, right)]
-    kinds = [_both(left, right, words), _only_one(left, right, words), _more(left, right, words)]
-    kinds += [_total(left, right, words), _related(rng, left, right)]
-    balanced = [kind for kind in kinds if kind[True] and kind[False]]
+    kinds = {"both": _both(left, right, words), "only": _only_one(left, right, words)}
+    kinds |= {"more": _more(left, right, words), "total": _total(left, right, words)}
+    kinds["related"] = _related(rng, left, right)
+    balanced = [name for name, said in kinds.items() if said[True] and said[False]]
     # never empty: what a thing of the left is like, both show or only the left; both "only" cannot be true
-    return rng.choice(rng.choice(balanced or [kind for kind in kinds if kind[truth]])[truth])
+    allowed = balanced or [name for name, said in kinds.items() if said[truth]]
+    kind = rng.choice([name for name in allowed if name in about] or allowed)
+    return rng.choice(kinds[kind][truth])
 
 
 def _sort(statements: list[tuple[str, bool]]) -> Statements:

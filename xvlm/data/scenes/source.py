@@ -11,13 +11,13 @@ import numpy as np
 from xvlm.data.scenes.draw import paint
 from xvlm.data.scenes.language import GroundingCase, captions, grounding, regions
 from xvlm.data.scenes.layout import sample_layout
-from xvlm.data.scenes.questions import Question, questions, statement
+from xvlm.data.scenes.questions import QUESTIONS, STATEMENTS, Question, questions, statement
 from xvlm.data.scenes.shapes import cut_out, visible_scene
 from xvlm.data.scenes.world import HELD_OUT, Layout, Look, Scene, Split
 from xvlm.records import Concept, Record
 
-STATEMENTS = 16
-"""Drawn on a pair of pictures; those that come twice are said once."""
+DRAWN = 16
+"""Statements drawn on a pair of pictures; those that come twice are said once."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,15 @@ class Scenes:
         only = frozenset(HELD_OUT) if self.split == "heldout" else None
         return grounding(self._rng(index, "grounding"), self.scene(index), only)
 
-    def questions(self, index: int) -> list[Question]:
-        """Questions on picture `index`, each with its one right answer."""
-        return questions(self._rng(index, "questions"), self.scene(index), self.split == "heldout")
+    def questions(self, index: int, about: tuple[str, ...] = QUESTIONS) -> list[Question]:
+        """Questions of some kinds on picture `index`, each with its one right answer."""
+        return questions(self._rng(index, "questions"), self.scene(index), self.split == "heldout", about)
 
-    def pair(self, index: int) -> Pair:
-        """Picture `index`, another one beside it, and different statements on both; half of all are true."""
+    def pair(self, index: int, about: tuple[str, ...] = STATEMENTS) -> Pair:
+        """Picture `index`, another one beside it, and different statements on both; half of all are true.
+
+        `about`: kinds of statements, see `statement`.
+        """
         rng = self._rng(index, "pair")
         key, layout = self._key(index), self._layout(index)
         # something in common makes "both pictures show ..." true often enough, and false ones hard
@@ -97,8 +100,8 @@ class Scenes:
         other = sample_layout(rng, self.split == "heldout", shared)
         left, left_scene = self._record(key, layout)
         right, right_scene = self._record(f"{key}/right", other)
-        truths = [rng.random() < 0.5 for _ in range(STATEMENTS)]
-        said = {statement(rng, left_scene, right_scene, truth): truth for truth in truths}
+        truths = [rng.random() < 0.5 for _ in range(DRAWN)]
+        said = {statement(rng, left_scene, right_scene, truth, about): truth for truth in truths}
         return Pair(left, right, tuple(said.items()), left_scene, right_scene)
 
     def _record(self, key: str, layout: Layout) -> tuple[Record, Scene]:
