@@ -62,7 +62,7 @@ def test_every_task_is_trained_and_measured(out: Path, monkeypatch: pytest.Monke
         assert REQUIRED[name] <= metrics.keys() and metrics[f"{name}_train_seconds"] > 0
         assert json.loads((out / "tasks" / task.recipes[-1] / "predictions.json").read_text())
     last = json.loads((out / "tasks" / "scenes_nlvr2" / "run.json").read_text())
-    assert Path(last["init"]["model"]) == out / "tasks" / "scenes_assignment" / "model"
+    assert Path(last["init"]["model"]) == out / "tasks" / "scenes_vqa" / "model"
 
 
 def test_figures_of_other_tasks_stay(out: Path) -> None:
