@@ -78,7 +78,7 @@ TASKS = {
     "grounding": Task(("scenes_grounding",), measure_grounding),
     "vqa": Task(("scenes_vqa",), measure_questions),
     "nlvr2": Task(("scenes_vqa", "scenes_nlvr2"), measure_pairs),
-    "captioning": Task(("scenes_captioning",), measure_captions),
+    "captioning": Task(("scenes_vqa", "scenes_captioning"), measure_captions),
     "weak_grounding": Task(("scenes_weak_grounding",), measure_maps),
 }
 

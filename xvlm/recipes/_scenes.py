@@ -28,12 +28,14 @@ def model(*parts: Part) -> ModelConfig:
     return ModelConfig(text=TextConfig(dropout=0.0), parts=parts)
 
 
-def data(kind: str, count: int, batch: int, about: str = "") -> FinetuneData:
+def data(kind: str, count: int, batch: int, about: str = "", every: int = 2) -> FinetuneData:
     """Scenes as they are, mirrored or not; each kept in memory once it is drawn.
 
-    `about`: half of the records are about these kinds alone, see `Cases`: kinds that a model learns late, as
-    each step shows few of them.
+    Args:
+        about: kinds that a model learns late, as each step shows few of them, see `Cases`.
+        every: so many records, one is about these alone.
     """
-    paths = [f"{kind}:train:{count}", *([f"{kind}:train:{count}?about={about}"] if about else [])]
-    train = tuple(SourceConfig(path, cache=True) for path in paths)
-    return FinetuneData(train=train, batch=batch, crop=False, rand_augment=False)
+    train = [SourceConfig(f"{kind}:train:{count}", weight=every - 1, cache=True)]
+    if about:
+        train.append(SourceConfig(f"{train[0].path}?about={about}", weight=1, cache=True))
+    return FinetuneData(train=tuple(train), batch=batch, crop=False, rand_augment=False)

@@ -1,4 +1,4 @@
-"""Captions of scenes, from the demo's model: for 2 CPU cores."""
+"""Captions of scenes, from the model of `scenes_vqa`: for 2 CPU cores."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from xvlm.tasks._build import Init
 from xvlm.tasks.captioning import CaptioningRun
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1800) -> CaptioningRun:
-    """The captions of the scenes.
+def recipe(
+    model: str = "runs/demo/tasks/scenes_vqa/model", scenes: int = 8000, steps: int = 2100
+) -> CaptioningRun:
+    """Two captions of many scenes in each step.
 
     Args:
-        model: model folder of the demo.
+        model: model folder that questions have taught what things look like, see `scenes_vqa`.
         scenes: number of different training scenes.
         steps: of training.
     """
@@ -19,8 +21,8 @@ def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 1800
         recipe="scenes_captioning",
         model=_scenes.model("captions"),
         init=Init(model=model),
-        data=_scenes.data("scenes", scenes, batch=32),
-        captions=3,
+        data=_scenes.data("scenes", scenes, batch=48),
+        captions=2,
         smoothing=0.0,
         optim=_scenes.optim(steps),
         workers=1,

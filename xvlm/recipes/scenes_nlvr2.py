@@ -8,9 +8,9 @@ from xvlm.tasks.nlvr2 import NLVR2Run
 
 
 def recipe(
-    model: str = "runs/demo/tasks/scenes_vqa/model", scenes: int = 8000, steps: int = 900
+    model: str = "runs/demo/tasks/scenes_vqa/model", scenes: int = 8000, steps: int = 1000
 ) -> NLVR2Run:
-    """A few statements about many pairs in each step, half of the time about relations and totals alone.
+    """A few statements about many pairs in each step, every third pair about relations alone.
 
     Text assignment in between, the published second pre-training, takes away what questions taught about
     relations.
@@ -24,7 +24,7 @@ def recipe(
         recipe="scenes_nlvr2",
         model=_scenes.model("pairs"),
         init=Init(model=model),
-        data=_scenes.data("scene-pairs", scenes, batch=24, about="related,total"),
+        data=_scenes.data("scene-pairs", scenes, batch=24, about="related", every=3),
         statements=8,
         optim=_scenes.optim(steps, lr=5e-4, new=2.0),
         workers=1,
