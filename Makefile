@@ -6,12 +6,14 @@ READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo demo-tasks test lint format photos-deps clean
+.PHONY: help setup demo demo-tasks bench bench-check test lint format photos-deps clean
 
 help:
 	@echo "make setup        make $(VENV) and install xvlm with its pinned dependencies (once)"
 	@echo "make demo         train a small model on drawn scenes and write runs/demo/report.html"
 	@echo "make demo-tasks   fine-tune that model for every task and write runs/demo/tasks.json"
+	@echo "make bench        measure the step, reranking, reading and growth of the base model: runs/bench"
+	@echo "make bench-check  measure the first three and compare their ratios with those in benchmarks/"
 	@echo "make test         run every test"
 	@echo "make lint         check style, format and types"
 	@echo "make format       format the code and sort its imports"
@@ -40,6 +42,22 @@ demo: $(READY)
 demo-tasks: $(READY)
 	@echo "==> Fine-tuning the demo's model for every task; the figures will be in runs/demo/tasks.json"
 	@$(BIN)/xvlm demo --out runs/demo --tasks all
+
+# Nothing else may run: the ratios are of times.
+bench: $(READY)
+	@mkdir -p runs/bench
+	@for one in step rerank data; do \
+		echo "==> xvlm bench $$one"; \
+		$(BIN)/xvlm bench $$one --json runs/bench/$$one.json --ratios runs/bench/$$one.ratios.json || exit 1; \
+	done
+	@echo "==> xvlm bench growth"
+	@$(BIN)/xvlm bench growth --json runs/bench/growth.json --pictures runs/bench
+
+bench-check: $(READY)
+	@for one in step rerank data; do \
+		echo "==> xvlm bench $$one"; \
+		$(BIN)/xvlm bench $$one --check benchmarks/$$one.json || exit 1; \
+	done
 
 test: $(READY) $(PHOTOS)
 	@echo "==> Tests"

@@ -70,7 +70,7 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     Path("questions.json").write_text('[{"image": "street.jpg", "question": "who?", "answer": ["a dog"]}]')
     started = []
     names = ("demo.run_demo", "photos.run_photos", "ablate.run_ablation", "train.start.train")
-    names += ("convert.convert", "convert.convert_back")
+    names += ("convert.convert", "convert.convert_back", "measure.bench")
     for name in (*names, "tasks.pretrain.measured_zero_shot"):
         module, _, function = name.rpartition(".")
         note = partial(lambda name, *given, **named: started.append((name, given)), function)

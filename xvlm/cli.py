@@ -14,6 +14,7 @@ from tyro.conf import Positional
 
 from xvlm.ask import ask, caption, compare, ground, match
 from xvlm.lookup import find, names
+from xvlm.memory import reuse_freed_memory
 from xvlm.records import BadRecord
 
 
@@ -114,6 +115,18 @@ def layers(
     if dist.is_main():
         write_json(out / "layers.json", layers_json(results))
         print(layers_table(results))
+
+
+def bench(measurement_and_options: Positional[tuple[str, ...]] = ()) -> None:
+    """How fast is it?  xvlm bench MEASUREMENT [--json FILE] [--check FILE] [...].
+
+    Args:
+        measurement_and_options: step, rerank, data or growth, then options; `xvlm bench MEASUREMENT --help`
+            lists them.
+    """
+    from xvlm.measure import bench
+
+    bench(measurement_and_options)
 
 
 def recipes() -> None:
@@ -230,6 +243,7 @@ COMMANDS: dict[str, Any] = {
     "compare": compare,
     "eval": eval_,
     "layers": layers,
+    "bench": bench,
     "photos": photos,
     "ablate": ablate,
     "recipes": recipes,
@@ -239,11 +253,12 @@ COMMANDS: dict[str, Any] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; bad input ends it with one sentence and exit code 2."""
+    reuse_freed_memory()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     from xvlm.train.loop import Interrupted
 
     try:
-        takes_words = {"train": train, "eval": eval_}.get(arguments[0] if arguments else "")
+        takes_words = {"train": train, "eval": eval_, "bench": bench}.get(arguments[0] if arguments else "")
         if takes_words and arguments[1:2] not in (["-h"], ["--help"]):
             takes_words(tuple(arguments[1:]))
         else:

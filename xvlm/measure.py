@@ -1,4 +1,4 @@
-"""`xvlm eval`: any measure by the name of its file, with its own options; what it leaves behind."""
+"""`xvlm eval` and `xvlm bench`: any measure by the name of its file, with its own options."""
 
 from __future__ import annotations
 
@@ -51,17 +51,68 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
     return metrics
 
 
-def options_of(evaluate: Callable[..., Any]) -> Any:
-    """A dataclass of what every measure takes, and of the keyword arguments of this one."""
+def bench(words: Sequence[str]) -> dict[str, Any]:
+    """Measure speed: `MEASUREMENT`, then options of the measurement, `--json FILE` and `--check FILE`.
+
+    Raises ValueError if a ratio is worse than the one kept in the file to check.
+    """
+    from xvlm import dist
+    from xvlm.bench._check import check, ratios
+    from xvlm.bench._show import table
+    from xvlm.run import write_json
+
+    if not words or words[0].startswith("-"):
+        raise ValueError(
+            f"xvlm bench needs a measurement first ({', '.join(names('bench'))}); "
+            "`xvlm bench MEASUREMENT --help` lists its options"
+        )
+    name, *rest = words
+    measurement = find("bench", name).bench
+    summary = (inspect.getdoc(measurement) or "").split("\n", 1)[0]
+    options = dataclasses.make_dataclass(
+        "BenchOptions",
+        [
+            option("json", Path | None, "file for everything that was measured", default=None),
+            option("ratios", Path | None, "file for its ratios alone, to be checked later", default=None),
+            option("check", Path | None, "file with kept ratios: worse by 10 % is an error", default=None),
+            *own_options(measurement, skipped=0),
+        ],
+    )
+    asked: Any = tyro.cli(options, args=rest, prog=f"xvlm bench {name}", description=summary)
+    given = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    everything, kept, known = (given.pop(one) for one in ("json", "ratios", "check"))
+    kept_ratios = json.loads(known.read_text()) if known else {}
+    dist.init()
+    result: dict[str, Any] = measurement(**given)
+    if everything:
+        write_json(everything, result)
+    if kept:
+        write_json(kept, ratios(result))
+    print(table(result))
+    check(ratios(result), kept_ratios, str(known))
+    return result
+
+
+def option(name: str, kind: Any, text: str, **default: Any) -> tuple[str, Any, Any]:
+    """A field of a dataclass of options."""
+    return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(**default)
+
+
+def own_options(function: Callable[..., Any], skipped: int) -> list[tuple[str, Any, Any]]:
+    """The keyword arguments of a function, but for the first `skipped`, with what its docstring says."""
     help_of = {
         one.arg_name: " ".join((one.description or "").split())
-        for one in parse(inspect.getdoc(evaluate) or "").params
+        for one in parse(inspect.getdoc(function) or "").params
     }
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    return [
+        option(one.name, one.annotation, help_of.get(one.name, ""), default=one.default)
+        for one in parameters[skipped:]
+    ]
 
-    def option(name: str, kind: Any, text: str, **default: Any) -> tuple[str, Any, Any]:
-        return name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(**default)
 
-    _predictor, _source, *own = inspect.signature(evaluate, eval_str=True).parameters.values()
+def options_of(evaluate: Callable[..., Any]) -> Any:
+    """A dataclass of what every measure takes, and of the keyword arguments of this one."""
     return dataclasses.make_dataclass(
         "EvaluationOptions",
         [
@@ -69,9 +120,6 @@ def options_of(evaluate: Callable[..., Any]) -> Any:
             option("data", str, "JSON or JSON-lines file, tar shards, or a scheme such as scenes:test:500"),
             option("out", Path, "folder for metrics.json, predictions.json and report.html"),
             option("image_root", str | None, "where image paths start; else beside the file", default=None),
-            *(
-                option(one.name, one.annotation, help_of.get(one.name, ""), default=one.default)
-                for one in own
-            ),
+            *own_options(evaluate, skipped=2),
         ],
     )

@@ -339,7 +339,7 @@ def ground(
     """
     row_N = torch.arange(image_N.shape[0], device=image_N.device)
     whole = whole_images(model, features)
-    cls_ND = model.fuse(texts, row_N, whole, image_N).cls_RD
+    cls_ND = model.fuse_cls(texts, row_N, whole, image_N)
     box_N4 = model.predict_box_xyxy(cls_ND, whole, image_N)
     if not hasattr(model, "matching"):
         return box_N4, torch.full_like(box_N4[:, 0], torch.nan)
@@ -358,7 +358,7 @@ def match_logits(
     keys_values: list[Tensor] | None = None,
 ) -> Tensor:
     """(R,) log-odds that text `text_R[r]` describes concept `concept_R[r]`; both (R,) int64."""
-    logits_R2 = model.match(model.fuse(texts, text_R, concepts, concept_R, keys_values).cls_RD)
+    logits_R2 = model.match(model.fuse_cls(texts, text_R, concepts, concept_R, keys_values))
     return logits_R2[:, 1] - logits_R2[:, 0]
 
 

@@ -153,9 +153,17 @@ def evaluated(name: str, part: str, folder: Path) -> dict[str, Any]:
     """Metrics and predictions as plain values, paths without the folder."""
     kind, limit = PARTS[part]
     metrics, found = EVALUATIONS[name](lambda data: JsonSource(folder / f"{data}{kind}.json"), limit)
-    predictions = [one.to_json() for one in found] if isinstance(found, list) else found.to_json()
+    predictions = [one.to_json() for one in found] if isinstance(found, list) else settled(found.to_json())
     plain = json.dumps({"metrics": metrics, "predictions": predictions}).replace(f"{folder}/", "")
     return json.loads(plain)
+
+
+def settled(ranked: dict[str, Any]) -> dict[str, Any]:
+    """Ranked lists in which candidates of one score, such as one image that counts twice, have one order."""
+    for lists in (ranked["i2t"], ranked["t2i"]):
+        for one in lists:
+            one["best"] = sorted(one["best"], key=lambda found: (-round(found[1], 9), found[0]))
+    return ranked
 
 
 def everything(folder: Path) -> dict[str, dict[str, Any]]:

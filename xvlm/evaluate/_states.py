@@ -14,6 +14,7 @@ from xvlm.data.sources import Source
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.packing import Packing, gather_segments
 from xvlm.model.text import TextFeatures
+from xvlm.model.xvlm import XVLM
 from xvlm.predict import Predictor
 
 
@@ -84,12 +85,13 @@ class TextStates:
     """States of texts: each is encoded when it is first asked for, and kept if all of them fit.
 
     Args:
+        texts: on the model's device.
         budget: bytes that may be kept; if all texts take more, each is encoded whenever it is asked for.
     """
 
-    def __init__(self, predictor: Predictor, texts: Sequence[str], budget: int) -> None:
-        self.model = predictor.model
-        self.texts = predictor.tokens(texts)
+    def __init__(self, model: XVLM, texts: Texts, budget: int) -> None:
+        self.model = model
+        self.texts = texts
         weight_VD = self.model.text.embedding.token.weight
         size = (len(self.texts.ids_T), weight_VD.shape[1])
         needed = size[0] * size[1] * weight_VD.element_size()

@@ -141,7 +141,7 @@ def evaluate_retrieval(
     texts = [text for image in images for text in image.texts]
     image_I = torch.arange(len(images), device=predictor.device)
     image_T = image_I.repeat_interleave(torch.tensor([len(one.texts) for one in images]).to(image_I))
-    states = TextStates(predictor, texts, budget)
+    states = TextStates(predictor.model, predictor.tokens(texts), budget)
     own.keep_within(budget - states.kept_bytes)
 
     image_side = Side(gathered(image_BE), image_I)

@@ -51,8 +51,13 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_TD: Tensor, texts: Packing, causal: bool = False) -> Tensor:
-        """(T, D) packed -> (T, D); `causal` lets a token see itself and what stands before it."""
+    def forward(
+        self, x_TD: Tensor, texts: Packing, causal: bool = False, kept_K: Tensor | None = None
+    ) -> Tensor:
+        """(T, D) packed -> (T, D), or (K, D) of the tokens `kept_K` (K,) alone.
+
+        `causal` lets a token see itself and what stands before it.
+        """
         dropout = self.dropout if self.training else 0.0
         mixed = []
         for one, qkv_slD in zip(texts.bins, texts.tokens_by_bin(self.qkv(x_TD)), strict=True):
@@ -63,7 +68,8 @@ class SelfAttention(nn.Module):
             # A padded query of an empty segment would see nothing; its row is dropped, but NaN would not be.
             mask = mask | ~one.mask_sl[:, None, :, None]
             mixed.append(merge_heads(attend(q, k, v, mask, dropout)))
-        return self.out(texts.from_bins(mixed))
+        mixed_TD = texts.from_bins(mixed)
+        return self.out(mixed_TD if kept_K is None else mixed_TD.index_select(0, kept_K))
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ class Looking:
     """How packed texts look at concepts: the same tokens, segmented by the token set that they look at.
 
     Attributes:
-        sets: packing whose segments are the S token sets; rows must stand sorted by set.
+        sets: packing whose segments are the S token sets.
         masks: for each bin of `sets` (s, l, P) bool, the tokens of its set that a query may see.
     """
 
@@ -122,14 +128,11 @@ class Looking:
     mean_summary: bool
 
     @classmethod
-    def of(cls, rows: Packing, concepts: ConceptTokens, concept_R: Tensor) -> Looking:
-        """Rows (texts) look at concepts `concept_R` (R,), sorted by token set."""
-        total = rows.segment_T.shape[0]
-        lengths_S = torch.bincount(
-            concepts.set_C[concept_R[rows.segment_T]], minlength=concepts.tokens_SPD.shape[0]
-        )
-        sets = Packing.of(lengths_S, total, longest=int(lengths_S.max()))
-        mask_TP = concepts.mask_CP[concept_R[rows.segment_T]]
+    def of(cls, concepts: ConceptTokens, concept_T: Tensor) -> Looking:
+        """Token t looks at concept `concept_T[t]` (T,); they stand sorted by token set."""
+        lengths_S = torch.bincount(concepts.set_C[concept_T], minlength=concepts.tokens_SPD.shape[0])
+        sets = Packing.of(lengths_S, concept_T.shape[0], longest=int(lengths_S.max()))
+        mask_TP = concepts.mask_CP[concept_T]
         # Places without a query see everything; what they compute is dropped, but must not be NaN.
         padded = zip(sets.bins, sets.tokens_by_bin(mask_TP), strict=True)
         masks = tuple(mask_slP | ~one.mask_sl[..., None] for one, mask_slP in padded)

@@ -19,21 +19,36 @@ from xvlm.model.text import Layer, TextConfig, TextFeatures
 
 
 @dataclass(frozen=True)
+class Read:
+    """What is read of the last layer, besides the first token of every row.
+
+    Attributes:
+        row_M, place_M: (M,) int64 the caller's row of each such token, and its place within the row, from 1.
+    """
+
+    row_M: Tensor
+    place_M: Tensor
+
+    @classmethod
+    def nothing(cls, like_R: Tensor) -> Read:
+        """First tokens alone; on the device of any int64 (R,)."""
+        return cls(like_R[:0], like_R[:0])
+
+
+@dataclass(frozen=True)
 class Fused:
     """Texts after the cross-modal encoder.
 
     Attributes:
-        states_TD: (T, D) packed states; rows stand sorted by token set, not in the caller's order.
+        states_TD: (T, D) packed states, of all tokens or of those that are read; rows stand sorted by token
+            set, not in the caller's order.
         first_R: (R,) index of the `[CLS]` state of each of the caller's rows among the packed states.
+        read_M: (M,) index of each token that was asked for besides.
     """
 
     states_TD: Tensor
     first_R: Tensor
-
-    @classmethod
-    def of(cls, x_TD: Tensor, rows: Packing, order_R: Tensor) -> Fused:
-        """From (T, D) states of rows that stand in the order `order_R` (R,) of the caller's rows."""
-        return cls(x_TD, torch.empty_like(rows.first_S).index_copy_(0, order_R, rows.first_S))
+    read_M: Tensor
 
     def places(self, lengths_R: Tensor) -> Tensor:
         """(T,) where the tokens of the caller's rows, (R,) lengths, row after row, stand among the states."""
@@ -45,6 +60,40 @@ class Fused:
     def cls_RD(self) -> Tensor:
         """(R, D) x_cls of each row, in the caller's order."""
         return self.states_TD.index_select(0, self.first_R)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Tokens that leave the last layer; what no one reads is not computed there.
+
+    Attributes:
+        token_K: (K,) which of the packed tokens, in order; `None`: all of them.
+        first_R, read_M: see `Fused`.
+    """
+
+    token_K: Tensor | None
+    first_R: Tensor
+    read_M: Tensor
+
+    @classmethod
+    def of(cls, rows: Packing, order_R: Tensor, read: Read | None) -> Kept:
+        """Of rows that stand in the order `order_R` (R,) of the caller's rows."""
+        first_R = torch.empty_like(rows.first_S).index_copy_(0, order_R, rows.first_S)
+        if read is None:
+            return cls(None, first_R, first_R[:0])
+        token_K, order_K = torch.cat((first_R, first_R[read.row_M] + read.place_M)).sort()
+        place_K = torch.empty_like(order_K).index_copy_(
+            0, order_K, torch.arange(len(order_K), device=order_K.device)
+        )
+        return cls(token_K, place_K[: len(first_R)], place_K[len(first_R) :])
+
+    def looking(self, looking: Looking, concepts: ConceptTokens, concept_T: Tensor) -> Looking:
+        """How the kept tokens look, where all (T,) look at `concept_T`."""
+        return looking if self.token_K is None else Looking.of(concepts, concept_T[self.token_K])
+
+    def fused(self, x_KD: Tensor) -> Fused:
+        """With the (K, D) states."""
+        return Fused(x_KD, self.first_R, self.read_M)
 
 
 class CrossEncoder(nn.Module):
@@ -67,19 +116,26 @@ class CrossEncoder(nn.Module):
         concept_R: Tensor,
         keys_values: list[Tensor] | None = None,
         causal: bool = False,
+        read: Read | None = None,
     ) -> Fused:
         """Row r reads text `text_R[r]` (R,) with concept `concept_R[r]` (R,), both int64 indices.
 
-        `keys_values` may be given when they were made before (reranking, a photo asked often).
+        Args:
+            keys_values: where they were made before (reranking, a photo asked often).
+            read: of the last layer only these tokens are computed; `None`: all.
         """
         order_R = concepts.set_C[concept_R].argsort(stable=True)
         x_TD, rows = states_of_rows(texts, text_R[order_R])
-        looking = Looking.of(rows, concepts, concept_R[order_R])
+        concept_T = concept_R[order_R][rows.segment_T]
+        looking = Looking.of(concepts, concept_T)
         if keys_values is None:
             keys_values = self.keys_values(concepts)
-        for layer, kv in zip(self.layers, keys_values, strict=True):
+        *layers, last = self.layers
+        for layer, kv in zip(layers, keys_values, strict=False):
             x_TD = layer(x_TD, rows, kv, looking, causal)
-        return Fused.of(x_TD, rows, order_R)
+        kept = Kept.of(rows, order_R, read)
+        looking = kept.looking(looking, concepts, concept_T)
+        return kept.fused(last(x_TD, rows, keys_values[-1], looking, causal, kept.token_K))
 
 
 class PairEncoder(nn.Module):
@@ -93,8 +149,16 @@ class PairEncoder(nn.Module):
             Layer(config, True, width) for _ in range(config.cross_layers) for width in widths
         )
 
-    def forward(self, texts: TextFeatures, text_R: Tensor, concepts: ConceptTokens, pair_R: Tensor) -> Fused:
-        """Row r reads text `text_R[r]` with pair `pair_R[r]`, both (R,) int64.
+    def forward(
+        self,
+        texts: TextFeatures,
+        text_R: Tensor,
+        concepts: ConceptTokens,
+        pair_R: Tensor,
+        *,
+        read: Read | None = None,
+    ) -> Fused:
+        """Row r reads text `text_R[r]` with pair `pair_R[r]`, both (R,) int64; `read` as in `CrossEncoder`.
 
         Of the 2 Q concepts, q and Q + q are the left and the right image of pair q, with token sets in the
         same order.
@@ -102,11 +166,16 @@ class PairEncoder(nn.Module):
         pairs = concepts.set_C.shape[0] // 2
         order_R = concepts.set_C[pair_R].argsort(stable=True)
         x_TD, rows = states_of_rows(texts, text_R[order_R])
-        left, right = (Looking.of(rows, concepts, pair_R[order_R] + side * pairs) for side in (0, 1))
+        left_T = pair_R[order_R][rows.segment_T]
+        right_T = left_T + pairs
+        left, right = Looking.of(concepts, left_T), Looking.of(concepts, right_T)
+        kept, token_K = Kept.of(rows, order_R, read), None
         for first, second in zip(self.layers[::2], self.layers[1::2], strict=True):
             kv = cast(CrossAttention, first.cross).keys_values(concepts.tokens_SPD)
-            x_TD = second(first(x_TD, rows, kv, left), rows, kv, right)
-        return Fused.of(x_TD, rows, order_R)
+            if second is self.layers[-1]:
+                token_K, right = kept.token_K, kept.looking(right, concepts, right_T)
+            x_TD = second(first(x_TD, rows, kv, left), rows, kv, right, kept_K=token_K)
+        return kept.fused(x_TD)
 
 
 def states_of_rows(texts: TextFeatures, text_R: Tensor) -> tuple[Tensor, Packing]:

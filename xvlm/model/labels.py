@@ -14,4 +14,4 @@ def label_logits(model: XVLM, features: ImageFeatures, texts: Texts, image_N: Te
     """N texts, of which `image_N` (N,) int64 says the image -> (N, C) logits of the model's C labels."""
     concepts, _ = model.encode_whole(features)
     text_N = torch.arange(len(texts), device=image_N.device)
-    return model.labels(model.fuse(model.encode_texts(texts), text_N, concepts, image_N).cls_RD)
+    return model.labels(model.fuse_cls(model.encode_texts(texts), text_N, concepts, image_N))

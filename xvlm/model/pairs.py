@@ -20,4 +20,4 @@ def judge(model: XVLM, images: Images, statements: Texts, pair_N: Tensor) -> Ten
     concepts, _ = model.encode_whole(model.encode_images(images))
     texts = model.encode_texts(statements)
     statement_N = torch.arange(len(statements), device=device)
-    return model.judge_pairs(model.fuse(texts, statement_N, concepts, pair_N).cls_RD)
+    return model.judge_pairs(model.fuse_cls(texts, statement_N, concepts, pair_N))

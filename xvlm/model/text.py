@@ -88,9 +88,16 @@ class Layer(nn.Module):
         keys_values: Tensor | None = None,
         looking: Looking | None = None,
         causal: bool = False,
+        kept_K: Tensor | None = None,
     ) -> Tensor:
-        """(T, D) packed -> (T, D).  A cross layer is given `keys_values` (2, S, H, P, K) and `looking`."""
-        x_TD = self.attention_norm(x_TD + self.dropout(self.attention(x_TD, texts, causal)))
+        """(T, D) packed -> (T, D), or (K, D) of the tokens `kept_K` (K,) alone, all of which are seen.
+
+        A cross layer is given `keys_values` (2, S, H, P, K) and how the tokens that are kept look at them.
+        """
+        attended = self.attention(x_TD, texts, causal, kept_K)
+        if kept_K is not None:
+            x_TD = x_TD.index_select(0, kept_K)
+        x_TD = self.attention_norm(x_TD + self.dropout(attended))
         if keys_values is not None and looking is not None:
             x_TD = self.cross_norm(x_TD + self.dropout(self.cross(x_TD, keys_values, looking)))
         return self.mlp_norm(x_TD + self.dropout(self.mlp(x_TD)))

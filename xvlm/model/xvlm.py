@@ -12,7 +12,7 @@ from xvlm.batch import Concepts, Images, Texts
 from xvlm.boxes import cxcywh_to_xyxy, patch_centres
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import Decoder
-from xvlm.model.fusion import CrossEncoder, Fused, PairEncoder
+from xvlm.model.fusion import CrossEncoder, Fused, PairEncoder, Read
 from xvlm.model.heads import (
     BOX_HEADS,
     AssignmentHead,
@@ -121,14 +121,26 @@ class XVLM(nn.Module):
         concepts: ConceptTokens,
         concept_R: Tensor,
         keys_values: list[Tensor] | None = None,
+        read: Read | None = None,
     ) -> Fused:
         """Rows (R,), each any text with any concept, in one call; see `CrossEncoder`.
 
         In a model about pairs, each any text with any pair of images; see `PairEncoder`.
         """
         if isinstance(self.fusion, PairEncoder):
-            return self.fusion(texts, text_R, concepts, concept_R)
-        return self.fusion(texts, text_R, concepts, concept_R, keys_values)
+            return self.fusion(texts, text_R, concepts, concept_R, read=read)
+        return self.fusion(texts, text_R, concepts, concept_R, keys_values, read=read)
+
+    def fuse_cls(
+        self,
+        texts: TextFeatures,
+        text_R: Tensor,
+        concepts: ConceptTokens,
+        concept_R: Tensor,
+        keys_values: list[Tensor] | None = None,
+    ) -> Tensor:
+        """As `fuse`, but only x_cls (R, D) of each row: all that matching, boxes and labels read."""
+        return self.fuse(texts, text_R, concepts, concept_R, keys_values, Read.nothing(text_R)).cls_RD
 
     def predict_masked(self, x_MD: Tensor) -> Tensor:
         """(M, D) states of masked tokens after the cross-modal encoder -> (M, V) logits."""

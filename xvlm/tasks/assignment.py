@@ -54,7 +54,7 @@ class Assignment(nn.Module):
         drawn = self.draw(batch, model.assignment.embed_images(cls_BD))
         pairs = concepts.copied(torch.cat((drawn.left_Q, drawn.right_Q)))
         pair_Q = torch.arange(len(drawn.row_Q), device=drawn.row_Q.device)
-        logits_Q3 = model.assignment(model.fuse(texts, drawn.row_Q, pairs, pair_Q).cls_RD)
+        logits_Q3 = model.assignment(model.fuse_cls(texts, drawn.row_Q, pairs, pair_Q))
         total = F.cross_entropy(logits_Q3, drawn.label_Q, reduction="sum")
         return {"assignment": dist.global_mean(total, len(drawn.label_Q))}
 

@@ -24,6 +24,7 @@ from xvlm.losses.contrastive import contrastive_loss, same_thing
 from xvlm.losses.matching import draw_negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
 from xvlm.model.everyone import Everyone, everyones
+from xvlm.model.fusion import Read
 from xvlm.model.xvlm import XVLM, ModelConfig
 from xvlm.run import Run
 from xvlm.tasks._batch import PARTS, Collate, PretrainBatch, first_texts
@@ -150,18 +151,20 @@ class Pretrain(nn.Module):
                 looked_at.looked_at(concept_R),
                 torch.arange(len(concept_R), device=concept_R.device),
             )
-        fused = model.fuse(seen.texts, text_R, looked_at, concept_R)
+        hidden = Read.nothing(text_R)
+        if w.mlm:
+            hidden = Read(masked.start + batch.masked_row_M, batch.masked_place_M)
+        fused = model.fuse(seen.texts, text_R, looked_at, concept_R, read=hidden)
         cls_RD = fused.cls_RD
         for name, (positive, negative) in matching.items():
             logits = model.match(torch.cat((cls_RD[positive], cls_RD[negative])))
             is_match = torch.arange(logits.shape[0], device=logits.device) < positive.stop - positive.start
             losses[name + "itm"] = matching_loss(logits, is_match)
         if w.mlm:
-            at_M = fused.first_R[masked][batch.masked_row_M] + batch.masked_place_M
             row_M = batch.fused_F[batch.masked_row_M]
             for name, part in parts.items():
                 chosen_M = (row_M >= part.start) & (row_M < part.stop)
-                logits_MV = model.predict_masked(fused.states_TD.index_select(0, at_M[chosen_M]))
+                logits_MV = model.predict_masked(fused.states_TD.index_select(0, fused.read_M[chosen_M]))
                 losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[chosen_M])
         if (w.bbox or w.giou) and "region_" in parts:
             losses["bbox"], losses["giou"] = box_losses(

@@ -1,0 +1,109 @@
+"""Frugal parts compute what timm's do, and keep less."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from xvlm.model.frugal import FrugalMlp, FrugalWindowAttention, make_frugal
+
+SWIN: dict[str, Any] = {
+    "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "img_size": 64,
+    "drop_path_rate": 0.0,
+}  # fmt: skip
+MODELS: dict[str, dict[str, Any]] = {
+    "swin_tiny_patch4_window7_224": SWIN,
+    "deit_tiny_patch16_224": {"embed_dim": 24, "depth": 2, "num_heads": 3, "img_size": 64},
+    "convnext_atto": {"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 24]},
+}
+
+
+def pair(name: str) -> tuple[nn.Module, nn.Module]:
+    """A timm model, and a frugal copy."""
+    torch.manual_seed(0)
+    plain = timm.create_model(name, num_classes=0, **MODELS[name]).double()
+    frugal = copy.deepcopy(plain)
+    make_frugal(frugal)
+    return plain, frugal
+
+
+def found(model: nn.Module, pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Features, and the gradients of pixels and parameters."""
+    pixels = pixels.clone().requires_grad_()
+    out = model.forward_features(pixels)  # type: ignore[operator]
+    torch.manual_seed(1)
+    (out * torch.randn_like(out)).sum().backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert pixels.grad is not None
+    return out.detach(), [pixels.grad, *gradients]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_and_gradients_are_the_same(name: str) -> None:
+    plain, frugal = pair(name)
+    pixels = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    (expected, wanted), (out, gradients) = found(plain, pixels), found(frugal, pixels)
+    assert torch.allclose(out, expected, rtol=0, atol=1e-12)
+    assert len(gradients) == len(wanted)
+    for one, other in zip(gradients, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
+    with torch.no_grad():
+        assert torch.allclose(frugal.forward_features(pixels), expected, atol=1e-12)  # type: ignore[operator]
+
+
+def test_names_of_parameters_stay_and_copies_are_copies() -> None:
+    plain, frugal = pair("swin_tiny_patch4_window7_224")
+    assert plain.state_dict().keys() == frugal.state_dict().keys()
+    kinds = {type(module) for module in frugal.modules()}
+    assert {FrugalMlp, FrugalWindowAttention} <= kinds
+    copied = copy.deepcopy(frugal)
+    with torch.no_grad():
+        for parameter in frugal.parameters():
+            parameter.zero_()
+    pixels = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    assert torch.allclose(found(copied, pixels)[0], found(plain, pixels)[0])
+
+
+def test_less_is_kept_for_the_backward_pass() -> None:
+    pixels = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+
+    def kept(model: nn.Module) -> int:
+        sizes: dict[int, int] = {}
+
+        def note(x: Tensor) -> Tensor:
+            sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
+            model.forward_features(pixels)  # type: ignore[operator]
+        return sum(sizes.values())
+
+    plain, frugal = pair("swin_tiny_patch4_window7_224")
+    assert kept(frugal) < 0.85 * kept(plain)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_autocast_is_followed(name: str) -> None:
+    _, frugal = pair(name)
+    frugal = frugal.float()
+    pixels = torch.randn(2, 3, 64, 64)
+    expected = frugal.forward_features(pixels)  # type: ignore[operator]
+    with torch.autocast("cpu", torch.bfloat16):
+        out, gradients = found(frugal, pixels)
+    assert torch.allclose(out.float(), expected, atol=0.1)
+    assert all(torch.isfinite(one).all() for one in gradients)
+
+
+def test_other_activations_and_dropout_are_left_to_timm() -> None:
+    mlp = timm.layers.Mlp(8, 16, act_layer=nn.ReLU)
+    make_frugal(mlp)
+    assert type(mlp) is timm.layers.Mlp
+    dropping = timm.layers.Mlp(8, 16, drop=0.5)
+    make_frugal(dropping)
+    torch.manual_seed(0)
+    assert not torch.equal(dropping(torch.ones(4, 8)), dropping(torch.ones(4, 8)))
