@@ -148,6 +148,16 @@ def test_results_stand_with_their_inputs(measure: str, photos: Path, tmp_path: P
         assert ("✓ right" in read.words) or ("✗ wrong" in read.words)
 
 
+@pytest.mark.parametrize("measure", MEASURES)
+def test_in_bfloat16_too(measure: str, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, _, _ = measured(measure, photos, tmp_path / "fp32")
+    monkeypatch.setattr("xvlm.machine.multiplies_bfloat16", lambda device: True)
+    parts, items, options = MEASURES[measure]
+    monkeypatch.setitem(MEASURES, measure, (parts, items, [*options, "--precision", "bf16"]))
+    metrics, _, _ = measured(measure, photos, tmp_path / "bf16")
+    assert metrics.keys() == before.keys()
+
+
 def test_right_and_wrong_answers_are_both_shown(photos: Path, tmp_path: Path) -> None:
     """Of four statements, two of them true, an untrained model that says one thing gets half right."""
     _, predictions, page = measured("nlvr2", photos, tmp_path / "out")

@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
-    "memory", "records", "boxes", "batch", "dist", "progress", "lookup", "run", "whole", "data", "model",
+    "machine", "records", "boxes", "batch", "dist", "progress", "lookup", "run", "whole", "data", "model",
     "losses", "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search", "serve",
-    "export", "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "ask", "cli",
-    "__main__",
+    "export", "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "ask",
+    "cli", "__main__",
 ]  # fmt: skip
 
 LONGEST = 400  # lines

@@ -14,7 +14,7 @@ from tyro.conf import Positional
 
 from xvlm.ask import ask, caption, compare, ground, match
 from xvlm.lookup import find, names
-from xvlm.memory import reuse_freed_memory
+from xvlm.machine import reuse_freed_memory
 from xvlm.records import BadRecord
 
 
@@ -117,16 +117,16 @@ def layers(
         print(layers_table(results))
 
 
-def bench(measurement_and_options: Positional[tuple[str, ...]] = ()) -> None:
-    """How fast is it?  xvlm bench MEASUREMENT [--json FILE] [--check FILE] [...].
+def bench(measure_and_options: Positional[tuple[str, ...]] = ()) -> None:
+    """How fast is it?  xvlm bench MEASURE [--json FILE] [--check FILE] [...].
 
     Args:
-        measurement_and_options: step, rerank, data or growth, then options; `xvlm bench MEASUREMENT --help`
-            lists them.
+        measure_and_options: step, rerank, data or growth, then options; `xvlm bench MEASURE --help` lists
+            them.
     """
     from xvlm.measure import bench
 
-    bench(measurement_and_options)
+    bench(measure_and_options)
 
 
 def recipes() -> None:

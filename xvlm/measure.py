@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from docstring_parser import parse
@@ -28,21 +28,20 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
     from xvlm import dist
     from xvlm.data.sources import open_source
     from xvlm.gallery._results import write_results
+    from xvlm.machine import usable_precision
     from xvlm.predict import Predictor
+    from xvlm.train.loop import autocast
 
-    if not words or words[0].startswith("-"):
-        raise ValueError(
-            f"xvlm eval needs a measure first ({', '.join(names('evaluate'))}); "
-            "`xvlm eval MEASURE --help` lists its options"
-        )
-    name, *rest = words
+    name, *rest = chosen(words, "eval", "evaluate")
     evaluate = find("evaluate", name).evaluate
-    summary = (inspect.getdoc(evaluate) or "").split("\n", 1)[0]
-    asked = tyro.cli(options_of(evaluate), args=rest, prog=f"xvlm eval {name}", description=summary)
-    given = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
-    model, data, out, image_root = (given.pop(one) for one in ("model", "data", "out", "image_root"))
+    given = asked(options_of(evaluate), rest, f"xvlm eval {name}", evaluate)
+    model, data, out, image_root, precision = (
+        given.pop(one) for one in ("model", "data", "out", "image_root", "precision")
+    )
     dist.init()
-    metrics, found = evaluate(Predictor.load(model, dist.device()), open_source(data, image_root), **given)
+    predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
+    with autocast(dist.device(), usable_precision(precision, dist.device())):
+        metrics, found = evaluate(predictor, source, **given)
     if not dist.is_main():
         return None
     report = write_results(out, name, metrics, found, shlex.join(["xvlm", "eval", *words]))
@@ -52,7 +51,7 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
 
 
 def bench(words: Sequence[str]) -> dict[str, Any]:
-    """Measure speed: `MEASUREMENT`, then options of the measurement, `--json FILE` and `--check FILE`.
+    """Measure speed: `MEASURE`, then options of the measure, `--json FILE`, `--ratios FILE`, `--check FILE`.
 
     Raises ValueError if a ratio is worse than the one kept in the file to check.
     """
@@ -61,14 +60,8 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
     from xvlm.bench._show import table
     from xvlm.run import write_json
 
-    if not words or words[0].startswith("-"):
-        raise ValueError(
-            f"xvlm bench needs a measurement first ({', '.join(names('bench'))}); "
-            "`xvlm bench MEASUREMENT --help` lists its options"
-        )
-    name, *rest = words
+    name, *rest = chosen(words, "bench", "bench")
     measurement = find("bench", name).bench
-    summary = (inspect.getdoc(measurement) or "").split("\n", 1)[0]
     options = dataclasses.make_dataclass(
         "BenchOptions",
         [
@@ -78,8 +71,7 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
             *own_options(measurement, skipped=0),
         ],
     )
-    asked: Any = tyro.cli(options, args=rest, prog=f"xvlm bench {name}", description=summary)
-    given = {field.name: getattr(asked, field.name) for field in dataclasses.fields(asked)}
+    given = asked(options, rest, f"xvlm bench {name}", measurement)
     everything, kept, known = (given.pop(one) for one in ("json", "ratios", "check"))
     kept_ratios = json.loads(known.read_text()) if known else {}
     dist.init()
@@ -91,6 +83,23 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
     print(table(result))
     check(ratios(result), kept_ratios, str(known))
     return result
+
+
+def chosen(words: Sequence[str], command: str, room: str) -> Sequence[str]:
+    """`words`, of which the first names a file of the room.  Raises ValueError if there is no name."""
+    if not words or words[0].startswith("-"):
+        raise ValueError(
+            f"xvlm {command} needs a measure first ({', '.join(names(room))}); "
+            f"`xvlm {command} MEASURE --help` lists its options"
+        )
+    return words
+
+
+def asked(options: Any, words: Sequence[str], prog: str, function: Callable[..., Any]) -> dict[str, Any]:
+    """The options in `words`, by name; the help says what the function does."""
+    summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
+    found = tyro.cli(options, args=words, prog=prog, description=summary)
+    return {field.name: getattr(found, field.name) for field in dataclasses.fields(options)}
 
 
 def option(name: str, kind: Any, text: str, **default: Any) -> tuple[str, Any, Any]:
@@ -120,6 +129,12 @@ def options_of(evaluate: Callable[..., Any]) -> Any:
             option("data", str, "JSON or JSON-lines file, tar shards, or a scheme such as scenes:test:500"),
             option("out", Path, "folder for metrics.json, predictions.json and report.html"),
             option("image_root", str | None, "where image paths start; else beside the file", default=None),
+            option(
+                "precision",
+                Literal["fp32", "bf16"],
+                "bf16 is faster where there are instructions for it",
+                default="fp32",
+            ),
             *own_options(evaluate, skipped=2),
         ],
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xvlm.bench._machine import DTYPES
+from xvlm.bench._yardstick import DTYPES
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from xvlm.data.images import Opened, open_image
+from xvlm.data.images import open_image
 from xvlm.data.loader import Feed, Part, load
 from xvlm.data.randaugment import ALL, rand_augment
 from xvlm.data.sources import JsonSource
-from xvlm.data.transforms import PairsTransform, random_resized_crop
+from xvlm.data.transforms import PairsTransform, pixels_3hw, random_resized_crop
 from xvlm.progress import tracked
 from xvlm.records import Record
 
@@ -43,49 +43,47 @@ def picture(seed: int) -> bytes:
     return file.getvalue()
 
 
-def milliseconds(call: Callable[[int], object], count: int) -> float:
-    """Mean time of `call(0)` to `call(count - 1)`."""
+def milliseconds(call: Callable[[int, int], object], count: int, first_seed: int) -> float:
+    """Mean time of `call(number, seed)` for so many numbers."""
     begun = time.perf_counter()
     for number in range(count):
-        call(number)
+        call(number, first_seed + number)
     return 1e3 * (time.perf_counter() - begun) / count
 
 
 def stages(files: Sequence[bytes], size: int, repeats: int) -> dict[str, float]:
     """Milliseconds an image of every stage of the pairs transform, of all of it, and of decoding and resizing
-    the same crops alone."""
-    hw = (size, size)
+    the same crops alone.  Every round draws other crops and augmentations, which differ much in cost."""
+    hw, count = (size, size), len(files)
     opened = [open_image(file, key=str(number)) for number, file in enumerate(files)]
     crops = [
-        random_resized_crop(one.width, one.height, (0.2, 1.0), np.random.default_rng(number))
-        for number, one in enumerate(opened)
+        random_resized_crop(WIDTH, HEIGHT, (0.2, 1.0), np.random.default_rng(seed))
+        for seed in range((1 + repeats) * count)
     ]
-    views = [one.resized(crop, hw, fast=True) for one, crop in zip(opened, crops, strict=True)]
+    views = [one.resized(crop, hw, fast=True) for one, crop in zip(opened, crops, strict=False)]
     transform = PairsTransform(hw)
 
-    def whole(number: int) -> None:
+    def whole(number: int, seed: int) -> None:
         image = open_image(files[number], key=str(number))
-        transform(image, (CAPTION,), np.random.default_rng(number))
+        transform(image, (CAPTION,), np.random.default_rng(seed))
 
-    def read_and_resize(number: int) -> Opened:
-        image = open_image(files[number], key=str(number))
-        image.resized(crops[number], hw, fast=True)
-        return image
+    def read_and_resize(number: int, seed: int) -> None:
+        open_image(files[number], key=str(number)).resized(crops[seed], hw, fast=True)
 
-    parts: dict[str, Callable[[int], object]] = {
-        "open_ms": lambda n: open_image(files[n], key=str(n)),
-        "decode_crop_resize_ms": lambda n: opened[n].resized(crops[n], hw, fast=True),
-        "flip_ms": lambda n: views[n].transpose(Image.Transpose.FLIP_LEFT_RIGHT) if n % 2 else None,
-        "augment_ms": lambda n: rand_augment(views[n], 2, 7, ALL, np.random.default_rng(n)),
-        "tensor_ms": lambda n: torch.from_numpy(np.asarray(views[n]).copy()).permute(2, 0, 1).contiguous(),
+    parts: dict[str, Callable[[int, int], object]] = {
+        "open_ms": lambda n, seed: open_image(files[n], key=str(n)),
+        "decode_crop_resize_ms": lambda n, seed: opened[n].resized(crops[seed], hw, fast=True),
+        "flip_ms": lambda n, seed: views[n].transpose(Image.Transpose.FLIP_LEFT_RIGHT) if n % 2 else None,
+        "augment_ms": lambda n, seed: rand_augment(views[n], 2, 7, ALL, np.random.default_rng(seed)),
+        "tensor_ms": lambda n, seed: pixels_3hw(views[n]),
         "decode_resize_alone_ms": read_and_resize,
         "pairs_transform_ms": whole,
     }
     # In turns, so that a minute in which the machine is slow does not fall on one of them.
     times: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in tracked(range(1 + repeats), "stages", 1 + repeats):
+    for turn in tracked(range(1 + repeats), "stages", 1 + repeats):
         for name, call in parts.items():
-            times[name].append(milliseconds(call, len(files)))
+            times[name].append(milliseconds(call, count, turn * count))
     return {name: statistics.median(several[1:]) for name, several in times.items()}
 
 

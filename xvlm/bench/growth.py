@@ -1,6 +1,6 @@
 """How time and memory grow: with images, concepts, text length, resolution, candidates, ranks.
 
-Each curve is measured at a few sizes and fitted by a power, time ~ size^exponent, over its larger half: at
+Each curve is measured at a few sizes and fitted by a power, time ~ size^exponent, at the largest of them: at
 small sizes what does not grow, such as the optimiser's pass over the weights, hides the rest.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from xvlm import dist
 from xvlm.batch import Concepts, Images, Texts
 from xvlm.bench._batches import CAPTION, PHRASE, image_batch, lengths, region_batch
-from xvlm.bench._machine import forget_peak, peak_gb, seconds, told
+from xvlm.bench._yardstick import forget_peak, peak_gb, seconds, told
 from xvlm.bench.step import Step, new_task, pretraining
 from xvlm.evaluate._candidates import Side, contrastive_candidates
 from xvlm.evaluate._states import TextStates
@@ -37,9 +37,8 @@ Measure = Callable[[int], tuple[float, float]]
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
-    """Of the power law through the larger half of the points, at least two."""
-    half = max(2, -(-len(sizes) // 2))
-    slope, _ = np.polyfit(np.log(sizes[-half:]), np.log(times[-half:]), 1)
+    """Of the power law through the three points of the largest sizes, or the two that there are."""
+    slope, _ = np.polyfit(np.log(sizes[-3:]), np.log(times[-3:]), 1)
     return float(slope)
 
 
@@ -125,7 +124,7 @@ class Curves:
 
 SIZES: dict[str, tuple[int, ...]] = {
     "images": (1, 2, 4, 8),
-    "concepts": (1, 2, 3, 5, 8),
+    "concepts": (1, 2, 5, 8),
     "text_length": (5, 10, 20, 40),
     "resolution": (224, 384, 480),
     "candidates": (16, 32, 64, 128),

@@ -15,9 +15,9 @@ import torch
 from xvlm import dist
 from xvlm.batch import Concepts, Images, Texts
 from xvlm.bench._batches import CAPTION, lengths
-from xvlm.bench._machine import DTYPES, Yardstick, precisions, seconds, told
 from xvlm.bench._padded import PUBLISHED_LENGTH, encode, fuse, padded
 from xvlm.bench._work import pair_work
+from xvlm.bench._yardstick import DTYPES, Yardstick, precisions, seconds, told
 from xvlm.bench.step import pretraining
 from xvlm.evaluate._states import TextStates
 from xvlm.evaluate.retrieval import match_pairs

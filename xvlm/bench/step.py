@@ -16,9 +16,9 @@ from torch import Tensor
 
 from xvlm import dist
 from xvlm.bench._batches import image_batch, region_batch
-from xvlm.bench._machine import DTYPES, Yardstick, forget_peak, peak_gb, precisions, seconds, told
 from xvlm.bench._padded import padded_losses
 from xvlm.bench._work import step_work
+from xvlm.bench._yardstick import DTYPES, Yardstick, forget_peak, peak_gb, precisions, seconds, told
 from xvlm.lookup import find
 from xvlm.model.xvlm import build_model
 from xvlm.progress import tracked

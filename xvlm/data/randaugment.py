@@ -40,6 +40,15 @@ def _affine(image: Image.Image, to_source: _Affine) -> Image.Image:
     )
 
 
+def _translate(image: Image.Image, x: float, y: float) -> Image.Image:
+    """By whole pixels, as at the published level, nothing has to be interpolated."""
+    if not (x.is_integer() and y.is_integer()):
+        return _affine(image, (1, 0, -x, 0, 1, -y))
+    moved = Image.new(image.mode, image.size, _FILL)
+    moved.paste(image, (int(x), int(y)))
+    return moved
+
+
 def _rotate(image: Image.Image, degrees: float) -> Image.Image:
     return image.rotate(degrees, Image.Resampling.BILINEAR, fillcolor=_FILL)
 
@@ -58,7 +67,7 @@ _OPERATIONS: dict[str, Callable[[Image.Image, float, int], Image.Image]] = {
     "Sharpness": lambda image, strength, sign: ImageEnhance.Sharpness(image).enhance(_enhanced(strength)),
     "ShearX": lambda image, strength, sign: _affine(image, (1, -sign * strength * 0.3, 0, 0, 1, 0)),
     "ShearY": lambda image, strength, sign: _affine(image, (1, 0, 0, -sign * strength * 0.3, 1, 0)),
-    "TranslateX": lambda image, strength, sign: _affine(image, (1, 0, -sign * strength * 10, 0, 1, 0)),
-    "TranslateY": lambda image, strength, sign: _affine(image, (1, 0, 0, 0, 1, -sign * strength * 10)),
+    "TranslateX": lambda image, strength, sign: _translate(image, sign * strength * 10, 0.0),
+    "TranslateY": lambda image, strength, sign: _translate(image, 0.0, sign * strength * 10),
     "Rotate": lambda image, strength, sign: _rotate(image, sign * strength * 30),
 }

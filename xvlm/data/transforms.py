@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from xvlm.data import randaugment
 from xvlm.data.images import Opened
@@ -72,7 +72,7 @@ class PairsTransform:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.rand_augment is not None:
             view = randaugment.rand_augment(view, *self.rand_augment, randaugment.ALL, rng)
-        return _pixels_3HW(view), tuple(texts) if mirrored is None else mirrored
+        return pixels_3hw(view), tuple(texts) if mirrored is None else mirrored
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class RegionsTransform:
             box = box_in_view(concept.box_xyxy, crop_xyxy, self.min_inside)
             if box is not None:
                 kept.append(Kept(index, box if mirrored is None else mirror_box(box), concept))
-        return _pixels_3HW(view), kept
+        return pixels_3hw(view), kept
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class EvalTransform:
             Kept(index, _relative(concept.box_xyxy or whole, whole), concept)
             for index, concept in enumerate(concepts)
         ]
-        return _pixels_3HW(image.resized(whole, self.size)), kept
+        return pixels_3hw(image.resized(whole, self.size)), kept
 
 
 def random_resized_crop(
@@ -204,6 +204,7 @@ def _all_of(image: Opened) -> BoxXYXY:
     return 0.0, 0.0, float(image.width), float(image.height)
 
 
-def _pixels_3HW(image: Image.Image) -> Tensor:
-    pixels: Tensor = F.pil_to_tensor(image)
-    return pixels.contiguous()
+def pixels_3hw(image: Image.Image) -> Tensor:
+    """RGB -> (3, height, width) uint8."""
+    # Band by band: to turn interleaved pixels round in memory takes twice as long.
+    return torch.from_numpy(np.stack([np.asarray(band) for band in image.split()]))

@@ -13,6 +13,7 @@ from torch import nn
 
 from xvlm import dist
 from xvlm.lookup import find
+from xvlm.machine import usable_precision
 from xvlm.model.folder import Loaded, save_model
 from xvlm.model.xvlm import XVLM
 from xvlm.run import Run, from_json, in_steps, to_json, write_json
@@ -47,6 +48,7 @@ def train(
         ValueError: it holds another run than this one.
     """
     dist.init()
+    run = replace(run, precision=usable_precision(run.precision, dist.device()))
     if (out / "log.jsonl").exists() and not resume:
         raise FileExistsError(f"{out} holds a run already; --resume goes on with it, or name another --out")
     if resume and (out / "run.json").exists():

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from xvlm.machine import give_back_freed_memory, multiplies_bfloat16
+
 SIDE = 2048
 """Of the square matrices whose product is the yardstick (design, section 6)."""
 
@@ -21,13 +23,6 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def precisions(device: torch.device) -> list[str]:
     """Those of "fp32" and "bf16" that the device multiplies in hardware."""
     return ["fp32", *(["bf16"] if multiplies_bfloat16(device) else [])]
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Without the instructions for it a CPU takes hundreds of times longer than in float32."""
-    if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def seconds(
@@ -91,6 +86,7 @@ def forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif Path("/proc/self/clear_refs").exists():
+        give_back_freed_memory()
         Path("/proc/self/clear_refs").write_text("5")
 
 

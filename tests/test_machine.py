@@ -6,11 +6,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from xvlm.machine import usable_precision
 
 PROGRAM = """
 import resource, sys
 if sys.argv[1] == "reuse":
-    from xvlm.memory import reuse_freed_memory
+    from xvlm.machine import reuse_freed_memory
     assert reuse_freed_memory()
 import torch
 def faults():
@@ -33,3 +36,16 @@ def test_pages_are_kept() -> None:
         return int(done.stdout)
 
     assert faults("reuse") * 10 < faults("leave")
+
+
+def test_a_precision_without_instructions_is_replaced_and_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr("xvlm.machine.multiplies_bfloat16", lambda device: False)
+    assert usable_precision("bf16", cpu) == "fp32"
+    assert "no instructions for bfloat16" in capsys.readouterr().err
+    assert usable_precision("fp32", cpu) == "fp32"
+    monkeypatch.setattr("xvlm.machine.multiplies_bfloat16", lambda device: True)
+    assert usable_precision("bf16", cpu) == "bf16"
+    assert capsys.readouterr().err == ""
