@@ -60,7 +60,7 @@ def stages(files: Sequence[bytes], size: int, repeats: int) -> dict[str, float]:
         random_resized_crop(WIDTH, HEIGHT, (0.2, 1.0), np.random.default_rng(seed))
         for seed in range((1 + repeats) * count)
     ]
-    views = [one.resized(crop, hw, fast=True) for one, crop in zip(opened, crops, strict=False)]
+    views = [one.resized(crop, hw, fast=True) for one, crop in zip(opened, crops[:count], strict=True)]
     transform = PairsTransform(hw)
 
     def whole(number: int, seed: int) -> None:

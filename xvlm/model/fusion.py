@@ -131,7 +131,7 @@ class CrossEncoder(nn.Module):
         if keys_values is None:
             keys_values = self.keys_values(concepts)
         *layers, last = self.layers
-        for layer, kv in zip(layers, keys_values, strict=False):
+        for layer, kv in zip(layers, keys_values[:-1], strict=True):
             x_TD = layer(x_TD, rows, kv, looking, causal)
         kept = Kept.of(rows, order_R, read)
         looking = kept.looking(looking, concepts, concept_T)
