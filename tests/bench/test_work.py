@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.tiny import tiny_task
 from xvlm.bench._batches import image_batch, lengths, region_batch
 from xvlm.bench._work import cross_forward, keys_values_forward, per_token, step_work, text_forward
+from xvlm.bench._yardstick import Yardstick
 from xvlm.model.text import TextConfig
 from xvlm.tasks.pretrain import LossConfig
 
@@ -56,3 +57,14 @@ def test_batches_have_the_lengths_of_real_texts() -> None:
     assert batch.concepts.has_box_N.all() and batch.masked_target_M.numel() >= 16
     many = lengths((7.5, 2.0), 4000, np.random.default_rng(0))
     assert min(many) >= 3 and sum(many) / len(many) == pytest.approx(7.5, abs=0.15)
+
+
+def test_the_yardstick_keeps_its_precision_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    matmul = torch.matmul
+    monkeypatch.setattr("xvlm.bench._yardstick.SIDE", 8)
+    monkeypatch.setattr(torch, "matmul", lambda a, b: seen.append(matmul(a, b).dtype))
+    yardstick = Yardstick(torch.device("cpu"))
+    with torch.autocast("cpu", torch.bfloat16):
+        yardstick.sample()
+    assert seen[0] == torch.float32

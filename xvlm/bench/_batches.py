@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from xvlm.batch import Texts
 from xvlm.data.views import Row, Sample
 from xvlm.model.xvlm import ModelConfig
 from xvlm.records import BoxXYXY
@@ -58,6 +59,13 @@ def samples(
         )
         made.append(Sample(pixels, said))
     return made
+
+
+def captions(config: ModelConfig, count: int, seed: int = 0) -> Texts:
+    """Texts of the lengths of captions."""
+    rng = np.random.default_rng(seed)
+    several = lengths(CAPTION, count, rng)
+    return Texts.pack([rng.integers(config.text.vocab_size, size=length).tolist() for length in several])
 
 
 def image_batch(

@@ -55,14 +55,18 @@ def linear_forward(module: nn.Module, rows: int) -> float:
     return float(sum(2 * m.weight.numel() * rows for m in module.modules() if isinstance(m, nn.Linear)))
 
 
+def blank(model: XVLM) -> Images:
+    """One image of the model's size."""
+    height, width = model.config.vision.image_hw
+    return Images(torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.vision.mean.device))
+
+
 def vision_work(model: XVLM, train: bool) -> float:
     """One image through the vision encoder, as counted by PyTorch; with the backward pass if `train`."""
-    height, width = model.config.vision.image_hw
-    image = Images(torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.vision.mean.device))
     counter = FlopCounterMode(display=False)
     # The unfused kernel is made of products that the counter knows, whatever the device.
     with counter, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(train):
-        tokens_BPD = model.encode_images(image).tokens_BPD
+        tokens_BPD = model.encode_images(blank(model)).tokens_BPD
         if train and tokens_BPD.requires_grad:
             tokens_BPD.sum().backward()
     model.zero_grad(set_to_none=True)
@@ -71,10 +75,8 @@ def vision_work(model: XVLM, train: bool) -> float:
 
 def patches(model: XVLM) -> int:
     """Tokens of an image that a text can look at."""
-    height, width = model.config.vision.image_hw
-    image = Images(torch.zeros(1, 3, height, width, dtype=torch.uint8, device=model.vision.mean.device))
     with torch.no_grad():
-        return int(model.encode_images(image).tokens_BPD.shape[1])
+        return int(model.encode_images(blank(model)).tokens_BPD.shape[1])
 
 
 def step_work(task: Pretrain, batch: PretrainBatch) -> float:

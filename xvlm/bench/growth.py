@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xvlm import dist
-from xvlm.batch import Concepts, Images, Texts
-from xvlm.bench._batches import CAPTION, PHRASE, image_batch, lengths, region_batch
+from xvlm.batch import Images
+from xvlm.bench._batches import PHRASE, captions, image_batch, region_batch
 from xvlm.bench._yardstick import forget_peak, peak_gb, seconds, told
 from xvlm.bench.step import Step, new_task, pretraining
 from xvlm.evaluate._candidates import Side, contrastive_candidates
@@ -86,12 +86,10 @@ class Curves:
     def candidates(self, count: int) -> tuple[float, float]:
         """Matching so many texts with one image."""
         model, config = self.task.model.eval(), self.run.model
-        rng = np.random.default_rng(0)
-        ids = [rng.integers(config.text.vocab_size, size=n).tolist() for n in lengths(CAPTION, count, rng)]
         pixels = torch.zeros(1, 3, *config.vision.image_hw, dtype=torch.uint8, device=self.device)
-        concepts, _ = model.encode_concepts(model.encode_images(Images(pixels)), Concepts.none(self.device))
+        concepts, _ = model.encode_whole(model.encode_images(Images(pixels)))
         text_R = torch.arange(count, device=self.device)
-        states = TextStates(model, Texts.pack(ids).to(self.device), budget=2**40)
+        states = TextStates(model, captions(config, count).to(self.device), budget=2**40)
         found = self.timed(partial(match_pairs, states, concepts, torch.zeros_like(text_R), text_R))
         self.task.train()
         return found

@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from xvlm import dist
-from xvlm.batch import Concepts, Images, Texts
-from xvlm.bench._batches import CAPTION, lengths
+from xvlm.batch import Images
+from xvlm.bench._batches import captions
 from xvlm.bench._padded import PUBLISHED_LENGTH, encode, fuse, padded
 from xvlm.bench._work import pair_work
 from xvlm.bench._yardstick import DTYPES, Yardstick, precisions, seconds, told
@@ -52,14 +51,10 @@ def bench(
     yardstick = Yardstick(device)
     torch.manual_seed(0)
     model = build_model(config).to(device).eval()
-    rng = np.random.default_rng(0)
     pairs = images * candidates
-    lengths_N = lengths(CAPTION, pairs, rng)
-    texts = Texts.pack(
-        [rng.integers(config.text.vocab_size, size=length).tolist() for length in lengths_N]
-    ).to(device)
-    pixels = torch.from_numpy(rng.integers(256, size=(images, 3, *config.vision.image_hw), dtype=np.uint8))
-    concepts, _ = model.encode_concepts(model.encode_images(Images(pixels.to(device))), Concepts.none(device))
+    texts = captions(config, pairs).to(device)
+    pixels = torch.randint(256, (images, 3, *config.vision.image_hw), dtype=torch.uint8)
+    concepts, _ = model.encode_whole(model.encode_images(Images(pixels).to(device)))
     text_R = torch.arange(pairs, device=device)
     image_R = text_R // candidates
     states = TextStates(model, texts, budget=2**40)
@@ -67,7 +62,7 @@ def bench(
         "recipe": recipe,
         "image_size": config.vision.image_hw,
         "pairs": pairs,
-        "tokens_a_text": sum(lengths_N) / pairs,
+        "tokens_a_text": len(texts.ids_T) / pairs,
         "device": told(device),
         "torch": torch.__version__,
         **dict.fromkeys(DTYPES),
