@@ -26,7 +26,7 @@ from xvlm.run import OptimConfig
 from xvlm.tasks._batch import PretrainBatch
 from xvlm.tasks.pretrain import Pretrain, PretrainRun
 from xvlm.train.loop import autocast
-from xvlm.train.optim import build_optimizer
+from xvlm.train.optim import build_optimizer, gradient_norm, step_clipped
 
 Losses = Callable[[PretrainBatch], dict[str, Tensor]]
 
@@ -58,15 +58,13 @@ class Step:
     def __post_init__(self) -> None:
         self.optimizer = build_optimizer(self.task.model, self.optim, ())
         self.weights = self.task.loss_weights()
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def __call__(self, losses_of: Losses, batch: PretrainBatch) -> None:
         """One step on a batch, which is on the device already."""
         with autocast(self.device, self.precision):
             losses = losses_of(batch)
         torch.stack([self.weights[name] * value for name, value in losses.items()]).sum().backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, self.optim.clip or torch.inf)
-        self.optimizer.step()
+        step_clipped(self.optimizer, gradient_norm(self.optimizer), self.optim.clip)
         self.optimizer.zero_grad(set_to_none=True)
 
 

@@ -20,7 +20,7 @@ from xvlm.data.loader import BadRecords, Feed, load
 from xvlm.run import Run, write_json
 from xvlm.train import checkpoint
 from xvlm.train.log import Log, published_names
-from xvlm.train.optim import Average, build_optimizer, set_rate
+from xvlm.train.optim import Average, build_optimizer, gradient_norm, set_rate, step_clipped
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 """(model, steps done) -> numbers; the model is in evaluation mode, with averaged weights if there are any."""
@@ -71,7 +71,6 @@ def fit(
     )
     step_losses = torch.compile(wrapped) if run.compile else wrapped
     weights: dict[str, float] = task.loss_weights()  # type: ignore[operator]
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
     ledger = BadRecords(out / "bad_records.jsonl" if dist.is_main() else None, run.max_bad)
     if state.bad:
@@ -104,7 +103,7 @@ def fit(
                         (total / len(batches)).backward()
                     for name, value in losses.items():
                         totals[name] = totals.get(name, 0) + value.detach() / len(batches)
-                norm = torch.nn.utils.clip_grad_norm_(parameters, run.optim.clip or math.inf)
+                norm = gradient_norm(optimizer)
                 means = dist.mean_over_ranks(torch.stack([*totals.values()])).tolist()
                 numbers |= dict(zip(totals, means, strict=True)) | {"grad_norm": float(norm)}
                 if not all(map(math.isfinite, numbers.values())):
@@ -116,7 +115,7 @@ def fit(
                         f"step {state.step}: a loss is not finite ({numbers}); "
                         f"the keys of its batch are in {out}/bad_step_rank*.json"
                     )
-                optimizer.step()
+                step_clipped(optimizer, norm, run.optim.clip)
                 optimizer.zero_grad(set_to_none=True)
             if average:
                 average.update(model)

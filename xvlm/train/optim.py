@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xvlm.run import OptimConfig
 
@@ -83,6 +83,23 @@ def set_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -
     for group in optimizer.param_groups:
         group["lr"] = base * group["multiplier"]
     return base
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """() the norm of all gradients together."""
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def step_clipped(optimizer: torch.optim.AdamW, norm: Tensor, clip: float) -> None:
+    """A step as if gradients of this () norm had been scaled to a norm of at most `clip` (0: any).
+
+    AdamW's fused kernel divides by `grad_scale` while it reads a gradient; scaled beforehand, all gradients
+    would go through memory twice more (docs/performance.md).
+    """
+    # 1e-6 as in `clip_grad_norm_`
+    optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) if clip else None  # type: ignore[attr-defined]
+    optimizer.step()
 
 
 class Average:
