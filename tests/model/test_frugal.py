@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xvlm.model.frugal import FrugalMlp, FrugalWindowAttention, make_frugal
+from xvlm.model.frugal import FrugalMlp, FrugalWindowAttention, make_frugal, tokens_and_matrix
 
 SWIN: dict[str, Any] = {
     "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "img_size": 64,
@@ -107,3 +108,26 @@ def test_other_activations_and_dropout_are_left_to_timm() -> None:
     make_frugal(dropping)
     torch.manual_seed(0)
     assert not torch.equal(dropping(torch.ones(4, 8)), dropping(torch.ones(4, 8)))
+
+
+def test_a_matrix_read_twice_gets_both_gradients() -> None:
+    """Rows for texts (some twice) and the whole matrix for a head; each alone, too."""
+    embedding = nn.Embedding(7, 3).double()
+    ids_T = torch.tensor([4, 0, 4, 6])
+    row_TD, matrix_VD = (torch.randn(n, 3, dtype=torch.float64) for n in (4, 7))
+    for use_rows, use_matrix in ((True, True), (True, False), (False, True)):
+
+        def gradient(
+            rows: Tensor, matrix: Tensor, use_rows: bool = use_rows, use_matrix: bool = use_matrix
+        ) -> Tensor:
+            total = torch.zeros((), dtype=torch.float64)
+            if use_rows:
+                total = total + (rows * row_TD).sum()
+            if use_matrix:
+                total = total + (F.linear(row_TD, matrix) ** 2).sum() + (matrix * matrix_VD).sum()
+            return torch.autograd.grad(total, embedding.weight)[0]
+
+        expected = gradient(embedding(ids_T), embedding.weight)
+        rows, matrix = tokens_and_matrix(embedding, ids_T)
+        assert torch.equal(rows, embedding(ids_T)) and torch.equal(matrix, embedding.weight)
+        assert torch.allclose(gradient(rows, matrix), expected, rtol=1e-12)

@@ -117,7 +117,8 @@ class TextStates:
         texts, token_T = self.chosen(text_U)
         packing = Packing.of(texts.lengths_N, len(token_T), texts.longest)
         states_TD = self.kept_TD.index_select(0, token_T)
-        return TextFeatures(states_TD, packing, self.model.text.summary(states_TD, packing))
+        summary_UD = self.model.text.summary(states_TD, packing)
+        return TextFeatures(states_TD, packing, summary_UD, self.model.text.embedding.token.weight)
 
     def chosen(self, text_U: Tensor) -> tuple[Texts, Tensor]:
         """Texts (U,), and where their tokens (T,) stand among those of all."""

@@ -47,7 +47,8 @@ class Decoder(nn.Module):
         fused = self.cross(features, text_R, looked_at, looked_at_R, keys_values, causal=True)
         lengths_R = texts.lengths_N[text_R]
         at_M, _ = followed(lengths_R)
-        return self.predict(fused.states_TD.index_select(0, fused.places(lengths_R)[at_M]))
+        x_MD = fused.states_TD.index_select(0, fused.places(lengths_R)[at_M])
+        return self.head(x_MD, features.token_VD)
 
     @property
     def longest(self) -> int:

@@ -40,7 +40,12 @@ def everyones(texts: TextFeatures, concepts: ConceptTokens, alone: bool = False)
     longest = sizes(texts.packing.longest, lengths_N)
     packing = Packing.of(text_ring.gather(lengths_N), sum(token_ring.counts), max(longest))
     return Everyone(
-        TextFeatures(token_ring.gather(texts.states_TD), packing, text_ring.gather(texts.summary_ND)),
+        TextFeatures(
+            token_ring.gather(texts.states_TD),
+            packing,
+            text_ring.gather(texts.summary_ND),
+            texts.token_VD,
+        ),
         replace(
             concepts,
             tokens_SPD=set_ring.gather(tokens_SPD),

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xvlm.batch import Texts
 from xvlm.model.attention import CrossAttention, Looking, SelfAttention
 from xvlm.model.dropout import Dropout
+from xvlm.model.frugal import gelu_linear, tokens_and_matrix
 from xvlm.model.packing import Packing
 
 
@@ -60,7 +60,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) -> (..., D)."""
-        return self.down(F.gelu(self.up(x)))
+        return gelu_linear(self.up(x), self.down)
 
 
 class Layer(nn.Module):
@@ -116,15 +116,19 @@ class TextEmbedding(nn.Module):
         self.norm = nn.LayerNorm(config.width, config.norm_eps)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, ids_T: Tensor, texts: Packing) -> Tensor:
-        """(T,) ids -> (T, D).  Raises ValueError if a text is longer than the positions reach."""
+    def forward(self, ids_T: Tensor, texts: Packing) -> tuple[Tensor, Tensor]:
+        """(T,) ids -> (T, D), and the (V, D) token embeddings as `TextFeatures` has them.
+
+        Raises ValueError if a text is longer than the positions reach.
+        """
         if texts.longest + self.first_position > self.max_positions:
             raise ValueError(
                 f"a text has {texts.longest} tokens; this model's positions reach "
                 f"{self.max_positions - self.first_position}"
             )
         position_TD = self.position(texts.place_T + self.first_position)
-        return self.dropout(self.norm(self.token(ids_T) + self.token_type.weight[0] + position_TD))
+        token_TD, token_VD = tokens_and_matrix(self.token, ids_T)
+        return self.dropout(self.norm(token_TD + self.token_type.weight[0] + position_TD)), token_VD
 
 
 @dataclass(frozen=True)
@@ -135,11 +139,14 @@ class TextFeatures:
         states_TD: (T, D) packed states of all tokens.
         packing: which token belongs to which of the N texts.
         summary_ND: (N, D) w_cls, one vector a text.
+        token_VD: (V, D) token embeddings; a head that shares them reads them here, so that its gradient and
+            that of the texts meet in one matrix.
     """
 
     states_TD: Tensor
     packing: Packing
     summary_ND: Tensor
+    token_VD: Tensor
 
 
 class TextEncoder(nn.Module):
@@ -158,10 +165,10 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Texts, causal: bool = False) -> TextFeatures:
         """N packed texts -> their states and vectors; `causal`: no token sees what stands after it."""
         packing = Packing.of(texts.lengths_N, texts.ids_T.shape[0], texts.longest)
-        x_TD = self.embedding(texts.ids_T, packing)
+        x_TD, token_VD = self.embedding(texts.ids_T, packing)
         for layer in self.layers:
             x_TD = layer(x_TD, packing, causal=causal)
-        return TextFeatures(x_TD, packing, self.summary(x_TD, packing))
+        return TextFeatures(x_TD, packing, self.summary(x_TD, packing), token_VD)
 
     def summary(self, x_TD: Tensor, packing: Packing) -> Tensor:
         """(T, D) -> (N, D), by the configured pooling."""

@@ -164,7 +164,8 @@ class Pretrain(nn.Module):
             row_M = batch.fused_F[batch.masked_row_M]
             for name, part in parts.items():
                 chosen_M = (row_M >= part.start) & (row_M < part.stop)
-                logits_MV = model.predict_masked(fused.states_TD.index_select(0, fused.read_M[chosen_M]))
+                x_MD = fused.states_TD.index_select(0, fused.read_M[chosen_M])
+                logits_MV = model.predict_masked(x_MD, texts.token_VD)
                 losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[chosen_M])
         if (w.bbox or w.giou) and "region_" in parts:
             losses["bbox"], losses["giou"] = box_losses(
