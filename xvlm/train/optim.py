@@ -86,13 +86,13 @@ def set_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -
 
 
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
-    """() the norm of all gradients together."""
+    """The norm of all gradients together, a scalar."""
     parameters = (p for group in optimizer.param_groups for p in group["params"])
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def step_clipped(optimizer: torch.optim.AdamW, norm: Tensor, clip: float) -> None:
-    """A step as if gradients of this () norm had been scaled to a norm of at most `clip` (0: any).
+    """A step as if gradients of this norm, a scalar, had been scaled to a norm of at most `clip` (0: any).
 
     AdamW's fused kernel divides by `grad_scale` while it reads a gradient; scaled beforehand, all gradients
     would go through memory twice more (docs/performance.md).
