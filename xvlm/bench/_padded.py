@@ -168,7 +168,7 @@ def padded_losses(task: Pretrain, batch: PretrainBatch, length: int = PUBLISHED_
             at_M = batch.fused_F[row_M]
             chosen_M = (at_M >= part.start) & (at_M < part.stop)
             flat_M = (row_M * x_FLD.shape[1] + place_M)[chosen_M]
-            logits_MV = model.predict_masked(
+            logits_MV = model.masked(
                 x_FLD.flatten(0, 1).index_select(0, flat_M), model.text.embedding.token.weight
             )
             losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[chosen_M])

@@ -57,7 +57,7 @@ def listed(
     """
     index = ranked.index_Qk[query].tolist()
     share = ranked.score_Qk[query, : top or None].double().softmax(0).tolist()
-    shares = dict(zip(index, share, strict=False))
+    shares = dict(zip(index[: len(share)], share, strict=True))
     shown = index[:first]
     if not set(shown) & set(true):
         shown.append(next((one for one in index if one in true), true[0]))

@@ -142,11 +142,6 @@ class XVLM(nn.Module):
         """As `fuse`, but only x_cls (R, D) of each row: all that matching, boxes and labels read."""
         return self.fuse(texts, text_R, concepts, concept_R, keys_values, Read.nothing(text_R)).cls_RD
 
-    def predict_masked(self, x_MD: Tensor, token_VD: Tensor) -> Tensor:
-        """(M, D) states of masked tokens after the cross-modal encoder, `TextFeatures.token_VD` -> (M, V)
-        logits."""
-        return self.masked(x_MD, token_VD)
-
     def match(self, cls_RD: Tensor) -> Tensor:
         """(R, D) x_cls -> (R, 2) logits of (no match, match), never in half precision."""
         with full_precision(cls_RD):

@@ -165,7 +165,7 @@ class Pretrain(nn.Module):
             for name, part in parts.items():
                 chosen_M = (row_M >= part.start) & (row_M < part.stop)
                 x_MD = fused.states_TD.index_select(0, fused.read_M[chosen_M])
-                logits_MV = model.predict_masked(x_MD, texts.token_VD)
+                logits_MV = model.masked(x_MD, texts.token_VD)
                 losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[chosen_M])
         if (w.bbox or w.giou) and "region_" in parts:
             losses["bbox"], losses["giou"] = box_losses(
