@@ -57,7 +57,7 @@ def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every `xvlm` line of the README; what trains for long is not started, but takes its arguments."""
     monkeypatch.chdir(tmp_path)
-    for run_folder in ("runs/demo", "runs/mine"):
+    for run_folder in ("runs/demo", "runs/mine", "runs/retrieval"):
         save_model(tiny_loaded(), tmp_path / run_folder / "model")
     for run_folder, part in (("vqa", "answers"), ("captioning", "captions"), ("nlvr2", "pairs")):
         save_model(tiny_loaded_for(part), tmp_path / "runs" / run_folder / "model")

@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "machine", "records", "boxes", "batch", "dist", "progress", "lookup", "run", "whole", "data", "model",
     "losses", "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search", "serve",
-    "export", "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "ask",
+    "export", "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "average",
+    "ask",
     "cli", "__main__",
 ]  # fmt: skip
 

@@ -233,6 +233,20 @@ def convert(
         convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer)
 
 
+def average(models: Positional[tuple[str, ...]], out: Path, weights: tuple[float, ...] = ()) -> None:
+    """A model between several: its weights are their mean.  For models that were trained from one another.
+
+    Args:
+        models: model folders, run folders or hub repositories; the first says what the result can do.
+        out: model folder to write.
+        weights: one for each model, in any unit; by default all weigh the same.
+    """
+    from xvlm.average import average
+
+    average(models, out, weights)
+    print(out)
+
+
 COMMANDS: dict[str, Any] = {
     "demo": demo,
     "train": train,
@@ -248,6 +262,7 @@ COMMANDS: dict[str, Any] = {
     "ablate": ablate,
     "recipes": recipes,
     "convert": convert,
+    "average": average,
 }
 
 

@@ -93,8 +93,7 @@ class Predictor:
 
         Raises FileNotFoundError if it is none of these.
         """
-        inner = Path(folder_or_repo) / "model"
-        return cls(load_model(inner if inner.is_dir() else folder_or_repo), device)
+        return cls(load_model(folder_or_repo), device)
 
     def image(self, image: AnyImage) -> Photo:
         """Encode one image: a path, encoded bytes, (H, W, 3) uint8 pixels or a PIL image.

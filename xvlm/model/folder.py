@@ -68,7 +68,7 @@ def save_model(loaded: Loaded, folder: str | Path, more: Mapping[str, Any] | Non
 
 
 def load_model(folder_or_repo: str | Path) -> Loaded:
-    """Read a folder, or a hub repository of the same form, into a model in evaluation mode.
+    """Read a model folder, that of a run, or a hub repository of the same form; in evaluation mode.
 
     Raises:
         FileNotFoundError: neither a folder nor a repository, or a file is missing from it.
@@ -99,10 +99,13 @@ def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:
 
 
 def local_folder(folder_or_repo: str | Path) -> Path:
-    """The folder itself, or a copy of the hub's.  Raises FileNotFoundError if it is neither."""
+    """The folder itself, `model/` in a run's folder, or a copy of the hub's.
+
+    Raises FileNotFoundError if it is none of these.
+    """
     folder = Path(folder_or_repo)
     if folder.is_dir():
-        return folder
+        return folder / "model" if (folder / "model").is_dir() else folder
     try:
         return Path(snapshot_download(str(folder_or_repo), allow_patterns=list(FILES)))
     except (HFValidationError, RepositoryNotFoundError, OSError) as error:
