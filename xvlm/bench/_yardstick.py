@@ -62,13 +62,12 @@ class Yardstick:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.times: dict[str, list[float]] = {precision: [] for precision in precisions(device)}
-        sides = torch.randn(2, SIDE, SIDE, device=device)
-        self.operands = {precision: sides.to(DTYPES[precision]) for precision in self.times}
 
     def sample(self) -> None:
         """A product in every precision, after one that does not count."""
+        sides = torch.randn(2, SIDE, SIDE, device=self.device)  # not kept: it would count as a step's memory
         for precision, times in self.times.items():
-            product = partial(torch.matmul, *self.operands[precision])
+            product = partial(torch.matmul, *sides.to(DTYPES[precision]))
             # What is measured may run under autocast, which would take float32 for bfloat16.
             with torch.autocast(self.device.type, enabled=False):
                 product()

@@ -1,4 +1,4 @@
-"""MLP, windowed attention and token embeddings with less memory and traffic to it, for training on a CPU.
+"""MLP and token embeddings with less memory and traffic to it, for training on a CPU.
 
 Products of matrices run near the machine's rate; what is lost is lost between them, and what must be kept for
 the backward pass is mostly what lies between them.  Each part is written as one operation here, with the
@@ -13,19 +13,16 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from timm.layers import Mlp
-from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 
-def make_frugal(model: nn.Module) -> None:
-    """Give the parts of a timm model below which it pays their frugal form; parameters stay what they are."""
+def make_mlps_frugal(model: nn.Module) -> None:
+    """Give every plain MLP of a timm model its frugal form; parameters stay what they are."""
     for module in model.modules():
         # Another class, not another `forward` on the object: that would stay bound to it in a copy.
-        if type(module) is WindowAttention and module.qkv.bias is not None:
-            module.__class__ = FrugalWindowAttention
-        elif type(module) is Mlp and is_plain(module):
+        if type(module) is Mlp and is_plain(module):
             module.__class__ = FrugalMlp
 
 
@@ -54,25 +51,6 @@ class FrugalMlp(Mlp):  # type: ignore[misc]
             out: Tensor = super().forward(x)
             return out
         return gelu_linear(self.fc1(x), cast(nn.Linear, self.fc2))
-
-
-class FrugalWindowAttention(WindowAttention):  # type: ignore[misc]
-    """Keeps windows, queries, keys, values and weights, each once."""
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(W, N, D) windows, (windows of an image, N, N) 0 or -inf, or `None` -> (W, N, D)."""
-        if not pays(x, self.attn_drop):
-            out: Tensor = super().forward(x, mask)
-            return out
-        table_RH = self.relative_position_bias_table
-        # index_select: the backward pass of table[index] adds in whatever order threads come.
-        place_HNN = table_RH.index_select(
-            0, cast(Tensor, self.relative_position_index).flatten()
-        ).T.unflatten(1, (self.window_area, self.window_area))
-        mixed = _Attend.apply(
-            *in_autocast(x, self.qkv.weight, self.qkv.bias, place_HNN), mask, self.num_heads, self.scale
-        )
-        return self.proj_drop(self.proj(mixed))
 
 
 def gelu_linear(hidden: Tensor, linear: nn.Linear) -> Tensor:
@@ -115,8 +93,10 @@ class _GeluLinear(Function):
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of every argument."""
         hidden_TM, weight_DM = ctx.saved_tensors
-        dweight_DM = grad_TD.T @ F.gelu(hidden_TM)
-        dhidden_TM = torch.ops.aten.gelu_backward(grad_TD @ weight_DM, hidden_TM)
+        wide_TM = F.gelu(hidden_TM)
+        dweight_DM = grad_TD.T @ wide_TM
+        torch.mm(grad_TD, weight_DM, out=wide_TM)  # one large tensor, three uses
+        dhidden_TM = torch.ops.aten.gelu_backward(wide_TM, hidden_TM, grad_input=wide_TM)
         return dhidden_TM, dweight_DM, grad_TD.sum(0)
 
 
@@ -143,57 +123,3 @@ class _Tokens(Function):
             grad_VD = grad_TD.new_zeros(ctx.shape)
         # In place: what a head's product hands back is no one else's.
         return grad_VD.index_add_(0, ids_T, grad_TD), None
-
-
-class _Attend(Function):
-    """Softmax attention within windows, with a learnt bias of places and perhaps a mask of them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x_WND: Tensor,
-        weight_CD: Tensor,
-        bias_C: Tensor,
-        place_HNN: Tensor,
-        mask_vNN: Tensor | None,
-        heads: int,
-        scale: float,
-    ) -> Tensor:
-        """(W, N, D), (3 * D, D), (3 * D,), (H, N, N), (v, N, N) -> (W, N, D)."""
-        windows, places, width = x_WND.shape
-        qkv_3WHNK = x_WND.new_empty(3, windows, heads, places, width // heads)
-        qkv_3WHNK.copy_(heads_first(F.linear(x_WND, weight_CD, bias_C), heads))
-        q, k, v = qkv_3WHNK
-        q.mul_(scale)
-        share_WHNN = (q @ k.transpose(-1, -2)).add_(place_HNN)
-        if mask_vNN is not None:
-            share_WHNN.unflatten(0, (-1, len(mask_vNN))).add_(mask_vNN[:, None])
-        torch.softmax(share_WHNN, -1, out=share_WHNN)
-        ctx.save_for_backward(x_WND, weight_CD, qkv_3WHNK, share_WHNN)
-        ctx.scale = scale
-        mixed_WND = torch.empty_like(x_WND)
-        mixed_WND.unflatten(-1, (heads, -1)).copy_((share_WHNN @ v).transpose(1, 2))
-        return mixed_WND
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_WND: Tensor) -> tuple[Tensor | None, ...]:
-        """Of windows, projection and bias of places."""
-        x_WND, weight_CD, (q, k, v), share_WHNN = ctx.saved_tensors
-        grad = grad_WND.unflatten(-1, (q.shape[1], -1)).transpose(1, 2).contiguous()
-        dshare = grad @ v.transpose(-1, -2)
-        dscore = torch.ops.aten._softmax_backward_data(dshare, share_WHNN, -1, dshare.dtype)
-        dqkv_WNC = grad.new_empty(*x_WND.shape[:2], len(weight_CD))
-        dq, dk, dv = heads_first(dqkv_WNC, q.shape[1])
-        torch.mul(dscore @ k, ctx.scale, out=dq)
-        dk.copy_(dscore.transpose(-1, -2) @ q)
-        dv.copy_(share_WHNN.transpose(-1, -2) @ grad)
-        dqkv_TC = dqkv_WNC.flatten(0, 1)
-        dx_WND = (dqkv_TC @ weight_CD).view_as(x_WND)
-        dweight_CD = dqkv_TC.T @ x_WND.flatten(0, 1)
-        return dx_WND, dweight_CD, dqkv_TC.sum(0), dscore.sum(0), None, None, None
-
-
-def heads_first(qkv_WNC: Tensor, heads: int) -> Tensor:
-    """(W, N, 3 * H * K) -> a view (3, W, H, N, K)."""
-    return qkv_WNC.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)

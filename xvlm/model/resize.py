@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.interpolate import RectBivariateSpline
 from torch import Tensor, nn
 
 
@@ -52,6 +51,8 @@ def resize_relative_table(table_QH: Tensor, new: int) -> Tensor:
     The old offsets are thought to lie in geometric progression, dense near 0, so that the outermost one meets
     the outermost new one (BEiT's rule, which the published loader uses).
     """
+    from scipy.interpolate import RectBivariateSpline  # 38 MB that most who load a model never need
+
     old = side(table_QH.shape[0])
     offsets = geometric_offsets(old // 2, new // 2)
     wanted = np.arange(-(new // 2), new // 2 + 1, dtype=float)

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from xvlm.batch import Concepts, Images
 from xvlm.boxes import patches_touched
 from xvlm.model.attention import ConceptTokens
-from xvlm.model.frugal import make_frugal
+from xvlm.model.frugal import make_mlps_frugal
+from xvlm.model.frugal_swin import make_blocks_frugal
 from xvlm.model.stem import split_stem
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -286,7 +287,8 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
         raise ValueError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
     options = dict(config.options)
     model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
-    make_frugal(model)
+    make_blocks_frugal(model)
+    make_mlps_frugal(model)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
         model.set_input_size(img_size=config.image_hw)  # type: ignore[operator]
     if isinstance(model, VisionTransformer):

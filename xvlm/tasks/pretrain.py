@@ -108,9 +108,11 @@ class Pretrain(nn.Module):
         parts = {"": slice(0, batch.pairs), "region_": slice(batch.pairs, rows)}
         parts = {name: part for name, part in parts.items() if part.start < part.stop}
 
+        # Texts first: the backward pass then comes to them last, and their gradients lie where images' states
+        # lay, instead of beside them (docs/performance.md).
+        texts = model.encode_texts(batch.texts if w.mlm else first_texts(batch.texts, rows))
         features = model.encode_images(batch.images)
         concepts, cls_CD = model.encode_concepts(features, batch.concepts)
-        texts = model.encode_texts(batch.texts if w.mlm else first_texts(batch.texts, rows))
 
         seen = everyones(texts, concepts, alone=not (w.itm and w.global_negatives))
 
