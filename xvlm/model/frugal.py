@@ -63,6 +63,14 @@ def gelu_linear(hidden: Tensor, linear: nn.Linear) -> Tensor:
     return unflat
 
 
+def gelu_linear_backward(grad_TD: Tensor, hidden_TM: Tensor, weight_DM: Tensor) -> tuple[Tensor, Tensor]:
+    """(T, D) gradients of what a linear of GELU gave -> (T, M) of GELU's argument, (D, M) of the matrix."""
+    wide_TM = F.gelu(hidden_TM)
+    dweight_DM = grad_TD.T @ wide_TM
+    torch.mm(grad_TD, weight_DM, out=wide_TM)  # one large tensor, three uses
+    return torch.ops.aten.gelu_backward(wide_TM, hidden_TM, grad_input=wide_TM), dweight_DM
+
+
 def tokens_and_matrix(embedding: nn.Embedding, ids_T: Tensor) -> tuple[Tensor, Tensor]:
     """(T,) ids -> their (T, D) embeddings, and all (V, D) of them, for a head that shares them."""
     if not pays(embedding.weight):
@@ -93,10 +101,7 @@ class _GeluLinear(Function):
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of every argument."""
         hidden_TM, weight_DM = ctx.saved_tensors
-        wide_TM = F.gelu(hidden_TM)
-        dweight_DM = grad_TD.T @ wide_TM
-        torch.mm(grad_TD, weight_DM, out=wide_TM)  # one large tensor, three uses
-        dhidden_TM = torch.ops.aten.gelu_backward(wide_TM, hidden_TM, grad_input=wide_TM)
+        dhidden_TM, dweight_DM = gelu_linear_backward(grad_TD, hidden_TM, weight_DM)
         return dhidden_TM, dweight_DM, grad_TD.sum(0)
 
 

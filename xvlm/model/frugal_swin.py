@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from xvlm.model.frugal import in_autocast, is_plain, pays
+from xvlm.model.frugal import gelu_linear_backward, in_autocast, is_plain, pays
 
 WIDE = 512
 """Channels from which on a block keeps what goes into GELU.  To make it again costs as many multiplications a
@@ -228,10 +228,7 @@ class _Mlp(Function):
         """Of every argument."""
         x, norm_D, norm_bias_D, mean, rstd, up_MD, down_DM, hidden_TM = ctx.saved_tensors
         grad_TD = grad.flatten(0, -2)
-        wide_TM = F.gelu(hidden_TM)
-        ddown_DM = grad_TD.T @ wide_TM
-        torch.mm(grad_TD, down_DM, out=wide_TM)  # one large tensor, three uses
-        dhidden_TM = torch.ops.aten.gelu_backward(wide_TM, hidden_TM, grad_input=wide_TM)
+        dhidden_TM, ddown_DM = gelu_linear_backward(grad_TD, hidden_TM, down_DM)
         normed = normed_again(x, mean, rstd, norm_D, norm_bias_D).to(up_MD.dtype)
         dup_MD = dhidden_TM.T @ normed.flatten(0, -2)
         del normed
