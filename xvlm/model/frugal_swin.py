@@ -83,7 +83,7 @@ class FrugalSwinBlock(SwinTransformerBlock):  # type: ignore[misc]
         index_NN = cast(Tensor, self.attn.relative_position_index)
         # index_select: the backward pass of table[index] adds in whatever order threads come.
         place_XH = table_RH.index_select(0, index_NN.flatten())
-        return in_autocast(place_XH.T.unflatten(1, index_NN.shape))[0]
+        return in_autocast(place_XH.T.contiguous().unflatten(1, index_NN.shape))[0]
 
     def mixed_channels(self, x_TD: Tensor) -> Tensor:
         """(T, D) -> (T, D).  Not timm's MLP itself: its frugal form would compute its last product again."""
@@ -157,6 +157,7 @@ class _Attention(Function):
         qkv_3WHNK.copy_(heads_first(F.linear(x_WND, qkv_CD, qkv_bias_C), heads))
         del x_WND
         qkv_3WHNK[0].mul_(scale)
+        mask_vNN = None if mask_vNN is None else mask_vNN.to(qkv_CD.dtype)
         ctx.save_for_backward(
             x_BhwD, norm_D, norm_bias_D, mean, rstd, qkv_CD, proj_DD, qkv_3WHNK, place_HNN, mask_vNN
         )
@@ -244,7 +245,10 @@ def mix(qkv_3WHNK: Tensor, place_HNN: Tensor, mask_vNN: Tensor | None) -> tuple[
     share_WHNN = (q @ k.transpose(-1, -2)).add_(place_HNN)
     if mask_vNN is not None:
         share_WHNN.unflatten(0, (-1, len(mask_vNN))).add_(mask_vNN[:, None])
-    torch.softmax(share_WHNN, -1, out=share_WHNN)
+    # In float32, into new memory: for rows of 49 numbers that is twice as fast as in bfloat16, or in place.
+    share_WHNN = torch.softmax(share_WHNN, -1, dtype=torch.promote_types(share_WHNN.dtype, torch.float32)).to(
+        q.dtype
+    )
     return (share_WHNN @ v).transpose(1, 2).flatten(2), share_WHNN
 
 
@@ -259,10 +263,8 @@ def heads_first(qkv_WNC: Tensor, heads: int) -> Tensor:
 
 
 def norm(x: Tensor, weight_D: Tensor, bias_D: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """LayerNorm of (..., D) in its weights' precision; mean and 1 / deviation, (..., 1), beside it."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(
-        x.to(weight_D.dtype), weight_D.shape, weight_D, bias_D, eps
-    )
+    """LayerNorm of (..., D); mean and 1 / deviation, (..., 1), beside it, in its weights' precision."""
+    found: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(x, weight_D.shape, weight_D, bias_D, eps)
     return found
 
 
@@ -275,14 +277,7 @@ def norm_backward(
     grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight_D: Tensor, bias_D: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(..., D) gradients of what `norm` made -> those of x, weight and bias."""
-    dx, dweight_D, dbias_D = torch.ops.aten.native_layer_norm_backward(
-        grad.to(weight_D.dtype),
-        x.to(weight_D.dtype),
-        weight_D.shape,
-        mean,
-        rstd,
-        weight_D,
-        bias_D,
-        [True] * 3,
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_layer_norm_backward(
+        grad.to(x.dtype), x, weight_D.shape, mean, rstd, weight_D, bias_D, [True] * 3
     )
-    return dx.to(x.dtype), dweight_D, dbias_D
+    return found
