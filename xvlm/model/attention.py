@@ -26,9 +26,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Ten
     if q.is_cpu and q.dtype == torch.bfloat16:
         # The CPU's fused kernel is made for float32: in bfloat16 plain products are several times faster.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
+        weights = (scores + shut(mask, scores.dtype)).softmax(-1)
         return drop(weights, dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def shut(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """(S, 1, Lq, Lk) True where a query may look -> what is added to its scores: 0 there, elsewhere -inf.
+
+    The scores of all heads, many times as large, go through an addition ten times as fast as through
+    `masked_fill`.
+    """
+    return torch.where(mask, 0.0, -math.inf).to(dtype)
 
 
 def split_heads(x_SLD: Tensor, heads: int) -> Tensor:
@@ -191,7 +200,7 @@ def attend_with_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: flo
     """
     weights, share = weights_with_mean(q, k, mask)
     weights = drop(weights, dropout)
-    return (weights[..., 1:] + weights[..., :1] * share) @ v
+    return torch.addcmul(weights[..., 1:], weights[..., :1], share) @ v
 
 
 def weights_with_mean(q: Tensor, k: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,7 +209,7 @@ def weights_with_mean(q: Tensor, k: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
     share = (mask / mask.sum(-1, keepdim=True)).to(q.dtype)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     summary = (scores * share).sum(-1, keepdim=True)
-    scores = torch.cat((summary, scores.masked_fill(~mask, -math.inf)), dim=-1)
+    scores = torch.cat((summary, scores + shut(mask, scores.dtype)), dim=-1)
     return scores.softmax(-1).to(q.dtype), share
 
 
@@ -211,7 +220,7 @@ def attend_visibly(
     summary first."""
     if mean_summary:
         weights, share = weights_with_mean(q, k, mask)
-        return (weights[..., 1:] + weights[..., :1] * share) @ v, weights
+        return torch.addcmul(weights[..., 1:], weights[..., :1], share) @ v, weights
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    weights = scores.masked_fill(~mask, -math.inf).softmax(-1)
+    weights = (scores + shut(mask, scores.dtype)).softmax(-1)
     return weights @ v, weights
