@@ -23,12 +23,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Ten
     Returns:
         (S, H, Lq, K).
     """
-    if q.is_cpu and q.dtype == torch.bfloat16:
-        # The CPU's fused kernel is made for float32: in bfloat16 plain products are several times faster.
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if q.is_cpu:
+        # The fused kernel there is made for long float32 texts without dropout; where it is no faster it
+        # still keeps copies of what comes in.
+        scores = scaled_products(q, k)
         weights = (scores + shut(mask, scores.dtype)).softmax(-1)
         return drop(weights, dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def scaled_products(q: Tensor, k: Tensor) -> Tensor:
+    """(S, H, Lq, K), (S, H, Lk, K) -> scores (S, H, Lq, Lk).  Scaled afterwards: a scaled copy of the queries
+    would be kept for the backward pass."""
+    return (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
 
 
 def shut(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -69,13 +76,13 @@ class SelfAttention(nn.Module):
         """
         dropout = self.dropout if self.training else 0.0
         mixed = []
-        for one, qkv_slD in zip(texts.bins, texts.tokens_by_bin(self.qkv(x_TD)), strict=True):
+        for mask_sl, qkv_slD in zip(texts.masks, texts.tokens_by_bin(self.qkv(x_TD)), strict=True):
             q, k, v = qkv_slD.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-            mask = one.mask_sl[:, None, None, :]
+            mask = mask_sl[:, None, None, :]
             if causal:
-                mask = mask & one.mask_sl.new_ones(one.mask_sl.shape[1], one.mask_sl.shape[1]).tril()
+                mask = mask & mask_sl.new_ones(mask_sl.shape[1], mask_sl.shape[1]).tril()
             # A padded query of an empty segment would see nothing; its row is dropped, but NaN would not be.
-            mask = mask | ~one.mask_sl[:, None, :, None]
+            mask = mask | ~mask_sl[:, None, :, None]
             mixed.append(merge_heads(attend(q, k, v, mask, dropout)))
         mixed_TD = texts.from_bins(mixed)
         return self.out(mixed_TD if kept_K is None else mixed_TD.index_select(0, kept_K))
@@ -143,8 +150,8 @@ class Looking:
         sets = Packing.of(lengths_S, concept_T.shape[0], longest=int(lengths_S.max()))
         mask_TP = concepts.mask_CP[concept_T]
         # Places without a query see everything; what they compute is dropped, but must not be NaN.
-        padded = zip(sets.bins, sets.tokens_by_bin(mask_TP), strict=True)
-        masks = tuple(mask_slP | ~one.mask_sl[..., None] for one, mask_slP in padded)
+        padded = zip(sets.masks, sets.tokens_by_bin(mask_TP), strict=True)
+        masks = tuple(mask_slP | ~mask_sl[..., None] for mask_sl, mask_slP in padded)
         return cls(sets, masks, concepts.mean_summary)
 
 
@@ -207,7 +214,7 @@ def weights_with_mean(q: Tensor, k: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
     """(S, H, Lq, 1 + Lk) attention to the mean and to the keys, and each key's share (S, 1, Lq, Lk) of the
     mean."""
     share = (mask / mask.sum(-1, keepdim=True)).to(q.dtype)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    scores = scaled_products(q, k)
     summary = (scores * share).sum(-1, keepdim=True)
     scores = torch.cat((summary, scores + shut(mask, scores.dtype)), dim=-1)
     return scores.softmax(-1).to(q.dtype), share
@@ -221,6 +228,6 @@ def attend_visibly(
     if mean_summary:
         weights, share = weights_with_mean(q, k, mask)
         return torch.addcmul(weights[..., 1:], weights[..., :1], share) @ v, weights
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    scores = scaled_products(q, k)
     weights = (scores + shut(mask, scores.dtype)).softmax(-1)
     return weights @ v, weights
