@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from xvlm.model.packing import Packing, gather_segments
+from xvlm.model.packing import Packing, _all_in_one, gather_segments
 
 lengths = st.lists(st.integers(0, 40), min_size=1, max_size=8)
 
@@ -25,16 +27,20 @@ def test_places_and_first_tokens(sizes: list[int]) -> None:
     assert packing.first_S.tolist() == [sum(sizes[:s]) for s in range(len(sizes))]
 
 
-@given(lengths)
-def test_every_segment_with_tokens_is_padded_once_and_comes_back(sizes: list[int]) -> None:
+@given(lengths, st.booleans())
+def test_every_segment_with_tokens_is_padded_once_and_comes_back(sizes: list[int], one_bin: bool) -> None:
     packing, x_TD = packed(sizes)
+    if one_bin:  # as on a GPU
+        masks, token_P, slot_T, _ = _all_in_one(packing.lengths_S, len(x_TD), packing.longest)
+        packing = replace(packing, masks=masks, token_P=token_P, slot_T=slot_T, by_bin_S=None)
+        assert len(packing.masks) == 1
     parts = packing.tokens_by_bin(x_TD)
     torch.testing.assert_close(packing.from_bins([part * 2 for part in parts]), x_TD * 2)
     segments = packing.segments_by_bin(torch.arange(len(sizes)), 0)
     seen = {}
-    for part, one, segment_s in zip(parts, packing.bins, segments, strict=True):
-        for row, mask, segment in zip(part[..., 0], one.mask_sl, segment_s.tolist(), strict=True):
-            assert (row[~mask] == 0).all()
+    for part, mask_sl, segment_s in zip(parts, packing.masks, segments, strict=True):
+        for row, mask, segment in zip(part[..., 0], mask_sl, segment_s.tolist(), strict=True):
+            assert torch.isin(row, x_TD).all()
             seen[segment] = row[mask].tolist()
     wanted = {s: part[:, 0].tolist() for s, part in enumerate(x_TD.split(sizes))}
     assert {s: tokens for s, tokens in seen.items() if tokens} == {

@@ -11,7 +11,7 @@ from torch import Tensor
 from xvlm.batch import Texts
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import Decoder, followed
-from xvlm.model.packing import Bin, gather_segments
+from xvlm.model.packing import gather_segments, padded_places
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.model.xvlm import XVLM
@@ -46,9 +46,9 @@ def text_states(texts: TextFeatures, states_TD: Tensor) -> ConceptTokens:
     """
     lengths_N, longest = texts.packing.lengths_S, texts.packing.longest
     mask_NL = torch.arange(longest, device=states_TD.device) < lengths_N[:, None]
-    slot_T = texts.packing.segment_T * longest + texts.packing.place_T
+    token_NL = padded_places(lengths_N, longest, len(states_TD))
     return ConceptTokens(
-        Bin(slot_T, mask_NL).pad(states_TD),
+        states_TD.index_select(0, token_NL.flatten()).unflatten(0, token_NL.shape),
         torch.arange(len(lengths_N), device=states_TD.device),
         mask_NL,
         mean_summary=False,

@@ -19,29 +19,6 @@ STEPS = (4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Some segments, padded to the longest of them: s segments of up to l tokens, t tokens in all.
-
-    Attributes:
-        slot_t: (t,) where each of them stands among the s * l padded places.
-        mask_sl: (s, l) bool, True where a token stands.
-    """
-
-    slot_t: Tensor
-    mask_sl: Tensor
-
-    def pad(self, x_tD: Tensor) -> Tensor:
-        """(t, ...) the bin's tokens -> (s, l, ...), zeros where no token stands."""
-        segments, longest = self.mask_sl.shape
-        out = x_tD.new_zeros(segments * longest, *x_tD.shape[1:])
-        return out.index_copy(0, self.slot_t, x_tD).unflatten(0, (segments, longest))
-
-    def unpad(self, x_slD: Tensor) -> Tensor:
-        """(s, l, ...) -> (t, ...)."""
-        return x_slD.flatten(0, 1).index_select(0, self.slot_t)
-
-
-@dataclass(frozen=True)
 class Packing:
     """Which of T packed tokens belong to which of S segments.
 
@@ -50,16 +27,19 @@ class Packing:
         longest: the largest of them, or a bound on it.
         segment_T: (T,) int64 segment of each token.
         place_T: (T,) int64 place of each token within its segment, from 0.
-        bins: all segments that have tokens, in groups that are padded together.
-        by_bin_T, by_bin_S: (T,) tokens and (S,) segments, less empty ones, in the bins' order.
+        masks: for each bin, segments that are padded together, (s, l) bool: True where a token stands.
+        token_P: (P,) int64 which token stands in each place of all bins; where none does, any.
+        slot_T: (T,) int64 in which of these places each token stands.
+        by_bin_S: (S,) segments, less empty ones, in the bins' order; `None`: as they are.
     """
 
     lengths_S: Tensor
     longest: int
     segment_T: Tensor
     place_T: Tensor
-    bins: tuple[Bin, ...]
-    by_bin_T: Tensor | None = None
+    masks: tuple[Tensor, ...]
+    token_P: Tensor
+    slot_T: Tensor
     by_bin_S: Tensor | None = None
 
     @classmethod
@@ -72,54 +52,74 @@ class Packing:
         segment_T = torch.repeat_interleave(
             torch.arange(lengths_S.shape[0], device=device), lengths_S, output_size=total
         )
-        place_T = torch.arange(total, device=device) - (lengths_S.cumsum(0) - lengths_S)[segment_T]
-        if lengths_S.is_cpu and total:
-            return cls(lengths_S, longest, segment_T, place_T, *_bins(lengths_S, segment_T, place_T))
-        mask_SL = torch.arange(longest, device=device) < lengths_S[:, None]
-        return cls(lengths_S, longest, segment_T, place_T, (Bin(segment_T * longest + place_T, mask_SL),))
+        place_T = torch.arange(total, device=device) - first_tokens(lengths_S)[segment_T]
+        several = lengths_S.is_cpu and total > 0
+        bins = _by_length(lengths_S, total) if several else _all_in_one(lengths_S, total, longest)
+        return cls(lengths_S, longest, segment_T, place_T, *bins)
 
     @property
     def first_S(self) -> Tensor:
         """(S,) index of each segment's first token, its `[CLS]`, among the packed tokens."""
-        return self.lengths_S.cumsum(0) - self.lengths_S
+        return first_tokens(self.lengths_S)
 
     def tokens_by_bin(self, x_TD: Tensor) -> tuple[Tensor, ...]:
-        """(T, ...) packed -> for each bin its (s, l, ...), padded."""
-        if self.by_bin_T is not None:
-            x_TD = x_TD.index_select(0, self.by_bin_T)
-        parts = x_TD.split([one.slot_t.shape[0] for one in self.bins])
-        return tuple(one.pad(part) for one, part in zip(self.bins, parts, strict=True))
+        """(T, ...) packed -> for each bin its (s, l, ...), padded with some of the tokens."""
+        parts = x_TD.index_select(0, self.token_P).split([mask_sl.numel() for mask_sl in self.masks])
+        return tuple(
+            part.unflatten(0, mask_sl.shape) for part, mask_sl in zip(parts, self.masks, strict=True)
+        )
 
     def segments_by_bin(self, x_S: Tensor, dim: int) -> tuple[Tensor, ...]:
         """(..., S, ...), segments along `dim` -> for each bin (..., s, ...)."""
         if self.by_bin_S is not None:
             x_S = x_S.index_select(dim, self.by_bin_S)
-        return x_S.split([one.mask_sl.shape[0] for one in self.bins], dim)
+        return x_S.split([mask_sl.shape[0] for mask_sl in self.masks], dim)
 
     def from_bins(self, x_slD: Iterable[Tensor]) -> Tensor:
         """For each bin (s, l, ...) -> (T, ...) packed."""
-        x_TD = torch.cat([one.unpad(x) for one, x in zip(self.bins, x_slD, strict=True)])
-        if self.by_bin_T is None:
-            return x_TD
-        back_T = torch.empty_like(self.by_bin_T).index_copy_(0, self.by_bin_T, torch.arange(len(x_TD)))
-        return x_TD.index_select(0, back_T)
+        return torch.cat([part_slD.flatten(0, 1) for part_slD in x_slD]).index_select(0, self.slot_T)
 
 
-def _bins(lengths_S: Tensor, segment_T: Tensor, place_T: Tensor) -> tuple[tuple[Bin, ...], Tensor, Tensor]:
-    """Segments grouped by the next of `STEPS`, each group padded to its longest; empty ones are left out."""
-    step_S = torch.bucketize(lengths_S, torch.tensor(STEPS))
-    step_T = step_S[segment_T]
-    bins, tokens, segments = [], [], []
-    for step in step_T.unique().tolist():
-        segment_s = ((step_S == step) & (lengths_S > 0)).nonzero()[:, 0]
-        token_t = (step_T == step).nonzero()[:, 0]
-        longest = int(lengths_S[segment_s].max())
-        row_S = torch.zeros_like(lengths_S).index_copy_(0, segment_s, torch.arange(len(segment_s)))
-        slot_t = row_S[segment_T[token_t]] * longest + place_T[token_t]
-        bins.append(Bin(slot_t, torch.arange(longest) < lengths_S[segment_s][:, None]))
-        tokens.append(token_t)
+def first_tokens(lengths_S: Tensor) -> Tensor:
+    """(S,) lengths of segments -> (S,) where each of them begins."""
+    return lengths_S.cumsum(0) - lengths_S
+
+
+def padded_places(lengths_S: Tensor, longest: int, total: int) -> Tensor:
+    """(S,) -> (S, longest) which of the tokens stands where; behind the end of a segment stands any."""
+    place_L = torch.arange(longest, device=lengths_S.device)
+    return (first_tokens(lengths_S)[:, None] + place_L).clamp(max=total - 1)
+
+
+def _all_in_one(
+    lengths_S: Tensor, total: int, longest: int
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor, None]:
+    """One bin for all segments: `masks`, `token_P`, `slot_T` and `by_bin_S` of a `Packing`."""
+    width = longest if total else 0
+    mask_SL = torch.arange(width, device=lengths_S.device) < lengths_S[:, None]
+    begin_S = torch.arange(len(lengths_S), device=lengths_S.device) * width - first_tokens(lengths_S)
+    slot_T = torch.repeat_interleave(begin_S, lengths_S, output_size=total)
+    slot_T = slot_T + torch.arange(total, device=lengths_S.device)
+    return (mask_SL,), padded_places(lengths_S, width, total).flatten(), slot_T, None
+
+
+def _by_length(lengths_S: Tensor, total: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+    """The same of a bin for each of `STEPS`, padded to its longest segment; empty ones are left out."""
+    step_S = torch.bucketize(lengths_S, torch.tensor(STEPS)).masked_fill_(lengths_S == 0, -1)
+    masks, tokens, segments = [], [], []
+    for step in step_S.unique().tolist():
+        if step < 0:
+            continue
+        segment_s = (step_S == step).nonzero()[:, 0]
+        length_s = lengths_S[segment_s]
+        longest = int(length_s.max())
+        masks.append(torch.arange(longest) < length_s[:, None])
+        tokens.append(padded_places(lengths_S, longest, total)[segment_s].flatten())
         segments.append(segment_s)
-    return tuple(bins), torch.cat(tokens), torch.cat(segments)
+    token_P = torch.cat(tokens)
+    taken_T = torch.cat([mask_sl.flatten() for mask_sl in masks]).nonzero()[:, 0]
+    slot_T = torch.empty_like(taken_T).index_copy_(0, token_P[taken_T], taken_T)
+    return tuple(masks), token_P, slot_T, torch.cat(segments)
 
 
 def gather_segments(lengths_S: Tensor, chosen_R: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -134,7 +134,6 @@ def gather_segments(lengths_S: Tensor, chosen_R: Tensor) -> tuple[Tensor, Tensor
     """
     lengths_R = lengths_S[chosen_R]
     total = int(lengths_R.sum())
-    start_R = (lengths_S.cumsum(0) - lengths_S)[chosen_R]
-    new_start_R = lengths_R.cumsum(0) - lengths_R
-    shift_T = torch.repeat_interleave(start_R - new_start_R, lengths_R, output_size=total)
+    start_R = first_tokens(lengths_S)[chosen_R]
+    shift_T = torch.repeat_interleave(start_R - first_tokens(lengths_R), lengths_R, output_size=total)
     return torch.arange(total, device=lengths_S.device) + shift_T, lengths_R, total
