@@ -73,10 +73,8 @@ def test_in_bfloat16_they_are_near(kind: str, monkeypatch: pytest.MonkeyPatch) -
         for gradients in (fast_gradients, slow_gradients)
     )
     assert difference(whole_fast, whole_slow) < 1e-2
-    for (
-        name
-    ) in slow_gradients:  # one alone, as a norm's eight weights, is as far from float32's on either path
-        assert difference(fast_gradients[name], slow_gradients[name]) < 1e-1, name
+    for name in slow_gradients:  # one alone, as a norm's eight weights, is up to 0.1 from float32's
+        assert difference(fast_gradients[name], slow_gradients[name]) < 5e-2, name
 
 
 def test_a_draw_from_other_ranks_is_refused() -> None:

@@ -31,7 +31,9 @@ def test_places_and_first_tokens(sizes: list[int]) -> None:
 def test_every_segment_with_tokens_is_padded_once_and_comes_back(sizes: list[int], one_bin: bool) -> None:
     packing, x_TD = packed(sizes)
     if one_bin:  # as on a GPU
-        masks, token_P, slot_T, _ = _all_in_one(packing.lengths_S, len(x_TD), packing.longest)
+        masks, token_P, slot_T, _ = _all_in_one(
+            packing.lengths_S, packing.segment_T, packing.place_T, packing.longest
+        )
         packing = replace(packing, masks=masks, token_P=token_P, slot_T=slot_T, by_bin_S=None)
         assert len(packing.masks) == 1
     parts = packing.tokens_by_bin(x_TD)

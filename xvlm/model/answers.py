@@ -11,7 +11,7 @@ from torch import Tensor
 from xvlm.batch import Texts
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import Decoder, followed
-from xvlm.model.packing import gather_segments, padded_places
+from xvlm.model.packing import first_tokens, gather_segments, padded_places
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.model.xvlm import XVLM
@@ -46,7 +46,7 @@ def text_states(texts: TextFeatures, states_TD: Tensor) -> ConceptTokens:
     """
     lengths_N, longest = texts.packing.lengths_S, texts.packing.longest
     mask_NL = torch.arange(longest, device=states_TD.device) < lengths_N[:, None]
-    token_NL = padded_places(lengths_N, longest, len(states_TD))
+    token_NL = padded_places(texts.packing.first_S, longest, len(states_TD))
     return ConceptTokens(
         states_TD.index_select(0, token_NL.flatten()).unflatten(0, token_NL.shape),
         torch.arange(len(lengths_N), device=states_TD.device),
@@ -69,7 +69,7 @@ def rank_answers(
     count, device = len(questions.set_C), answers.ids_T.device
     k = min(k, len(answers))
     question_N = torch.arange(count, device=device)
-    start_A = answers.lengths_N.cumsum(0) - answers.lengths_N
+    start_A = first_tokens(answers.lengths_N)
     keys_values = decoder.cross.keys_values(questions)
     begin = Texts.pack([[int(answers.ids_T[0]), int(answers.ids_T[0])]])  # only the first token is looked at
     begin = begin.to(device)

@@ -26,10 +26,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: float) -> Ten
     if q.is_cpu:
         # As fast as the fused kernel there, a quarter to a third faster where weights are dropped, and fewer
         # copies are kept for the backward pass (docs/performance.md).
-        scores = scaled_products(q, k)
-        weights = (scores + shut(mask, scores.dtype)).softmax(-1)
-        return drop(weights, dropout) @ v
+        return drop(weights_of(q, k, mask), dropout) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+
+
+def weights_of(q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+    """Args as `attend` -> (S, H, Lq, Lk) attention to the keys."""
+    scores = scaled_products(q, k)
+    return (scores + shut(mask, scores.dtype)).softmax(-1)
 
 
 def scaled_products(q: Tensor, k: Tensor) -> Tensor:
@@ -206,8 +210,7 @@ def attend_with_mean(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: flo
     Args and result as `attend`; `mask` is (S, 1, Lq, Lk) and holds at least one key a query.
     """
     weights, share = weights_with_mean(q, k, mask)
-    weights = drop(weights, dropout)
-    return torch.addcmul(weights[..., 1:], weights[..., :1], share) @ v
+    return spread(drop(weights, dropout), share) @ v
 
 
 def weights_with_mean(q: Tensor, k: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -220,6 +223,11 @@ def weights_with_mean(q: Tensor, k: Tensor, mask: Tensor) -> tuple[Tensor, Tenso
     return scores.softmax(-1).to(q.dtype), share
 
 
+def spread(weights: Tensor, share: Tensor) -> Tensor:
+    """What `weights_with_mean` gives -> (S, H, Lq, Lk): attention to the mean goes to its keys."""
+    return torch.addcmul(weights[..., 1:], weights[..., :1], share)
+
+
 def attend_visibly(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor, mean_summary: bool
 ) -> tuple[Tensor, Tensor]:
@@ -227,7 +235,6 @@ def attend_visibly(
     summary first."""
     if mean_summary:
         weights, share = weights_with_mean(q, k, mask)
-        return torch.addcmul(weights[..., 1:], weights[..., :1], share) @ v, weights
-    scores = scaled_products(q, k)
-    weights = (scores + shut(mask, scores.dtype)).softmax(-1)
+        return spread(weights, share) @ v, weights
+    weights = weights_of(q, k, mask)
     return weights @ v, weights

@@ -13,6 +13,7 @@ from xvlm.batch import Texts
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.fusion import CrossEncoder
 from xvlm.model.heads import LanguageHead
+from xvlm.model.packing import first_tokens
 from xvlm.model.text import TextConfig, TextEncoder
 
 
@@ -67,7 +68,7 @@ def after_prompt(lengths_R: Tensor, at_M: Tensor, text_M: Tensor, prompt: int) -
         lengths_R: (R,) tokens of each text, of which the first `prompt` are given.
         at_M, text_M: (M,) from `followed`.
     """
-    place_M = at_M - (lengths_R.cumsum(0) - lengths_R)[text_M]
+    place_M = at_M - first_tokens(lengths_R)[text_M]
     return place_M + 1 >= prompt
 
 

@@ -246,9 +246,8 @@ def mix(qkv_3WHNK: Tensor, place_HNN: Tensor, mask_vNN: Tensor | None) -> tuple[
     if mask_vNN is not None:
         share_WHNN.unflatten(0, (-1, len(mask_vNN))).add_(mask_vNN[:, None])
     # In float32, into new memory: for rows of 49 numbers that is twice as fast as in bfloat16, or in place.
-    share_WHNN = torch.softmax(share_WHNN, -1, dtype=torch.promote_types(share_WHNN.dtype, torch.float32)).to(
-        q.dtype
-    )
+    precision = torch.promote_types(q.dtype, torch.float32)
+    share_WHNN = share_WHNN.softmax(-1, dtype=precision).to(q.dtype)
     return (share_WHNN @ v).transpose(1, 2).flatten(2), share_WHNN
 
 

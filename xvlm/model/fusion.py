@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from xvlm.model.attention import ConceptTokens, CrossAttention, Looking
-from xvlm.model.packing import Packing, gather_segments
+from xvlm.model.packing import Packing, first_tokens, gather_segments
 from xvlm.model.text import Layer, TextConfig, TextFeatures
 
 
@@ -52,8 +52,7 @@ class Fused:
 
     def places(self, lengths_R: Tensor) -> Tensor:
         """(T,) where the tokens of the caller's rows, (R,) lengths, row after row, stand among the states."""
-        start_R = lengths_R.cumsum(0) - lengths_R
-        shift_T = torch.repeat_interleave(self.first_R - start_R, lengths_R)
+        shift_T = torch.repeat_interleave(self.first_R - first_tokens(lengths_R), lengths_R)
         return torch.arange(len(shift_T), device=shift_T.device) + shift_T
 
     @property

@@ -53,8 +53,10 @@ class Packing:
             torch.arange(lengths_S.shape[0], device=device), lengths_S, output_size=total
         )
         place_T = torch.arange(total, device=device) - first_tokens(lengths_S)[segment_T]
-        several = lengths_S.is_cpu and total > 0
-        bins = _by_length(lengths_S, total) if several else _all_in_one(lengths_S, total, longest)
+        if lengths_S.is_cpu and total:
+            bins = _by_length(lengths_S, total)
+        else:
+            bins = _all_in_one(lengths_S, segment_T, place_T, longest)
         return cls(lengths_S, longest, segment_T, place_T, *bins)
 
     @property
@@ -85,36 +87,33 @@ def first_tokens(lengths_S: Tensor) -> Tensor:
     return lengths_S.cumsum(0) - lengths_S
 
 
-def padded_places(lengths_S: Tensor, longest: int, total: int) -> Tensor:
-    """(S,) -> (S, longest) which of the tokens stands where; behind the end of a segment stands any."""
-    place_L = torch.arange(longest, device=lengths_S.device)
-    return (first_tokens(lengths_S)[:, None] + place_L).clamp(max=total - 1)
+def padded_places(first_S: Tensor, longest: int, total: int) -> Tensor:
+    """(S,) where segments begin -> (S, longest) which of `total` tokens stands where; behind an end, any."""
+    return (first_S[:, None] + torch.arange(longest, device=first_S.device)).clamp(max=total - 1)
 
 
 def _all_in_one(
-    lengths_S: Tensor, total: int, longest: int
-) -> tuple[tuple[Tensor, ...], Tensor, Tensor, None]:
+    lengths_S: Tensor, segment_T: Tensor, place_T: Tensor, longest: int
+) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor | None]:
     """One bin for all segments: `masks`, `token_P`, `slot_T` and `by_bin_S` of a `Packing`."""
-    width = longest if total else 0
+    total = len(segment_T)
+    width = longest if total else 0  # of no tokens, none can stand in a place
     mask_SL = torch.arange(width, device=lengths_S.device) < lengths_S[:, None]
-    begin_S = torch.arange(len(lengths_S), device=lengths_S.device) * width - first_tokens(lengths_S)
-    slot_T = torch.repeat_interleave(begin_S, lengths_S, output_size=total)
-    slot_T = slot_T + torch.arange(total, device=lengths_S.device)
-    return (mask_SL,), padded_places(lengths_S, width, total).flatten(), slot_T, None
+    token_SL = padded_places(first_tokens(lengths_S), width, total)
+    return (mask_SL,), token_SL.flatten(), segment_T * width + place_T, None
 
 
-def _by_length(lengths_S: Tensor, total: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor]:
+def _by_length(lengths_S: Tensor, total: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor, Tensor | None]:
     """The same of a bin for each of `STEPS`, padded to its longest segment; empty ones are left out."""
+    first_S = first_tokens(lengths_S)
     step_S = torch.bucketize(lengths_S, torch.tensor(STEPS)).masked_fill_(lengths_S == 0, -1)
     masks, tokens, segments = [], [], []
-    for step in step_S.unique().tolist():
-        if step < 0:
-            continue
+    for step in step_S[lengths_S > 0].unique().tolist():
         segment_s = (step_S == step).nonzero()[:, 0]
         length_s = lengths_S[segment_s]
         longest = int(length_s.max())
         masks.append(torch.arange(longest) < length_s[:, None])
-        tokens.append(padded_places(lengths_S, longest, total)[segment_s].flatten())
+        tokens.append(padded_places(first_S[segment_s], longest, total).flatten())
         segments.append(segment_s)
     token_P = torch.cat(tokens)
     taken_T = torch.cat([mask_sl.flatten() for mask_sl in masks]).nonzero()[:, 0]
