@@ -19,6 +19,7 @@ import numpy as np
 from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases
 from xvlm.data.sources import JsonSource, Source
+from xvlm.errors import InputError
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
 from xvlm.predict import Predictor
@@ -68,7 +69,7 @@ def run_ablation(on: str, root: Path, out: Path, minutes: float) -> dict[str, di
             SceneCases(Scenes("test", 500, image_size=size)),
         )
     else:
-        raise ValueError(f"on is {on!r}; it may be 'scenes' or 'photos'")
+        raise InputError(f"on is {on!r}; it may be 'scenes' or 'photos'")
     table: dict[str, dict[str, float]] = {}
     for name, run in variants(base).items():
         folder = out / name.replace(" ", "-")

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xvlm.errors import InputError
 from xvlm.model.folder import Loaded, load_model, save_model
 from xvlm.model.resize import fit_positions
 
@@ -28,7 +29,7 @@ def average(folders: Sequence[str | Path], out: Path, weights: Sequence[float] =
         out: folder to write.
         weights: one for each model, in any unit; empty: all weigh the same.
     Raises:
-        ValueError: too few models, weights that do not fit them, or models that are not of one kind.
+        InputError: too few models, weights that do not fit them, or models that are not of one kind.
         FileNotFoundError: a folder that holds no model.
     """
     weights = list(weights) or [1.0] * len(folders)
@@ -50,24 +51,24 @@ def average(folders: Sequence[str | Path], out: Path, weights: Sequence[float] =
 
 
 def check(folders: Sequence[str | Path], weights: Sequence[float]) -> None:
-    """Raises ValueError where there is nothing to average, or weights that do not fit."""
+    """Raises InputError where there is nothing to average, or weights that do not fit."""
     if len(folders) < 2:
-        raise ValueError(f"averaging takes at least two models, {len(folders)} given")
+        raise InputError(f"averaging takes at least two models, {len(folders)} given")
     if len(weights) != len(folders):
-        raise ValueError(f"{len(weights)} weights for {len(folders)} models; give one for each, or none")
+        raise InputError(f"{len(weights)} weights for {len(folders)} models; give one for each, or none")
     if not all(0 <= weight < float("inf") for weight in weights) or sum(weights) == 0:
-        raise ValueError(f"weights are {weights}; each must be 0 or more, and one of them more than 0")
+        raise InputError(f"weights are {weights}; each must be 0 or more, and one of them more than 0")
 
 
 def shared(first: Loaded, first_folder: str | Path, other: Loaded, folder: str | Path) -> dict[str, Tensor]:
     """Weights of `other` under names that `first` has too, positions resized to its image size.
 
-    Raises ValueError naming what does not fit.
+    Raises InputError naming what does not fit.
     """
     for name, wanted in kind(first).items():
         found = kind(other)[name]
         if found != wanted:
-            raise ValueError(f"{folder} has another {name} than {first_folder}: {found}, not {wanted}")
+            raise InputError(f"{folder} has another {name} than {first_folder}: {found}, not {wanted}")
     own = first.model.state_dict()
     named = {
         name: value
@@ -75,11 +76,11 @@ def shared(first: Loaded, first_folder: str | Path, other: Loaded, folder: str |
         if name in own and value.is_floating_point()
     }
     if not named:
-        raise ValueError(f"{folder} has no weights in common with {first_folder}")
+        raise InputError(f"{folder} has no weights in common with {first_folder}")
     given = fit_positions(first.model, named)
     for name, value in given.items():
         if value.shape != own[name].shape:
-            raise ValueError(
+            raise InputError(
                 f"{folder}: {name} is {tuple(value.shape)}, that of {first_folder} is "
                 f"{tuple(own[name].shape)}; only models of one architecture can be averaged"
             )

@@ -13,6 +13,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from xvlm.errors import InputError
+
 
 class Movable:
     """Dataclasses of tensors, of other movables, and of plain values."""
@@ -71,10 +73,10 @@ class Texts(Movable):
 
     @classmethod
     def pack(cls, ids: Sequence[Sequence[int]]) -> Texts:
-        """Pack N lists of token ids.  Raises ValueError if one of them is empty."""
+        """Pack N lists of token ids.  Raises InputError if one of them is empty."""
         lengths = [len(row) for row in ids]
         if lengths and min(lengths) == 0:
-            raise ValueError(f"text {lengths.index(0)} has no tokens; every text needs at least one")
+            raise InputError(f"text {lengths.index(0)} has no tokens; every text needs at least one")
         flat = [token for row in ids for token in row]
         return cls(
             torch.tensor(flat, dtype=torch.int64),

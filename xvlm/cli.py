@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from xvlm.ask import ask, caption, compare, ground, match
+from xvlm.errors import InputError
 from xvlm.lookup import find, names
 from xvlm.machine import reuse_freed_memory
 from xvlm.records import BadRecord
@@ -161,7 +162,7 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
             given.append(rest.pop(0).partition("="))
         run = call_recipe(recipe, {name: value for name, _, value in given})
     else:
-        raise ValueError(
+        raise InputError(
             f"xvlm train needs a recipe first ({', '.join(names('recipes'))}), or --from run.json; "
             "`xvlm train RECIPE --help` lists every field"
         )
@@ -196,7 +197,7 @@ def call_recipe(name: str, given: dict[str, str]) -> Any:
     parameters = inspect.signature(function, eval_str=True).parameters
     for word in given:
         if word not in parameters:
-            raise ValueError(
+            raise InputError(
                 f"recipe {name} has no argument {word}; it has {', '.join(parameters) or 'none'}"
             )
     return function(**{word: parameters[word].annotation(value) for word, value in given.items()})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from xvlm.data.text import Tokenizer
+from xvlm.errors import InputError, MissingFileError
 from xvlm.model.folder import Loaded, load_model, local_folder, save_model
 from xvlm.model.published import from_published, to_published
 from xvlm.model.published_sizes import Unseen, config_of
@@ -28,28 +29,28 @@ def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is no PyTorch file, holds no tensors, or holds more than tensors and plain containers.
+        InputError: it is no PyTorch file, holds no tensors, or holds more than tensors and plain containers.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file; a published checkpoint is one, such as checkpoint_9.pth")
+        raise MissingFileError(f"{path} is no file; a published checkpoint is one, such as checkpoint_9.pth")
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} holds more than tensors and plain containers, and reading that would run code from the "
             "file. If you trust it, open it once in Python with torch.load(..., weights_only=False) and save "
             "{'model': its state dict} with torch.save"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no PyTorch checkpoint, or a damaged one: {error}") from error
+        raise InputError(f"{path} is no PyTorch checkpoint, or a damaged one: {error}") from error
     if not isinstance(found, Mapping):
-        raise ValueError(
+        raise InputError(
             f"{path} holds a {type(found).__name__}; a checkpoint is a dictionary with 'model' in it"
         )
     tensors = found.get("model", found)
     others = [name for name, value in tensors.items() if not isinstance(value, Tensor)]
     if others or not tensors:
-        raise ValueError(
+        raise InputError(
             f"{path} is no published checkpoint: neither its 'model' nor itself is a dictionary of tensors"
             + (f" ({others[0]!r} is none)" if others else "")
         )
@@ -65,10 +66,10 @@ def tokenizer_for(spec: str, config: Mapping[str, Any]) -> Tokenizer:
     spec = spec or str(config.get("text_encoder", ""))
     try:
         if not spec:
-            raise FileNotFoundError("the checkpoint does not say which tokenizer it was trained with")
+            raise MissingFileError("the checkpoint does not say which tokenizer it was trained with")
         return Tokenizer.from_folder(Path(spec) if Path(spec).is_dir() else bert_folder(spec))
     except FileNotFoundError as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no tokenizer: {error}. Say where it is with --tokenizer: a folder with tokenizer.json or "
             "vocab.txt, or a hub id (the published models use bert-base-uncased and roberta-base)"
         ) from error
@@ -83,7 +84,7 @@ def convert(source: Path, out: Path, unseen: Unseen, tokenizer: str = "") -> Loa
         unseen: sizes that the tensors do not show.
         tokenizer: folder or hub id; empty: as the checkpoint's configuration says.
     Raises:
-        ValueError, FileNotFoundError: see `read_published`, `config_of`, `from_published`, `tokenizer_for`.
+        InputError, MissingFileError: see `read_published`, `config_of`, `from_published`, `tokenizer_for`.
     """
     tensors, published = read_published(source)
     vocabulary = tokenizer_for(tokenizer, published)
@@ -91,7 +92,7 @@ def convert(source: Path, out: Path, unseen: Unseen, tokenizer: str = "") -> Loa
     model = build_model(config)
     taken = from_published(model, tensors, str(source))
     if vocabulary.vocab_size > config.text.vocab_size:
-        raise ValueError(
+        raise InputError(
             f"the tokenizer has {vocabulary.vocab_size} tokens, the checkpoint's embeddings "
             f"{config.text.vocab_size}: this is another model's tokenizer"
         )
@@ -113,7 +114,7 @@ def convert(source: Path, out: Path, unseen: Unseen, tokenizer: str = "") -> Loa
 def convert_back(folder: str | Path, out: Path) -> Path:
     """A model folder of ours -> a checkpoint as the published code saves it.
 
-    Raises ValueError for a model that the published code cannot hold.
+    Raises InputError for a model that the published code cannot hold.
     """
     loaded = load_model(folder)
     kept = json.loads((local_folder(folder) / "config.json").read_text()).get("published", {})

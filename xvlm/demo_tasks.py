@@ -12,6 +12,7 @@ from typing import Any
 from xvlm.data.scenes import Scenes
 from xvlm.data.scenes.cases import SceneCases, ScenePairs, SceneQuestions
 from xvlm.data.scenes.language import is_true
+from xvlm.errors import InputError
 from xvlm.evaluate._layers import best_of, search_layers
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.evaluate.grounding import evaluate_grounding
@@ -96,11 +97,11 @@ def run_tasks(
     Returns:
         the metrics of all tasks measured so far.
     Raises:
-        ValueError: a task is not one of `TASKS`.
+        InputError: a task is not one of `TASKS`.
     """
     for name in names:
         if name not in TASKS:
-            raise ValueError(f"there is no task {name!r} on scenes; there is {', '.join(TASKS)}")
+            raise InputError(f"there is no task {name!r} on scenes; there is {', '.join(TASKS)}")
     kept = out / "tasks.json"
     metrics: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
     for name in names:

@@ -10,8 +10,10 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from xvlm.errors import XVLMError
 
-class UnknownName(LookupError):
+
+class UnknownName(XVLMError, LookupError):
     """No such file in the room; the message lists what exists and suggests the nearest."""
 
 

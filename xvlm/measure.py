@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from docstring_parser import parse
 
+from xvlm.errors import InputError
 from xvlm.lookup import find, names
 
 
@@ -53,7 +54,7 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
 def bench(words: Sequence[str]) -> dict[str, Any]:
     """Measure speed: `MEASURE`, then options of the measure, `--json FILE`, `--ratios FILE`, `--check FILE`.
 
-    Raises ValueError if a ratio is worse than the one kept in the file to check.
+    Raises InputError if a ratio is worse than the one kept in the file to check.
     """
     from xvlm import dist
     from xvlm.bench._check import check, ratios
@@ -86,9 +87,9 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
 
 
 def chosen(words: Sequence[str], command: str, room: str) -> Sequence[str]:
-    """`words`, of which the first names a file of the room.  Raises ValueError if there is no name."""
+    """`words`, of which the first names a file of the room.  Raises InputError if there is no name."""
     if not words or words[0].startswith("-"):
-        raise ValueError(
+        raise InputError(
             f"xvlm {command} needs a measure first ({', '.join(names(room))}); "
             f"`xvlm {command} MEASURE --help` lists its options"
         )

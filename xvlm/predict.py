@@ -16,6 +16,7 @@ from xvlm.batch import Concepts, Images, Texts
 from xvlm.data.images import Opened, open_image, to_rgb
 from xvlm.data.text import clean_caption, clean_question
 from xvlm.data.transforms import EvalTransform
+from xvlm.errors import InputError
 from xvlm.model.answers import question_states, rank_answers
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoding import CAPTION, Decoding
@@ -118,7 +119,7 @@ class Predictor:
     def tokens(self, texts: Sequence[str]) -> Texts:
         """Cleaned and packed.  Raises BadRecord if nothing is left of a text, ValueError for no text."""
         if isinstance(texts, str) or len(texts) == 0:
-            raise ValueError(f"texts is {texts!r}; it must be a list of at least one text")
+            raise InputError(f"texts is {texts!r}; it must be a list of at least one text")
         ids = [self.tokenizer.encode(clean_caption(text, self.max_words), self.max_tokens) for text in texts]
         return Texts.pack(ids).to(self.device)
 
@@ -145,7 +146,7 @@ class Predictor:
         cleaned = [clean_question(question, self.max_words) for question in questions]
         for question, rest in zip(questions, cleaned, strict=True):
             if not rest.strip():
-                raise ValueError(f"the question is {question!r}; nothing is left of it after cleaning")
+                raise InputError(f"the question is {question!r}; nothing is left of it after cleaning")
         ids = [self.tokenizer.encode(question, self.max_tokens) for question in cleaned]
         decoder = self.model.answers
         image_Q = torch.tensor(images, device=self.device)
@@ -165,17 +166,17 @@ class Predictor:
     def answer_ids(self, answers: Sequence[str], longest: int) -> list[list[int]]:
         """Token ids of the answers to choose among, their ends included; none is cut.
 
-        Raises ValueError if there is none, or if one is empty or has more than `longest` tokens.
+        Raises InputError if there is none, or if one is empty or has more than `longest` tokens.
         """
         if isinstance(answers, str) or not answers:
-            raise ValueError(f"answers is {answers!r}; it must be a list of at least one text")
+            raise InputError(f"answers is {answers!r}; it must be a list of at least one text")
         found = []
         for answer in answers:
             if not answer.strip():
-                raise ValueError(f"answers holds {answer!r}; an answer must say something")
+                raise InputError(f"answers holds {answer!r}; an answer must say something")
             found.append(self.tokenizer.encode(answer.lower(), longest + 1, end=True))
             if len(found[-1]) > longest:
-                raise ValueError(
+                raise InputError(
                     f"the answer that begins with {answer[:30]!r} is too long: with its ends it may have "
                     f"{longest} tokens, as many as this decoder has positions"
                 )
@@ -278,7 +279,7 @@ class Photo:
             answers: choose among these; without them the answer is written freely.
             beams: of the search for a free answer.
         Raises:
-            ValueError: the question or the list of answers is empty.
+            InputError: the question or the list of answers is empty.
             MissingPart: the model was not trained for questions.
         """
         return self.predictor.answer(self.features, [question], [0], answers, beams, len(answers or ()))[0][0]
@@ -296,7 +297,7 @@ class Photo:
 
         Raises:
             MissingPart: the model was not trained for captions.
-            ValueError: captions may be longer than the model's positions, or no longer than its prompt.
+            InputError: captions may be longer than the model's positions, or no longer than its prompt.
         """
         return self.captions(decoding)[0]
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from xvlm.errors import XVLMError
+
 BoxXYXY = tuple[float, float, float, float]
 """(x0, y0, x1, y1) in pixels of the stored, upright image; x1 and y1 are exclusive edges."""
 
@@ -19,7 +21,7 @@ ImageData = str | bytes | np.ndarray
 """A path or URL, encoded bytes (JPEG, PNG, WebP, ...), or decoded pixels (H, W, 3) uint8."""
 
 
-class BadRecord(ValueError):
+class BadRecord(XVLMError, ValueError):
     """One sample that cannot be used.  It is counted under `reason`, logged with `key`, and skipped.
 
     `reason` is a short fixed phrase (a counter's name); `detail` says what was found.

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from xvlm.errors import InputError
+
 T = TypeVar("T")
 R = TypeVar("R", bound="Run")
 
@@ -116,14 +118,14 @@ def to_json(value: Any) -> Any:
 def from_json(kind: type[T], data: Mapping[str, Any], where: str = "") -> T:
     """The dataclass `kind` from `to_json`'s output.
 
-    Raises ValueError for a name that `kind` does not have, with the nearest that it has, and for a value of
+    Raises InputError for a name that `kind` does not have, with the nearest that it has, and for a value of
     another type than the field's.
     """
     hints = typing.get_type_hints(kind)
     for name in data:
         if name not in hints:
             near = difflib.get_close_matches(name, hints, n=1)
-            raise ValueError(
+            raise InputError(
                 f"{where}{name} is not a field of {kind.__name__}"
                 + (f"; did you mean {where}{near[0]}?" if near else f"; it has {', '.join(hints)}")
             )
@@ -143,15 +145,15 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(value) != len(kinds):
-            raise ValueError(f"{name} is {value}; it must have {len(kinds)} values")
+            raise InputError(f"{name} is {value}; it must have {len(kinds)} values")
         return tuple(_value(kind, item, name) for kind, item in zip(kinds, value, strict=True))
     if origin is Literal and value not in arguments:
-        raise ValueError(f"{name} is {value!r}; it may be {' or '.join(map(repr, arguments))}")
+        raise InputError(f"{name} is {value!r}; it may be {' or '.join(map(repr, arguments))}")
     if hint is float and type(value) is int:
         return float(value)
     of_another_type = hint in _PLAIN and type(value) is not hint
     if of_another_type or origin is tuple or dataclasses.is_dataclass(hint):
-        raise ValueError(f"{name} is {value!r}; it must be {_PLAIN.get(hint, 'a list or an object')}")
+        raise InputError(f"{name} is {value!r}; it must be {_PLAIN.get(hint, 'a list or an object')}")
     return value
 
 

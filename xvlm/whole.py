@@ -9,6 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from xvlm.errors import OutputError
+
 
 @contextmanager
 def whole_or_nothing(partial: Path) -> Iterator[None]:
@@ -23,5 +25,5 @@ def whole_or_nothing(partial: Path) -> Iterator[None]:
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
         if isinstance(error, SafetensorError):
-            raise OSError(f"{partial} cannot be written: {error}") from error
+            raise OutputError(f"{partial} cannot be written: {error}") from error
         raise

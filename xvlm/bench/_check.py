@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from xvlm.errors import InputError
+
 ALLOWED = 0.10
 """How much worse a ratio may be."""
 
@@ -44,6 +46,6 @@ def worse(found: Mapping[str, float], kept: Mapping[str, float]) -> list[str]:
 
 
 def check(found: Mapping[str, float], kept: Mapping[str, float], where: str) -> None:
-    """Raise ValueError if a ratio is worse than the one that is kept, in a file `where`."""
+    """Raise InputError if a ratio is worse than the one that is kept, in a file `where`."""
     if lines := worse(found, kept):
-        raise ValueError(f"slower than in {where}: {'; '.join(lines)}")
+        raise InputError(f"slower than in {where}: {'; '.join(lines)}")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xvlm.batch import Texts
 from xvlm.boxes import xyxy_to_cxcywh
+from xvlm.errors import InputError
 from xvlm.losses.box import box_losses
 from xvlm.losses.contrastive import contrastive_loss, same_thing
 from xvlm.losses.matching import draw_negatives, matching_loss
@@ -125,11 +126,11 @@ def padded_losses(task: Pretrain, batch: PretrainBatch, length: int = PUBLISHED_
 
     In evaluation mode, with the same seed, they are equal: the same negatives are drawn.
 
-    Raises ValueError where negatives are to come from other ranks.
+    Raises InputError where negatives are to come from other ranks.
     """
     model, w = task.model, task.weights
     if w.global_negatives:
-        raise ValueError("the padded path draws negatives from its own rows; losses.global_negatives is set")
+        raise InputError("the padded path draws negatives from its own rows; losses.global_negatives is set")
     rows = len(batch.concepts)
     parts = {"": slice(0, batch.pairs), "region_": slice(batch.pairs, rows)}
     parts = {name: part for name, part in parts.items() if part.start < part.stop}

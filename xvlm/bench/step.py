@@ -19,6 +19,7 @@ from xvlm.bench._batches import image_batch, region_batch
 from xvlm.bench._padded import padded_losses
 from xvlm.bench._work import step_work
 from xvlm.bench._yardstick import DTYPES, Yardstick, forget_peak, peak_gb, precisions, seconds, told
+from xvlm.errors import InputError
 from xvlm.lookup import find
 from xvlm.model.xvlm import PRETRAINING, build_model
 from xvlm.progress import tracked
@@ -32,10 +33,10 @@ Losses = Callable[[PretrainBatch], dict[str, Tensor]]
 
 
 def pretraining(name: str) -> PretrainRun:
-    """The run of a pre-training recipe.  Raises ValueError for a recipe of another task."""
+    """The run of a pre-training recipe.  Raises InputError for a recipe of another task."""
     run = find("recipes", name).recipe()
     if not isinstance(run, PretrainRun) or not set(PRETRAINING) <= set(run.model.parts):
-        raise ValueError(f"recipe {name!r} trains {run.task!r}; a pre-training recipe is needed, as base_4m")
+        raise InputError(f"recipe {name!r} trains {run.task!r}; a pre-training recipe is needed, as base_4m")
     return run
 
 

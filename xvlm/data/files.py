@@ -14,6 +14,8 @@ from typing import IO, Any
 import fsspec
 import numpy as np
 
+from xvlm.errors import MissingFileError
+
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A path, glob or folder, local or remote, or a list of them."""
 
@@ -92,7 +94,7 @@ def expand(spec: Paths) -> list[str]:
     pattern = os.fspath(spec)
     found = _expand_remote(pattern) if is_remote(pattern) else _expand_local(pattern)
     if not found:
-        raise FileNotFoundError(f"no file matches {pattern!r}")
+        raise MissingFileError(f"no file matches {pattern!r}")
     return found
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from xvlm.data import files
+from xvlm.errors import InputError
 from xvlm.records import BadRecord, BoxXYXY, ImageData
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -164,7 +165,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any mode -> 8-bit RGB.  Transparent parts show white; 16-bit values are scaled from their full range.
 
     Raises:
-        ValueError: float or 32-bit pixels whose range is not known.
+        InputError: float or 32-bit pixels whose range is not known.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
@@ -182,7 +183,7 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
     full = 1.0 if pixels.dtype.kind == "f" else 65535
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= full):  # also true for NaN
-        raise ValueError(f"{pixels.dtype} pixels from {low} to {high}; only 0 to {full} has a known meaning")
+        raise InputError(f"{pixels.dtype} pixels from {low} to {high}; only 0 to {full} has a known meaning")
     return np.round(pixels * (255 / full)).astype(np.uint8)
 
 

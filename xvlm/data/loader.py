@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from xvlm.data.order import WINDOW, Order
 from xvlm.data.sources import Source
+from xvlm.errors import InputError, TooManyBadRecordsError
 from xvlm.records import BadRecord, Record
 
 View = Callable[[Record, np.random.Generator], Any]
@@ -114,18 +115,18 @@ class Feed(Dataset[Fed]):
             collate: samples by part name -> batch; called once for each micro-batch.
             accumulate: consecutive micro-batches that a rank's slice is split into.
         Raises:
-            ValueError: a global batch that cannot be split evenly, two parts of one name, turns that are no
+            InputError: a global batch that cannot be split evenly, two parts of one name, turns that are no
                 share of the steps or leave steps without a part.
         """
         names = [part.name for part in parts]
         shares = [part.own_turns for part in parts]
         if not all(0 <= share <= 1 for share in shares) or (shares and all(shares)):
-            raise ValueError(f"own_turns of parts {names} are {shares}; 0 to 1 is allowed, and one must be 0")
+            raise InputError(f"own_turns of parts {names} are {shares}; 0 to 1 is allowed, and one must be 0")
         if not parts or len(set(names)) < len(names):
-            raise ValueError(f"part names are {names}; a feed needs at least one part, each name once")
+            raise InputError(f"part names are {names}; a feed needs at least one part, each name once")
         for part in parts:
             if part.global_batch < 1 or part.global_batch % (world * accumulate):
-                raise ValueError(
+                raise InputError(
                     f"part {part.name!r}: a global batch of {part.global_batch} cannot be split evenly "
                     f"into {world} ranks x {accumulate} micro-batches"
                 )
@@ -218,7 +219,7 @@ class _Reader:
                     BadRecord(one.reason, one.key or key, one.detail) for one in getattr(sample, "bad", ())
                 ]
                 return _Taken(key, sample, len(bad) + getattr(sample, "read", 1), bad + dropped)
-        raise RuntimeError(
+        raise TooManyBadRecordsError(
             f"step {step}, part {self.part.name!r}: {ATTEMPTS} records of source {source.name!r} in a row "
             f"cannot be used, at last: {'; '.join(str(one) for one in bad[-3:])}"
         )
@@ -302,7 +303,7 @@ class BadRecords:
                 file.write("\n".join(lines) + "\n")
 
     def check(self) -> None:
-        """Raise RuntimeError if more than `max_share` of at least `least_read` read so far was bad."""
+        """Raise TooManyBadRecordsError if more than `max_share` of at least `least_read` records was bad."""
         total = self.counts.total()
         if self.read < self.least_read or total <= self.max_share * self.read:
             return
@@ -310,7 +311,7 @@ class BadRecords:
             f"{count} x {reason} (first: {', '.join(self.first_keys[reason])})"
             for reason, count in self.counts.most_common()
         )
-        raise RuntimeError(
+        raise TooManyBadRecordsError(
             f"{total} of {self.read} records read are bad, more than {self.max_share:.2%}: {reasons}"
             + (f"; see {self.log}" if self.log is not None else "")
         )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xvlm.data.text import Tokenizer
+from xvlm.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ def mask_tokens(
         faithful: the published choice of positions (`choose_positions_published`), and `##` as the sign of a
             word's inner tokens whatever the tokenizer.
     Raises:
-        ValueError: `ids` does not start with `[CLS]`, or has nothing besides; an option is out of range.
+        InputError: `ids` does not start with `[CLS]`, or has nothing besides; an option is out of range.
     """
     if len(ids) < 2 or ids[0] != tokenizer.cls_id:
-        raise ValueError(
+        raise InputError(
             f"masking needs [CLS] ({tokenizer.cls_id}) and a token after it, got ids {list(ids)}"
         )
     if not 0 < probability <= 1 or max_masks < 1:
-        raise ValueError(f"probability is {probability}, in (0, 1]; max_masks is {max_masks}, at least 1")
+        raise InputError(f"probability is {probability}, in (0, 1]; max_masks is {max_masks}, at least 1")
     budget = min(max_masks, max(1, round(len(ids) * probability)))
     starts = tokenizer.word_starts(ids, by_wordpiece_rule=faithful)
     choose = choose_positions_published if faithful else choose_positions

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from xvlm.errors import InputError
+
 WINDOW = 16
 """Shards whose samples are shuffled together."""
 
@@ -61,15 +63,15 @@ class Order:
                 one shard.  A source of no more than `window` shards is permuted as a whole.
             window: shards whose samples are shuffled together.
         Raises:
-            ValueError: an argument is out of range, or lists do not match; the message names it.
+            InputError: an argument is out of range, or lists do not match; the message names it.
         """
         if not lengths or min(lengths) < 1:
-            raise ValueError(f"lengths are {list(lengths)}; every source needs at least one sample")
+            raise InputError(f"lengths are {list(lengths)}; every source needs at least one sample")
         if not 0 <= seed < 2**32 or window < 1:
-            raise ValueError(f"seed is {seed}, in [0, 2**32); window is {window}, at least 1")
+            raise InputError(f"seed is {seed}, in [0, 2**32); window is {window}, at least 1")
         shards = [None] * len(lengths) if shards is None else shards
         if len(shards) != len(lengths):
-            raise ValueError(f"shards are given for {len(shards)} sources, lengths for {len(lengths)}")
+            raise InputError(f"shards are given for {len(shards)} sources, lengths for {len(lengths)}")
         self.shares = _integer_shares(lengths if weights is None else weights, len(lengths))
         self._heaviest_first = sorted(range(len(lengths)), key=lambda source: -self.shares[source])
         self._passes = [
@@ -87,9 +89,9 @@ class Order:
     def step(self, step: int, global_batch: int, rank: int = 0, world: int = 1) -> range:
         """Positions that `rank` of `world` reads at global step s: a slice of [sG, (s + 1)G)."""
         if global_batch < 1 or global_batch % world:
-            raise ValueError(f"global batch {global_batch} cannot be shared equally by {world} ranks")
+            raise InputError(f"global batch {global_batch} cannot be shared equally by {world} ranks")
         if not 0 <= rank < world:
-            raise ValueError(f"rank is {rank}; with {world} ranks it must be in [0, {world})")
+            raise InputError(f"rank is {rank}; with {world} ranks it must be in [0, {world})")
         share = global_batch // world
         first = step * global_batch + rank * share
         return range(first, first + share)
@@ -118,7 +120,7 @@ class _Passes:
         self.length = length
         self.sizes = np.asarray([length] if shards is None else shards, dtype=np.int64)
         if self.sizes.min(initial=0) < 0 or self.sizes.sum() != length:
-            raise ValueError(f"source {key[1]}: its shards hold {self.sizes.sum()}, its length is {length}")
+            raise InputError(f"source {key[1]}: its shards hold {self.sizes.sum()}, its length is {length}")
         self.first_index = np.cumsum(self.sizes) - self.sizes
         self.key, self.window = key, window
         self._layouts: OrderedDict[int, tuple[Indices, Indices]] = OrderedDict()
@@ -168,9 +170,9 @@ def _recall(cache: OrderedDict[K, V], key: K, compute: Callable[[K], V]) -> V:
 def _integer_shares(weights: Sequence[float], sources: int) -> list[int]:
     """The smallest whole numbers in exactly the proportions of `weights`."""
     if len(weights) != sources:
-        raise ValueError(f"{len(weights)} weights are given for {sources} sources")
+        raise InputError(f"{len(weights)} weights are given for {sources} sources")
     if not all(math.isfinite(weight) and weight > 0 for weight in weights):
-        raise ValueError(f"weights are {list(weights)}; each must be positive (leave out unused sources)")
+        raise InputError(f"weights are {list(weights)}; each must be positive (leave out unused sources)")
     fractions = [Fraction(weight) for weight in weights]
     scale = math.lcm(*(fraction.denominator for fraction in fractions))
     shares = [int(fraction * scale) for fraction in fractions]

@@ -17,6 +17,7 @@ from typing import Any
 
 from xvlm.data import files
 from xvlm.data.published import record_from_fields
+from xvlm.errors import InputError
 from xvlm.records import BadRecord, BoxXYXY, Record
 
 SPEC = "refcoco:FOLDER:SPLIT_BY:SPLIT (refcoco:data/refcoco+:unc:testA), where :SPLIT may be left out"
@@ -40,7 +41,7 @@ class RefCoco:
         split: of the refs; empty: all of them.  "test" means testA and testB too (the released `REFER`).
         image_root: the folder with the images, COCO's train2014; by default `folder`.
     Raises:
-        FileNotFoundError, ValueError: a file is missing or not of this form; there is no such split.
+        MissingFileError, InputError: a file is missing or not of this form; there is no such split.
     """
 
     def __init__(self, folder: str, split_by: str, split: str = "", image_root: str | None = None) -> None:
@@ -51,7 +52,7 @@ class RefCoco:
         splits = sorted({ref["split"] for ref in refs})
         chosen = [ref for ref in refs if not split or split == ref["split"] or _both_tests(split, ref)]
         if not chosen:
-            raise ValueError(f"split is {split!r}; {path} has {', '.join(splits) or 'no ref at all'}")
+            raise InputError(f"split is {split!r}; {path} has {', '.join(splits) or 'no ref at all'}")
         self._images, self._boxes = read_instances(files.join(folder, "instances.json"))
         of_image: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         for ref in chosen:
@@ -87,10 +88,10 @@ def _both_tests(split: str, ref: Mapping[str, Any]) -> bool:
 
 
 def open_refcoco(place: str, image_root: str | None) -> RefCoco:
-    """What stands behind `refcoco:`.  Raises ValueError for another form than `SPEC`."""
+    """What stands behind `refcoco:`.  Raises InputError for another form than `SPEC`."""
     found = _PLACE.fullmatch(place)
     if found is None:
-        raise ValueError(f"expected {SPEC}, found refcoco:{place}")
+        raise InputError(f"expected {SPEC}, found refcoco:{place}")
     return RefCoco(found["folder"], found["split_by"], found["split"] or "", image_root)
 
 
@@ -111,24 +112,24 @@ def read_plain_pickle(path: str) -> Any:
         return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # a damaged or hostile pickle raises almost any type
         detail = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is no pickle of plain values: {detail}") from error
+        raise InputError(f"{path} is no pickle of plain values: {detail}") from error
 
 
 def read_refs(path: str) -> list[dict[str, Any]]:
     """The refs of a released file, checked.  Raises FileNotFoundError, or ValueError for another form."""
     refs = read_plain_pickle(path)
     if not isinstance(refs, list):
-        raise ValueError(f"{path} holds a {type(refs).__name__}, expected a list of refs")
+        raise InputError(f"{path} holds a {type(refs).__name__}, expected a list of refs")
     for number, ref in enumerate(refs):
         if not isinstance(ref, dict):
-            raise ValueError(f"{path}: ref {number} is a {type(ref).__name__}, expected a dict")
+            raise InputError(f"{path}: ref {number} is a {type(ref).__name__}, expected a dict")
         for name, kind in _REF.items():
             if not isinstance(ref.get(name), kind):
                 found = repr(ref[name])[:40] if name in ref else "missing"
-                raise ValueError(f"{path}: {name} of ref {number} is {found}, expected {kind.__name__}")
+                raise InputError(f"{path}: {name} of ref {number} is {found}, expected {kind.__name__}")
         for said in ref["sentences"]:
             if not isinstance(said, dict) or not isinstance(said.get("sent"), str):
-                raise ValueError(f"{path}: a sentence of ref {number} has no text under 'sent'")
+                raise InputError(f"{path}: a sentence of ref {number} has no text under 'sent'")
     return refs
 
 
@@ -144,7 +145,7 @@ def read_instances(path: str) -> tuple[dict[int, dict[str, Any]], dict[int, Any]
             raise KeyError("file_name")
         return images, {one["id"]: one["bbox"] for one in found["annotations"]}
     except (TypeError, KeyError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is not of COCO's form, with images (id, file_name) and annotations (id, bbox): {error}"
         ) from error
 
@@ -165,7 +166,7 @@ def read_detections(path: str | Path) -> Detections:
             for image_id, boxes in found.items():
                 by_image[image_id] = [box_of(box) for box in boxes]
     except (TypeError, AttributeError, KeyError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is no file of detections, {{image_id: [[x, y, w, h], ...]}} or "
             f"[{{image_id, box}}, ...]: {type(error).__name__} {error}"
         ) from error
@@ -173,10 +174,10 @@ def read_detections(path: str | Path) -> Detections:
 
 
 def box_of(box_xywh: Sequence[Any]) -> BoxXYXY:
-    """x, y, w, h, and perhaps more behind them.  Raises ValueError or TypeError for what is no box."""
+    """x, y, w, h, and perhaps more behind them.  Raises InputError or TypeError for what is no box."""
     x, y, w, h = (float(edge) for edge in box_xywh[:4])
     if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
-        raise ValueError(f"{list(box_xywh[:4])} is no box x, y, w, h")
+        raise InputError(f"{list(box_xywh[:4])} is no box x, y, w, h")
     return x, y, x + w, y + h
 
 
@@ -184,4 +185,4 @@ def _read_json(path: str) -> Any:
     try:
         return json.loads(files.read_all(path))
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise InputError(f"{path} is no JSON: {error}") from error

@@ -21,6 +21,7 @@ from xvlm.data.images import to_rgb
 from xvlm.data.published import USUAL_KEYS, Keys, record_from_fields
 from xvlm.data.refcoco import open_refcoco
 from xvlm.data.tars import TarSource
+from xvlm.errors import InputError
 from xvlm.records import BadRecord, ImageData, Record
 
 
@@ -56,7 +57,7 @@ class JsonSource:
         image_root: where image paths start; by default each file's own folder.
     Raises:
         FileNotFoundError: a path names no file.
-        ValueError: a list file is not valid JSON.
+        InputError: a list file is not valid JSON.
     """
 
     def __init__(self, paths: files.Paths, image_root: str | None = None, keys: Keys = USUAL_KEYS) -> None:
@@ -132,7 +133,7 @@ def _load_list(path: str, data: bytes) -> list[Any]:
     try:
         return json.loads(data)  # type: ignore[no-any-return]
     except ValueError as error:
-        raise ValueError(f"{path} begins as a JSON list but does not parse: {error}") from error
+        raise InputError(f"{path} begins as a JSON list but does not parse: {error}") from error
 
 
 class HuggingFaceSource:
@@ -195,7 +196,7 @@ def _open_scenes(rest: str, options: Mapping[str, str], _: str | None = None) ->
         numbers = {name: int(value) for name, value in options.items()}
         return Scenes(split, int(size), **numbers)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"expected scenes:SPLIT:SIZE?seed=0&image_size=128; {error}") from error
+        raise InputError(f"expected scenes:SPLIT:SIZE?seed=0&image_size=128; {error}") from error
 
 
 def _open_cases(kind: str) -> Opener:
@@ -214,7 +215,7 @@ def _open_cases(kind: str) -> Opener:
 
 def _open_refcoco(rest: str, options: Mapping[str, str], image_root: str | None = None) -> Source:
     if options:
-        raise ValueError(f"refcoco: takes no options, found {', '.join(options)}")
+        raise InputError(f"refcoco: takes no options, found {', '.join(options)}")
     return open_refcoco(rest, image_root)
 
 
@@ -238,7 +239,7 @@ def open_source(spec: str, image_root: str | None = None, **keys: Any) -> Source
         image_root: where image paths start.
         keys: fields of `Keys`, where a file uses other names.
     Raises:
-        FileNotFoundError, ValueError: with what would be allowed.
+        MissingFileError, InputError: with what would be allowed.
     """
     scheme, colon, rest = spec.partition(":")
     if colon and scheme in SCHEMES:
@@ -250,7 +251,7 @@ def open_source(spec: str, image_root: str | None = None, **keys: Any) -> Source
         return TarSource(spec, image_root, Keys(**keys))
     if suffixes <= set(_JSON_SUFFIXES):
         return JsonSource(spec, image_root, Keys(**keys))
-    raise ValueError(
+    raise InputError(
         f"{spec!r} names files with suffixes {sorted(suffixes)}; allowed are .tar, or .json, .jsonl, .ndjson "
         f"and none, or the schemes {sorted(SCHEMES)}"
     )

@@ -19,6 +19,7 @@ import numpy as np
 
 from xvlm.data import files
 from xvlm.data.published import USUAL_KEYS, Keys, record_from_fields
+from xvlm.errors import InputError
 from xvlm.records import BadRecord, Record
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
@@ -52,7 +53,7 @@ def build_tar_index(path: str) -> TarIndex:
 
     Raises:
         FileNotFoundError.
-        ValueError: not an uncompressed tar, or damaged between members.
+        InputError: not an uncompressed tar, or damaged between members.
     """
     state = files.state(path)
     index = _scan(path, state.bytes)
@@ -150,12 +151,12 @@ def _scan(path: str, tar_bytes: int) -> TarIndex:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 end = _members(tar, tar_bytes, samples)
         except tarfile.ReadError as error:
-            raise ValueError(f"{path} is not an uncompressed tar: {error}") from error
+            raise InputError(f"{path} is not an uncompressed tar: {error}") from error
         file.seek(min(end, tar_bytes))
         rest = file.read(tarfile.BLOCKSIZE)
     if rest.strip(b"\0"):  # tarfile takes a damaged header for the end
         if len(rest) == tarfile.BLOCKSIZE:
-            raise ValueError(f"{path} is damaged at byte {end}: neither a member nor the end of the tar")
+            raise InputError(f"{path} is damaged at byte {end}: neither a member nor the end of the tar")
         _log.warning("%s is cut off in a header, at byte %d", path, end)
     if end > tar_bytes:
         _log.warning("%s is cut off: its last member should end at byte %d of %d", path, end, tar_bytes)

@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from xvlm.errors import InputError, MissingFileError
 from xvlm.records import BadRecord
 
 _PUNCTUATION = re.compile(r"[,.'!?\"()*#:;~]")
@@ -91,7 +92,7 @@ class Tokenizer:
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
             return cls(_byte_level_bpe(models.BPE.from_file(vocab, merges)))
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"no tokenizer in {folder}: expected tokenizer.json, or vocab.txt, or vocab.json with merges.txt"
         )
 
@@ -119,11 +120,11 @@ class Tokenizer:
 
         Raises:
             BadRecord: the text has no tokens, unless `allow_empty` (an empty prompt, an empty question).
-            ValueError: `max_tokens` leaves no room for a token.
+            InputError: `max_tokens` leaves no room for a token.
         """
         room = max_tokens - 1 - end
         if room < 1:
-            raise ValueError(f"max_tokens is {max_tokens}; it must be at least {2 + end}")
+            raise InputError(f"max_tokens is {max_tokens}; it must be at least {2 + end}")
         tokens = self._core.encode(text, add_special_tokens=False).ids[:room]
         if not tokens and not allow_empty:
             raise BadRecord("no text left after cleaning", detail=f"{text!r} has no tokens")
@@ -176,7 +177,7 @@ def _special_id(vocab: dict[str, int], role: str) -> int:
     for name in _SPECIAL_NAMES[role]:
         if name in vocab:
             return vocab[name]
-    raise ValueError(f"the vocabulary has no {role} token; expected {' or '.join(_SPECIAL_NAMES[role])}")
+    raise InputError(f"the vocabulary has no {role} token; expected {' or '.join(_SPECIAL_NAMES[role])}")
 
 
 def _is_byte_level(core: tokenizers.Tokenizer, vocab: dict[str, int]) -> bool:
@@ -185,7 +186,7 @@ def _is_byte_level(core: tokenizers.Tokenizer, vocab: dict[str, int]) -> bool:
         return False
     if isinstance(model, models.BPE) and "Ġ" in vocab and not model.end_of_word_suffix:
         return True
-    raise ValueError(
+    raise InputError(
         f"the tokenizer is a {type(model).__name__} whose word boundaries are unknown; "
         "allowed are WordPiece with '##' (BERT) and byte-level BPE with 'Ġ' (RoBERTa)"
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from xvlm import dist
 from xvlm.data.sources import Source
+from xvlm.errors import InputError
 from xvlm.evaluate._read import check_any, needs
 from xvlm.evaluate.weak_grounding import looked_at, weak_metrics
 from xvlm.predict import Predictor
@@ -49,7 +50,7 @@ def search_layers(
         As `evaluate_maps`; ValueError too where there is no power.
     """
     if not powers:
-        raise ValueError("powers is empty; give at least one power of the area")
+        raise InputError("powers is empty; give at least one power of the area")
     needs(predictor, "matching")
     layers = range(len(predictor.model.fusion.layers))
     bad: list[BadRecord] = []

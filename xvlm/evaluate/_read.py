@@ -15,6 +15,7 @@ from xvlm import dist
 from xvlm.data.checks import usable_concepts
 from xvlm.data.images import Opened, open_image
 from xvlm.data.sources import Source
+from xvlm.errors import InputError
 from xvlm.model.xvlm import Part
 from xvlm.predict import Predictor
 from xvlm.progress import tracked
@@ -148,9 +149,9 @@ def captioned(
 
 
 def check_any(found: Sequence[Any], source: Source, what: str, bad: Sequence[BadRecord]) -> None:
-    """Raises ValueError, with the first problem, where nothing of `source` could be measured."""
+    """Raises InputError, with the first problem, where nothing of `source` could be measured."""
     if not found:
-        raise ValueError(f"{source.name} has no {what}; first problem: {bad[0] if bad else 'it is empty'}")
+        raise InputError(f"{source.name} has no {what}; first problem: {bad[0] if bad else 'it is empty'}")
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -74,7 +74,7 @@ def evaluate_captions(
         (metrics, predictions in the source's order); metrics only count where nobody said anything.
     Raises:
         MissingPart: the model was not trained for it.
-        ValueError: there is nothing to measure; the message says why not.
+        InputError: there is nothing to measure; the message says why not.
     """
     decoding = Decoding(
         beams, samples, top_k, top_p, temperature, seed, min_tokens, max_tokens, repetition_penalty

@@ -52,7 +52,7 @@ def evaluate_entailment(
         (metrics, predictions in the source's order); beside `entailment_acc`, the accuracy on the hypotheses
         of each label that occurs, `entailment_acc_neutral` and so on.
     Raises:
-        ValueError: there is no hypothesis; the message says why not.
+        InputError: there is no hypothesis; the message says why not.
         MissingPart: the model was not trained for it.
     """
     needs(predictor, "labels")

@@ -55,7 +55,7 @@ def evaluate_grounding(
         split, the accuracy of each stands beside that of all (`grounding_acc50_testA`).
     Raises:
         MissingPart: the model has no box head.
-        ValueError: there is no case.
+        InputError: there is no case.
     """
     needs(predictor, "box")
     bad: list[BadRecord] = []

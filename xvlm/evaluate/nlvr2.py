@@ -46,7 +46,7 @@ def evaluate_pairs(
         speak of different pairs with the same words.
     Raises:
         MissingPart: the model was not trained for it.
-        ValueError: there is nothing to measure; the message says why not.
+        InputError: there is nothing to measure; the message says why not.
     """
     needs(predictor, "pairs")
     bad: list[BadRecord] = []

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from xvlm import dist
 from xvlm.data.sources import Source
+from xvlm.errors import InputError
 from xvlm.evaluate._candidates import Ranked, Side, contrastive_candidates, gathered, share
 from xvlm.evaluate._read import Photo, captioned, check_any, chunks, needs, read
 from xvlm.evaluate._states import Described, ImageTokens, TextStates
@@ -124,13 +125,13 @@ def evaluate_retrieval(
         (metrics, the ranked lists), the same on all ranks.
     Raises:
         MissingPart: the model has no contrastive head, or none for matching where some are reranked.
-        ValueError: no image has a caption; the message says why not.
+        InputError: no image has a caption; the message says why not.
     """
     needs(predictor, "contrastive")
     if top:
         needs(predictor, "matching")
     if rerank not in RERANK:
-        raise ValueError(f"rerank is {rerank!r}; it may be {' or '.join(RERANK)}")
+        raise InputError(f"rerank is {rerank!r}; it may be {' or '.join(RERANK)}")
     budget = int(memory * 1e9) if top else 0
     bad: list[BadRecord] = []
     own = ImageTokens(predictor, source, budget)

@@ -15,6 +15,7 @@ from xvlm.data.fields import Question, questions_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source, open_source
 from xvlm.data.text import clean_question
+from xvlm.errors import InputError
 from xvlm.evaluate._read import Prediction, check_any, chunks, needs, records
 from xvlm.metrics.vqa import commonest_answers, question_type, vqa_accuracy
 from xvlm.predict import Answered, Predictor
@@ -64,7 +65,7 @@ def evaluate_questions(
         where every question has one answer: how often it is given letter for letter (published for VLUE).
     Raises:
         MissingPart: the model was not trained for it.
-        ValueError: there is nothing to measure; the message says why not.
+        InputError: there is nothing to measure; the message says why not.
     """
     needs(predictor, "answers")
     answers = answer_list(answers) if isinstance(answers, Path) else answers
@@ -122,7 +123,7 @@ def evaluate_questions(
 def commonest_in(spec: str) -> dict[str, str]:
     """See `commonest_answers`; questions are read from where `open_source` finds them, without their images.
 
-    Raises ValueError if none has an answer.
+    Raises InputError if none has an answer.
     """
     source = open_source(spec)
     bad: list[BadRecord] = []
@@ -133,7 +134,7 @@ def commonest_in(spec: str) -> dict[str, str]:
         except BadRecord as error:
             bad.append(error)
     if not any(answers for _, answers in asked):
-        raise ValueError(f"{spec} holds no answered question; first problem: {bad[0] if bad else 'none'}")
+        raise InputError(f"{spec} holds no answered question; first problem: {bad[0] if bad else 'none'}")
     return commonest_answers(asked)
 
 
@@ -171,13 +172,13 @@ def readable(question: Question, record: Record, bad: list[BadRecord]) -> bool:
 
 
 def answer_list(path: Path) -> list[str]:
-    """A JSON list of texts.  Raises ValueError for anything else, FileNotFoundError for no file."""
+    """A JSON list of texts.  Raises InputError for anything else, FileNotFoundError for no file."""
     try:
         answers = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise InputError(f"{path} is no JSON: {error}") from error
     if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
-        raise ValueError(f"{path} must hold a JSON list of at least one text")
+        raise InputError(f"{path} must hold a JSON list of at least one text")
     return answers
 
 

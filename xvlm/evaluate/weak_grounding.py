@@ -67,7 +67,7 @@ def evaluate_maps(
         `weak_grounding_pointing` how often the map is highest inside the true box.
     Raises:
         MissingPart: the model has no matching head.
-        ValueError: no such layer, no case, a file of another form.
+        InputError: no such layer, no case, a file of another form.
     """
     needs(predictor, "matching")
     layer = len(predictor.model.fusion.layers) // 2 if layer is None else layer

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xvlm.data.text import clean_caption
+from xvlm.errors import InputError
 from xvlm.metrics.cider import Cider
 from xvlm.records import BadRecord
 
@@ -55,10 +56,10 @@ def caption_scores(
         references: at least one an image.
         java: False leaves out what needs Java, for numbers that are the same on every machine.
     Raises:
-        ValueError: there is no caption, or an image without a reference.
+        InputError: there is no caption, or an image without a reference.
     """
     if not captions or not all(references):
-        raise ValueError(f"{len(captions)} captions; there must be one, and each needs a reference")
+        raise InputError(f"{len(captions)} captions; there must be one, and each needs a reference")
     left_out: dict[str, str] = {}
     no_library = "" if importlib.util.find_spec("pycocoevalcap") else NO_LIBRARY
     no_java = no_library or why_no_java(java)
@@ -172,7 +173,7 @@ def ptb_words(texts: Sequence[str]) -> list[str]:
     )
     found = done.stdout.decode().split("\n")[:-1]
     if len(found) != len(lines):
-        raise ValueError(f"it gave {len(found)} texts for {len(lines)}")
+        raise InputError(f"it gave {len(found)} texts for {len(lines)}")
     return [" ".join(word for word in line.split() if word not in PUNCTUATIONS) for line in found]
 
 
@@ -195,7 +196,7 @@ def meteor(said: Numbered, written: Numbered) -> float:
         return float(scorer.compute_score(said, written)[0])
     except (OSError, ValueError) as error:
         scorer.lock.release()  # it is held still, and the scorer waits for it when it goes
-        raise ValueError("its Java program stopped") from error
+        raise InputError("its Java program stopped") from error
 
 
 def spice(said: Numbered, written: Numbered) -> float:
@@ -204,5 +205,5 @@ def spice(said: Numbered, written: Numbered) -> float:
 
     score = float(Spice().compute_score(said, written)[0])
     if not math.isfinite(score):
-        raise ValueError("it found no number")
+        raise InputError("it found no number")
     return score

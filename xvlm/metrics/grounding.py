@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xvlm.boxes import iou, iou_inclusive_pixels, xyxy_to_xywh
+from xvlm.errors import InputError
 
 RIGHT_IOU = 0.5
 
@@ -28,10 +29,10 @@ def accuracy(name: str, iou_N: Tensor, split_N: Sequence[str] = ()) -> dict[str,
     Args:
         split_N: the split of each case, "" for none; the cases of each are counted apart, as `name_SPLIT`.
     Raises:
-        ValueError: N is 0; no accuracy is invented for it.
+        InputError: N is 0; no accuracy is invented for it.
     """
     if len(iou_N) == 0:
-        raise ValueError("there is no case to measure grounding on")
+        raise InputError("there is no case to measure grounding on")
     right_N = (iou_N >= RIGHT_IOU).double()
     found = {name: right_N.mean().item()}
     for split in sorted({split for split in split_N if split}):

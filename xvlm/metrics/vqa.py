@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from xvlm.errors import InputError
+
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
 _NUMBERS = "zero one two three four five six seven eight nine ten"
@@ -63,14 +65,14 @@ def commonest_answers(asked: Iterable[tuple[str, Sequence[str]]]) -> dict[str, s
     Args:
         asked: questions with what people answered.
     Raises:
-        ValueError: nobody answered anything.
+        InputError: nobody answered anything.
     """
     counts: dict[str, Counter[str]] = {"": Counter()}
     for question, people in asked:
         counts[""].update(people)
         counts.setdefault(question_type(question), Counter()).update(people)
     if not counts[""]:
-        raise ValueError("there is no commonest answer: nobody answered any question")
+        raise InputError("there is no commonest answer: nobody answered any question")
     return {kind: count.most_common(1)[0][0] for kind, count in counts.items() if count}
 
 
@@ -81,10 +83,10 @@ def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
     Where one person answered there are no others: it is right or wrong.  Where all agree, answers are
     compared as they are (official evaluation).
 
-    Raises ValueError if nobody answered.
+    Raises InputError if nobody answered.
     """
     if not people:
-        raise ValueError("an answer cannot be judged: nobody answered the question")
+        raise InputError("an answer cannot be judged: nobody answered the question")
     if len(people) == 1:
         return float(normalise_answer(answer) == normalise_answer(people[0]))
     answer, people = one_line(answer), [one_line(one) for one in people]

@@ -34,7 +34,7 @@ def adapted(source: XVLM, config: ModelConfig) -> tuple[XVLM, set[str]]:
     Returns:
         the model, and the names of its parameters that came from `source`; the others are new.
     Raises:
-        ValueError: sizes of the two do not agree; the message names the first tensor.
+        InputError: sizes of the two do not agree; the message names the first tensor.
     """
     model = build_model(config)
     state = source.state_dict()

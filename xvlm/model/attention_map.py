@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from xvlm.errors import InputError
 from xvlm.model.attention import ConceptTokens, CrossAttention
 from xvlm.model.text import TextFeatures
 from xvlm.model.xvlm import XVLM
@@ -34,7 +35,7 @@ def attention_maps(
     Args:
         layers: of the cross-modal encoder, from 0.
     Raises:
-        ValueError: the model has no such layer.
+        InputError: the model has no such layer.
         MissingPart: it has no matching head.
     """
     check_layers(model, layers)
@@ -66,8 +67,8 @@ def attention_maps(
 
 
 def check_layers(model: XVLM, layers: Sequence[int]) -> None:
-    """Raises ValueError for a layer that the cross-modal encoder does not have."""
+    """Raises InputError for a layer that the cross-modal encoder does not have."""
     count = len(model.fusion.layers)
     for layer in layers:
         if not 0 <= layer < count:
-            raise ValueError(f"layer is {layer}; the cross-modal encoder has layers 0 to {count - 1}")
+            raise InputError(f"layer is {layer}; the cross-modal encoder has layers 0 to {count - 1}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from xvlm.errors import InputError
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -23,7 +25,7 @@ class Decoding:
             4.1).
 
     Raises:
-        ValueError: for what cannot be.
+        InputError: for what cannot be.
     """
 
     beams: int = 3
@@ -51,7 +53,7 @@ class Decoding:
         }
         for name, (holds, what) in allowed.items():
             if not holds:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be {what}")
+                raise InputError(f"{name} is {getattr(self, name)}; it must be {what}")
 
     @property
     def drawn(self) -> int:

@@ -17,6 +17,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from xvlm.data.text import Tokenizer
+from xvlm.errors import InputError, MissingFileError
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.run import from_json, to_json
 from xvlm.whole import whole_or_nothing
@@ -72,16 +73,16 @@ def load_model(folder_or_repo: str | Path) -> Loaded:
 
     Raises:
         FileNotFoundError: neither a folder nor a repository, or a file is missing from it.
-        ValueError: the folder was written by a later version.
+        InputError: the folder was written by a later version.
         RuntimeError: tensors do not fit the configuration.
     """
     folder = local_folder(folder_or_repo)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{folder} is no model folder: {', '.join(missing)} not in it")
+        raise MissingFileError(f"{folder} is no model folder: {', '.join(missing)} not in it")
     config = json.loads((folder / "config.json").read_text())
     if config.get("format") != FORMAT:
-        raise ValueError(
+        raise InputError(
             f"{folder}/config.json has format {config.get('format')}; this version reads {FORMAT}"
         )
     model = build_model(from_json(ModelConfig, config["model"]))
@@ -109,6 +110,6 @@ def local_folder(folder_or_repo: str | Path) -> Path:
     try:
         return Path(snapshot_download(str(folder_or_repo), allow_patterns=list(FILES)))
     except (HFValidationError, RepositoryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{folder_or_repo} is neither a folder here nor a hub repository: {error}"
         ) from error

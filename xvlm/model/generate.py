@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from xvlm.errors import InputError
 from xvlm.model.attention import (
     ConceptTokens,
     CrossAttention,
@@ -72,17 +73,17 @@ class Writer:
         self.written: list[Tensor | None] = [None] * layers
 
     def require(self, tokens: int) -> None:
-        """Raises ValueError if texts of so many tokens are longer than the decoder's positions."""
+        """Raises InputError if texts of so many tokens are longer than the decoder's positions."""
         reach = self.decoder.longest
         if tokens > reach:
-            raise ValueError(
+            raise InputError(
                 f"a text of {tokens} tokens is asked for; this decoder's positions reach {reach}"
             )
 
     def step(self, ids_RL: Tensor) -> Tensor:
         """L further tokens (R, L) of every row -> (R, V) logits of the token after them.
 
-        Raises ValueError if the texts grow longer than the decoder's positions.
+        Raises InputError if the texts grow longer than the decoder's positions.
         """
         text = self.decoder.text.embedding
         end = self.length + ids_RL.shape[1]
@@ -142,10 +143,10 @@ def write_texts(
         seeds: of the draws about each concept; by default `decoding.seed` for all: what is drawn about one
             never depends on the others.
     Raises:
-        ValueError: the prompt fills the texts, or they may be longer than the decoder's positions.
+        InputError: the prompt fills the texts, or they may be longer than the decoder's positions.
     """
     if len(prompt) >= decoding.max_tokens:
-        raise ValueError(f"max_tokens is {decoding.max_tokens}; the prompt alone has {len(prompt)}")
+        raise InputError(f"max_tokens is {decoding.max_tokens}; the prompt alone has {len(prompt)}")
     limits = Limits(end, decoding.max_tokens, decoding.min_tokens, decoding.repetition_penalty)
     concept_S = torch.arange(len(looked_at.set_C), device=looked_at.set_C.device)
     writer = Writer(decoder, looked_at, concept_S, decoding.drawn or decoding.beams)

@@ -17,6 +17,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from xvlm.errors import InputError
 from xvlm.model.xvlm import ABOUT_PAIRS, XVLM, ModelConfig
 
 
@@ -106,7 +107,7 @@ def text_names(config: ModelConfig, part: str) -> TextNames:
 def theirs(model: XVLM, name: str) -> Theirs:
     """What the published checkpoints call a tensor of ours.
 
-    Raises ValueError for a tensor that the published model has not.
+    Raises InputError for a tensor that the published model has not.
     """
     config = model.config
     part, _, rest = name.partition(".")
@@ -127,7 +128,7 @@ def theirs(model: XVLM, name: str) -> Theirs:
     for ours, their in HEADS.items():
         if name.startswith(f"{ours}."):
             return Theirs((f"{their}.{name.removeprefix(f'{ours}.')}",))
-    raise ValueError(f"the published model has nothing like {name}")
+    raise InputError(f"the published model has nothing like {name}")
 
 
 def _stack(names: TextNames, rest: str, before: int) -> Theirs:
@@ -137,7 +138,7 @@ def _stack(names: TextNames, rest: str, before: int) -> Theirs:
         return Theirs((f"{names.stack}embeddings.{EMBEDDINGS[module]}.{kind}",))
     found = re.fullmatch(r"layers\.(\d+)\.(.+)\.(\w+)", rest)
     if not found or found[2] not in LAYER:
-        raise ValueError(f"the published text stack has nothing like {rest}")
+        raise InputError(f"the published text stack has nothing like {rest}")
     number, module, kind = found.groups()
     layer = f"{names.stack}encoder.layer.{before + int(number)}"
     return Theirs(tuple(f"{layer}.{their}.{kind}" for their in LAYER[module]))
@@ -158,7 +159,7 @@ def _vision(model: XVLM, rest: str) -> Theirs:
             rest = f"layers.{int(found[1]) - 1}.downsample.{found[2]}"
         return Theirs((f"vision_encoder.{rest}",))
     if not isinstance(model.vision.model, VisionTransformer):
-        raise ValueError(
+        raise InputError(
             f"the published model has no {model.config.vision.name}; "
             "its vision encoders are Swin, CLIP-ViT, DeiT"
         )
@@ -168,7 +169,7 @@ def _vision(model: XVLM, rest: str) -> Theirs:
         return Theirs((f"vision_encoder.{CLIP[rest]}",), flat=rest in ("cls_token", "pos_embed"))
     found = re.fullmatch(r"(?:blocks\.(\d+)\.)?(.+)\.(weight|bias)", rest)
     if not found or found[2] not in CLIP:
-        raise ValueError(f"the published CLIP-ViT has nothing like {rest}")
+        raise InputError(f"the published CLIP-ViT has nothing like {rest}")
     prefix = "" if found[1] is None else f"encoder.layers.{found[1]}."
     modules = CLIP[found[2]]
     return Theirs(
@@ -216,10 +217,10 @@ def constants(model: XVLM, given: Mapping[str, Tensor]) -> Iterator[tuple[str, T
 def to_published(model: XVLM) -> dict[str, Tensor]:
     """The model's tensors as the published code would save them.
 
-    Raises ValueError if the published model has no such parts.
+    Raises InputError if the published model has no such parts.
     """
     if model.config.text.pooling != "first" or (hasattr(model, "box") and model.config.box_head != "mlp"):
-        raise ValueError(
+        raise InputError(
             "the published model cannot hold this one: "
             f"its texts are pooled by {model.config.text.pooling!r} (published: 'first'), "
             f"its box head is {model.config.box_head!r} (published: 'mlp')"
@@ -250,14 +251,14 @@ def from_published(model: XVLM, tensors: Mapping[str, Tensor], origin: str = "th
     """Our tensors made from a published checkpoint's; the model itself is not changed.
 
     Raises:
-        ValueError: a tensor is missing, unknown, of another shape, or no copy of what it should be a copy
+        InputError: a tensor is missing, unknown, of another shape, or no copy of what it should be a copy
             of; the message names it.
     """
     own = model.state_dict()
     sources = {name: theirs(model, name) for name in own}
     missing = [their for source in sources.values() for their in source.names if their not in tensors]
     if missing:
-        raise ValueError(f"{origin} lacks {', '.join(missing[:5])}{_more(missing)}{_left(model, tensors)}")
+        raise InputError(f"{origin} lacks {', '.join(missing[:5])}{_more(missing)}{_left(model, tensors)}")
     given: dict[str, Tensor] = {}
     used: set[str] = set()
     for name, (names, flat) in sources.items():
@@ -265,7 +266,7 @@ def from_published(model: XVLM, tensors: Mapping[str, Tensor], origin: str = "th
         part_shape = (shape[0] // len(names), *shape[1:]) if len(names) > 1 else tuple(shape)
         for their in names:
             if tuple(tensors[their].shape) != part_shape:
-                raise ValueError(
+                raise InputError(
                     f"{origin}: {their} is {tuple(tensors[their].shape)}; it should be {part_shape}"
                 )
         value = torch.cat([tensors[their] for their in names]) if len(names) > 1 else tensors[names[0]]
@@ -274,13 +275,13 @@ def from_published(model: XVLM, tensors: Mapping[str, Tensor], origin: str = "th
     unused: dict[str, str] = {}
     for name, value, why in constants(model, tensors):
         if name not in tensors:
-            raise ValueError(f"{origin} lacks {name}")
+            raise InputError(f"{origin} lacks {name}")
         if not torch.equal(tensors[name], value.to(tensors[name].dtype)):
-            raise ValueError(f"{origin}: {name} should be {why}, but has other values")
+            raise InputError(f"{origin}: {name} should be {why}, but has other values")
         unused[name] = why
     unknown = [name for name in tensors if name not in used and name not in unused]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{origin} has tensors that this model has no place for: {', '.join(unknown[:5])}{_more(unknown)}"
         )
     return Taken(given, unused)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from xvlm.errors import InputError
 from xvlm.model.resize import side
 from xvlm.model.text import TextConfig
 from xvlm.model.vision import VisionConfig
@@ -38,7 +39,7 @@ class Unseen:
 def config_of(tensors: Mapping[str, Tensor], unseen: Unseen) -> ModelConfig:
     """What model a published checkpoint is of.
 
-    Raises ValueError if it is none, or naming the option for a size that cannot be read.
+    Raises InputError if it is none, or naming the option for a size that cannot be read.
     """
     parts = parts_of(tensors)
     embed = tensors.get("vision_proj.weight")
@@ -68,7 +69,7 @@ def parts_of(names: Iterable[str]) -> tuple[Part, ...]:
     ]
     parts = tuple(part for part, there in found if there)
     if not parts:
-        raise ValueError(
+        raise InputError(
             "this is no checkpoint of the published X-VLM: it has none of its heads (text_proj, itm_head, "
             "bbox_head, cls_head, ta_head) and no text_decoder"
         )
@@ -79,7 +80,7 @@ def text_of(tensors: Mapping[str, Tensor], unseen: Unseen, doubled: bool) -> Tex
     """Sizes of the text stack; `doubled`: each cross-modal layer stands twice (NLVR2)."""
     found = [name for name in tensors if name.endswith(".embeddings.word_embeddings.weight")]
     if not found:
-        raise ValueError("the checkpoint has no text stack: no word_embeddings.weight")
+        raise InputError("the checkpoint has no text stack: no word_embeddings.weight")
     stack = sorted(found, reverse=True)[0].removesuffix("embeddings.word_embeddings.weight")
     layers = f"{re.escape(stack)}encoder\\.layer\\.(\\d+)\\."
     numbers = {int(m[1]) for name in tensors if (m := re.match(layers, name))}
@@ -103,16 +104,16 @@ def text_of(tensors: Mapping[str, Tensor], unseen: Unseen, doubled: bool) -> Tex
 
 
 def heads(given: int | None, width: int, option: str, tower: str) -> int:
-    """The number that is given, or the published one.  Raises ValueError naming the option."""
+    """The number that is given, or the published one.  Raises InputError naming the option."""
     if given is None and width not in KNOWN_HEADS:
         known = " or ".join(map(str, KNOWN_HEADS))
-        raise ValueError(
+        raise InputError(
             f"{tower} is {width} wide (published: {known}): its number of attention heads leaves no trace in "
             f"the tensors; say it with {option}"
         )
     number = given or KNOWN_HEADS[width]
     if width % number:
-        raise ValueError(f"{option} is {number}; it has to divide the width of {tower}, {width}")
+        raise InputError(f"{option} is {number}; it has to divide the width of {tower}, {width}")
     return number
 
 
@@ -124,7 +125,7 @@ def vision_of(tensors: Mapping[str, Tensor], unseen: Unseen) -> VisionConfig:
         return vit_of(tensors, unseen, "vit_base_patch16_clip_quickgelu_224", _CLIP)
     if "vision_encoder.cls_token" in tensors:
         return vit_of(tensors, unseen, "deit_base_patch16_224", _DEIT)
-    raise ValueError("the checkpoint's vision encoder is none of the published ones: Swin, CLIP-ViT, DeiT")
+    raise InputError("the checkpoint's vision encoder is none of the published ones: Swin, CLIP-ViT, DeiT")
 
 
 def swin_of(tensors: Mapping[str, Tensor], unseen: Unseen) -> VisionConfig:
@@ -141,7 +142,7 @@ def swin_of(tensors: Mapping[str, Tensor], unseen: Unseen) -> VisionConfig:
     size = unseen.image_size or swin_image(tensors, window, stages)
     stride = 4 * 2 ** (stages - 1)
     if size % stride:
-        raise ValueError(f"--image-size is {size}; this Swin needs a multiple of {stride}")
+        raise InputError(f"--image-size is {size}; this Swin needs a multiple of {stride}")
     depths = [sum(stage == number for stage, _ in tables) for number in range(stages)]
     # The published windows fill the last map: 7 at 224, 12 at 384, 15 at 480.
     options = {
@@ -185,9 +186,9 @@ def vit_of(tensors: Mapping[str, Tensor], unseen: Unseen, name: str, names: _ViT
     grid = side(own[names.positions].shape[-2] - 1)
     size = unseen.image_size or grid * patch
     if size % patch:
-        raise ValueError(f"--image-size is {size}; this ViT needs a multiple of its patches' {patch}")
+        raise InputError(f"--image-size is {size}; this ViT needs a multiple of its patches' {patch}")
     if unseen.local_depth is None and width not in KNOWN_HEADS:
-        raise ValueError(
+        raise InputError(
             f"the ViT is {width} wide: how many of its blocks run again for each region leaves no trace "
             f"in the tensors; say it with --local-depth (published: {LOCAL_DEPTH})"
         )

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xvlm.errors import InputError
+
 
 def fit_positions(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors, those that hold positions resized to what `model` has under their names.
@@ -29,10 +31,10 @@ def fit_positions(model: nn.Module, given: Mapping[str, Tensor]) -> dict[str, Te
 
 
 def side(count: int) -> int:
-    """The side of a square of `count` places.  Raises ValueError if it is none."""
+    """The side of a square of `count` places.  Raises InputError if it is none."""
     root = round(count**0.5)
     if root * root != count:
-        raise ValueError(f"{count} positions are no square grid")
+        raise InputError(f"{count} positions are no square grid")
     return root
 
 

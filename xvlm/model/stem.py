@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from xvlm.errors import InputError
+
 
 class Stem(nn.Module):
     """Normalised pixels -> the map after the frozen blocks."""
@@ -34,16 +36,16 @@ class Nothing(nn.Identity):
 def split_stem(model: nn.Module, blocks: int, name: str) -> Stem:
     """Take the first `blocks` blocks out of a timm EfficientNet called `name`, in place.
 
-    Raises ValueError for a model of another family, or more blocks than it has.
+    Raises InputError for a model of another family, or more blocks than it has.
     """
     needed = ("conv_stem", "bn1", "blocks", "conv_head")
     if not all(hasattr(model, part) for part in needed):
-        raise ValueError(f"stem_blocks is {blocks}, but {name} is no EfficientNet; use stem_blocks=0")
+        raise InputError(f"stem_blocks is {blocks}, but {name} is no EfficientNet; use stem_blocks=0")
     stages = model.blocks
     assert isinstance(stages, nn.Sequential)
     flat = [block for stage in stages for block in stage]  # type: ignore[attr-defined]
     if not 0 < blocks < len(flat):
-        raise ValueError(f"stem_blocks is {blocks}; {name} has {len(flat)} blocks, of which one must be left")
+        raise InputError(f"stem_blocks is {blocks}; {name} has {len(flat)} blocks, of which one must be left")
     assert isinstance(model.conv_stem, nn.Module) and isinstance(model.bn1, nn.Module)
     stem = Stem(model.conv_stem, model.bn1, nn.Sequential(*flat[:blocks]))
     model.conv_stem = Nothing()

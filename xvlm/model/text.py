@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from xvlm.batch import Texts
+from xvlm.errors import InputError
 from xvlm.model.attention import CrossAttention, Looking, SelfAttention
 from xvlm.model.dropout import Dropout
 from xvlm.model.frugal import gelu_linear, tokens_and_matrix
@@ -119,10 +120,10 @@ class TextEmbedding(nn.Module):
     def forward(self, ids_T: Tensor, texts: Packing) -> tuple[Tensor, Tensor]:
         """(T,) ids -> (T, D), and the (V, D) token embeddings as `TextFeatures` has them.
 
-        Raises ValueError if a text is longer than the positions reach.
+        Raises InputError if a text is longer than the positions reach.
         """
         if texts.longest + self.first_position > self.max_positions:
-            raise ValueError(
+            raise InputError(
                 f"a text has {texts.longest} tokens; this model's positions reach "
                 f"{self.max_positions - self.first_position}"
             )
@@ -155,9 +156,9 @@ class TextEncoder(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         if config.width % config.heads:
-            raise ValueError(f"width {config.width} is not a multiple of {config.heads} heads")
+            raise InputError(f"width {config.width} is not a multiple of {config.heads} heads")
         if config.pooling not in ("first", "mean"):
-            raise ValueError(f"pooling is {config.pooling!r}; it may be 'first' or 'mean'")
+            raise InputError(f"pooling is {config.pooling!r}; it may be 'first' or 'mean'")
         self.config = config
         self.embedding = TextEmbedding(config)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.text_layers))

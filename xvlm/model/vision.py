@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from xvlm.batch import Concepts, Images
 from xvlm.boxes import patches_touched
+from xvlm.errors import InputError
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.frugal import make_mlps_frugal
 from xvlm.model.frugal_swin import make_blocks_frugal
@@ -154,7 +155,7 @@ class GridEncoder(VisionEncoder):
     def forward(self, images: Images) -> ImageFeatures:
         """B images -> (B, P, D), P = rows * columns of the final map.
 
-        Raises ValueError if the model gives no map.
+        Raises InputError if the model gives no map.
         """
         x_BCHW = self.normalised(images)
         if self.channels_last_output:
@@ -162,7 +163,7 @@ class GridEncoder(VisionEncoder):
         else:
             x = self.convolve(x_BCHW, images.after_stem)
         if x.ndim != 4:
-            raise ValueError(
+            raise InputError(
                 f"{self.config.name} gives features {tuple(x.shape)}; an encoder needs a map (B, D, h, w) or "
                 "(B, h, w, D), or has to be a VisionTransformer with a class token"
             )
@@ -214,12 +215,12 @@ class ViTEncoder(VisionEncoder):
         super().__init__(model, config)
         self.width = int(model.num_features)  # type: ignore[arg-type]
         if model.num_prefix_tokens != 1:
-            raise ValueError(
+            raise InputError(
                 f"{config.name} has {model.num_prefix_tokens} tokens before its patches; "
                 "this encoder needs exactly one, the class token"
             )
         if not 0 < config.local_depth <= len(model.blocks):  # type: ignore[arg-type]
-            raise ValueError(
+            raise InputError(
                 f"local_depth is {config.local_depth}; {config.name} has {len(model.blocks)} blocks"  # type: ignore[arg-type]
             )
 
@@ -279,12 +280,12 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises ValueError for a name that timm does not know, a transformer that is no plain ViT, or a setting
+    Raises InputError for a name that timm does not know, a transformer that is no plain ViT, or a setting
     that is for encoders of another kind.
     """
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
-        raise ValueError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
+        raise InputError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
     options = dict(config.options)
     model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
     make_blocks_frugal(model)
@@ -294,10 +295,10 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     if isinstance(model, VisionTransformer):
         for name in ("stem_blocks", "patch_dropout"):
             if getattr(config, name):
-                raise ValueError(f"{config.name} is a ViT; {name} is for encoders with a feature map")
+                raise InputError(f"{config.name} is a ViT; {name} is for encoders with a feature map")
         return ViTEncoder(model, config)
     if hasattr(model, "cls_token"):
-        raise ValueError(
+        raise InputError(
             f"{config.name} is a {type(model).__name__}; with a class token only VisionTransformer is known"
         )
     encoder = GridEncoder(model, config)

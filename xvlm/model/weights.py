@@ -18,6 +18,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from xvlm.errors import InputError, MissingFileError
 from xvlm.model.published import EMBEDDINGS, LANGUAGE_HEAD, LAYER
 from xvlm.model.text import TextConfig
 from xvlm.model.xvlm import XVLM
@@ -34,7 +35,7 @@ def find_weights(spec: str) -> Path:
         name = spec.removeprefix("python:")
         found = importlib.util.find_spec(name)
         if found is None or not found.submodule_search_locations:
-            raise FileNotFoundError(
+            raise MissingFileError(
                 f"the Python package {name} is not installed; `make photos-deps` installs it"
             )
         return Path(found.submodule_search_locations[0])
@@ -45,7 +46,7 @@ def find_weights(spec: str) -> Path:
             snapshot_download(spec, allow_patterns=["*.json", "*.txt", "*.safetensors", "pytorch_model.bin"])
         )
     except (HFValidationError, RepositoryNotFoundError, OSError) as error:
-        raise FileNotFoundError(f"{spec} is neither a path here nor a hub repository: {error}") from error
+        raise MissingFileError(f"{spec} is neither a path here nor a hub repository: {error}") from error
 
 
 def tensor_file(path: Path) -> Path:
@@ -59,7 +60,7 @@ def tensor_file(path: Path) -> Path:
     files = [file for file in files if file.suffix == ".safetensors"] or files
     if len(files) != 1:
         names = ", ".join(file.name for file in files) or "none"
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{path} must hold exactly one file of tensors ({', '.join(SUFFIXES)}); found {names}"
         )
     return files[0]
@@ -81,7 +82,7 @@ def bert_folder(spec: str) -> Path:
         return folder
     inner = [path.parent for path in folder.glob("*/config.json")]
     if len(inner) != 1:
-        raise FileNotFoundError(f"{folder} holds no config.json of a BERT or RoBERTa")
+        raise MissingFileError(f"{folder} holds no config.json of a BERT or RoBERTa")
     return inner[0]
 
 
@@ -92,9 +93,9 @@ def bert_config(
     config = json.loads((folder / "config.json").read_text())
     kind = config.get("model_type")
     if kind not in ("bert", "roberta"):
-        raise ValueError(f"{folder} holds a {kind}; the text stack takes bert or roberta")
+        raise InputError(f"{folder} holds a {kind}; the text stack takes bert or roberta")
     if text_layers > config["num_hidden_layers"]:
-        raise ValueError(f"text_layers is {text_layers}; {folder} has {config['num_hidden_layers']} layers")
+        raise InputError(f"text_layers is {text_layers}; {folder} has {config['num_hidden_layers']} layers")
     return TextConfig(
         vocab_size=config["vocab_size"],
         width=config["hidden_size"],
@@ -147,7 +148,7 @@ def load_bert(model: XVLM, folder: Path, spread: bool = False) -> tuple[set[str]
     Returns:
         (names of the model's parameters that were given, tensors of the checkpoint not needed -> why).
     Raises:
-        ValueError: a tensor is unknown, missing, or of another shape; the message names it.
+        InputError: a tensor is unknown, missing, or of another shape; the message names it.
     """
     tensors = {_todays_name(name): value for name, value in read_tensors(folder).items()}
     depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
@@ -176,15 +177,15 @@ def load_bert(model: XVLM, folder: Path, spread: bool = False) -> tuple[set[str]
             elif module in _QKV:
                 qkv.setdefault(f"{ours}.attention.qkv.{kind}", {})[module] = value
             else:
-                raise ValueError(f"{folder}: unknown tensor {name}")
+                raise InputError(f"{folder}: unknown tensor {name}")
         else:
-            raise ValueError(f"{folder}: unknown tensor {name}")
+            raise InputError(f"{folder}: unknown tensor {name}")
     for name, parts in qkv.items():
         if len(parts) == len(_QKV):
             given[name] = torch.cat([parts[kind] for kind in _QKV])
     missing = [name for name in _wanted_from_bert(model, ours_of.values()) if name not in given]
     if missing:
-        raise ValueError(f"{folder} lacks tensors: nothing (or only a part) for {', '.join(missing[:5])}")
+        raise InputError(f"{folder} lacks tensors: nothing (or only a part) for {', '.join(missing[:5])}")
     put(model, given, str(folder))
     return set(given), unused
 
@@ -216,14 +217,14 @@ def _layers_taken(depth: int, text_layers: int, cross_layers: int, spread: bool)
 def put(model: nn.Module, given: Mapping[str, Tensor], origin: str) -> None:
     """Copy named tensors into a model, or none of them.
 
-    Raises ValueError naming one that is unknown or of another shape.
+    Raises InputError naming one that is unknown or of another shape.
     """
     own = model.state_dict()
     for name, value in given.items():
         if name not in own:
-            raise ValueError(f"{origin}: the model has no {name}")
+            raise InputError(f"{origin}: the model has no {name}")
         if own[name].shape != value.shape:
-            raise ValueError(
+            raise InputError(
                 f"{origin}: {name} is {tuple(value.shape)}, the model's is {tuple(own[name].shape)}"
             )
     for name, value in given.items():
@@ -236,23 +237,23 @@ def load_vision_by_order(model: nn.Module, path: Path) -> None:
     For towers that packages ship under their own names (EfficientNet-Lite0).  A classifier at the end is
     left out.
 
-    Raises ValueError at the first tensor whose shape differs, if there are too few, and for safetensors,
+    Raises InputError at the first tensor whose shape differs, if there are too few, and for safetensors,
     which keep no order.
     """
     path = tensor_file(path)
     if path.suffix == ".safetensors":
-        raise ValueError(f"{path} keeps no order of its tensors; a PyTorch file is needed")
+        raise InputError(f"{path} keeps no order of its tensors; a PyTorch file is needed")
     theirs = [(name, value) for name, value in read_tensors(path).items()]
     ours = list(model.state_dict().items())
     left = [name for name, _ in theirs[len(ours) :]]
     if len(theirs) < len(ours) or any("fc" not in name and "classifier" not in name for name in left):
-        raise ValueError(
+        raise InputError(
             f"{path}: {len(theirs)} tensors for {len(ours)}; left over: {', '.join(left[:5]) or 'none'}"
         )
     matched = list(zip(ours, theirs[: len(ours)], strict=True))
     for (our_name, own), (their_name, value) in matched:
         if value.shape != own.shape:
-            raise ValueError(
+            raise InputError(
                 f"{path}: {their_name} is {tuple(value.shape)}, {our_name} is {tuple(own.shape)}"
             )
     put(model, {our_name: value for (our_name, _), (_, value) in matched}, str(path))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xvlm.batch import Concepts, Images, Texts
 from xvlm.boxes import cxcywh_to_xyxy, patch_centres
+from xvlm.errors import InputError, XVLMError
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import Decoder
 from xvlm.model.fusion import CrossEncoder, Fused, PairEncoder, Read
@@ -59,7 +60,7 @@ class ModelConfig:
     labels: tuple[str, ...] = ()
 
 
-class MissingPart(AttributeError, ValueError):
+class MissingPart(XVLMError, AttributeError, ValueError):
     """The model has no such head; the message says what it has."""
 
 
@@ -168,19 +169,19 @@ class XVLM(nn.Module):
 def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
     """The model with new weights: BERT's initialisation, and timm's in the vision encoder.
 
-    Raises ValueError for parts that do not go together, and settings that do not exist.
+    Raises InputError for parts that do not go together, and settings that do not exist.
     """
     if config.box_head not in BOX_HEADS:
-        raise ValueError(f"box_head is {config.box_head!r}; it may be {' or '.join(BOX_HEADS)}")
+        raise InputError(f"box_head is {config.box_head!r}; it may be {' or '.join(BOX_HEADS)}")
     chosen = set(config.parts)
     about_pairs = chosen & set(ABOUT_PAIRS)
     if about_pairs and chosen - about_pairs:
-        raise ValueError(
+        raise InputError(
             f"parts {', '.join(sorted(chosen))}: a cross-modal encoder that looks at pairs serves only "
             f"{' and '.join(ABOUT_PAIRS)}"
         )
     if "labels" in chosen and len(set(config.labels)) < max(2, len(config.labels)):
-        raise ValueError(f"labels is {config.labels}; it must name at least two, each once")
+        raise InputError(f"labels is {config.labels}; it must name at least two, each once")
     vision = build_vision(config.vision, pretrained=pretrained_vision)
     text = config.text
     parts: dict[str, nn.Module] = {"vision": vision}

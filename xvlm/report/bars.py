@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from xvlm.errors import InputError
 from xvlm.report.svg import SERIES, column, svg_document, text
 
 _WIDTH = 360.0
@@ -31,9 +32,9 @@ class Bars:
     def __post_init__(self) -> None:
         for name, values in self.series.items():
             if len(values) != len(self.groups):
-                raise ValueError(f"bars of {name!r}: {len(values)} values for {len(self.groups)} groups")
+                raise InputError(f"bars of {name!r}: {len(values)} values for {len(self.groups)} groups")
             if any(value < 0 for value in values):
-                raise ValueError(f"bars of {name!r}: values start at 0, found {min(values)}")
+                raise InputError(f"bars of {name!r}: values start at 0, found {min(values)}")
 
 
 def bars_svg(bars: Bars) -> str:

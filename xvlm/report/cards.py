@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from xvlm.errors import InputError
 from xvlm.report.bars import Bars, bars_svg
 from xvlm.report.curves import Curve, curve_svg
 from xvlm.report.draw import (
@@ -72,10 +73,10 @@ def tile(metric: Metric) -> str:
 
 
 def table(rows: Sequence[Sequence[str | float]], header: Sequence[str]) -> str:
-    """An HTML table.  Raises ValueError for a row that is not as long as the header."""
+    """An HTML table.  Raises InputError for a row that is not as long as the header."""
     for index, row in enumerate(rows):
         if len(row) != len(header):
-            raise ValueError(f"table row {index} has {len(row)} cells for {len(header)} columns")
+            raise InputError(f"table row {index} has {len(row)} cells for {len(header)} columns")
     columns = [_column([row[place] for row in rows]) for place in range(len(header))]
 
     def cells(tag: str, words: Sequence[str]) -> str:

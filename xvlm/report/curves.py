@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from xvlm.errors import InputError
 from xvlm.report.svg import SERIES, number, svg_document, text, tick_labels, ticks
 
 _WIDTH, _HEIGHT = 360.0, 210.0
@@ -36,14 +37,14 @@ class Curve:
 
     def __post_init__(self) -> None:
         if len(self.steps) != len(self.values):
-            raise ValueError(f"curve {self.name!r} has {len(self.steps)} steps but {len(self.values)} values")
+            raise InputError(f"curve {self.name!r} has {len(self.steps)} steps but {len(self.values)} values")
 
 
 def read_log(path: str | Path) -> list[dict[str, Any]]:
     """The rows of a JSONL log.  A last line without its newline is one still being written: it is left out.
 
     Raises:
-        ValueError: another line that is not a JSON object; the message names file and line.
+        InputError: another line that is not a JSON object; the message names file and line.
     """
     content = Path(path).read_text(encoding="utf-8")
     complete = content[: content.rfind("\n") + 1]
@@ -54,9 +55,9 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number_}: not JSON ({error})") from error
+            raise InputError(f"{path}, line {number_}: not JSON ({error})") from error
         if not isinstance(row, dict):
-            raise ValueError(
+            raise InputError(
                 f"{path}, line {number_}: a JSON object was expected, found {type(row).__name__}"
             )
         rows.append(row)
@@ -84,7 +85,7 @@ def curves_from_log(
         names: which quantities, in this order; a mapping also says what to call each.  `None` takes every
             loss of the training steps: all but the learning rate, times and the like.
     Raises:
-        ValueError: a name that no row has; the message lists what there is.
+        InputError: a name that no row has; the message lists what there is.
     """
     found: dict[str, dict[int, float]] = {}
     events: set[str] = set()
@@ -104,7 +105,7 @@ def curves_from_log(
     curves = []
     for name, title in shown.items():
         if name not in found:
-            raise ValueError(f"the log has no {name!r}: there is {', '.join(sorted(found)) or 'nothing'}")
+            raise InputError(f"the log has no {name!r}: there is {', '.join(sorted(found)) or 'nothing'}")
         points = sorted(found[name].items())
         curves.append(Curve(title, [step for step, _ in points], [value for _, value in points]))
     return curves

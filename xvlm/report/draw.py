@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from xvlm.errors import InputError
 from xvlm.records import BoxXYXY
 
 TRUE_COLOUR, PREDICTED_COLOUR = "#2fbf71", "#ff8c1a"
@@ -40,7 +41,7 @@ def draw_box(image: Image.Image, boxes: Sequence[DrawnBox]) -> Image.Image:
     """A copy of the picture (RGB) with the boxes on it; line and letters scale with the picture.
 
     Raises:
-        ValueError: a box whose corners are the wrong way round, or wholly outside the picture.
+        InputError: a box whose corners are the wrong way round, or wholly outside the picture.
     """
     drawn = image.convert("RGB")
     draw = ImageDraw.Draw(drawn)
@@ -73,7 +74,7 @@ def _inside(box: DrawnBox, size: tuple[int, int], margin: int) -> DrawnBox:
     """The box cut to the picture, `margin` pixels within its edges so that the whole line is seen."""
     x0, y0, x1, y1 = box.xyxy
     if not (x0 <= x1 and y0 <= y1 and x0 < size[0] and y0 < size[1] and x1 > 0 and y1 > 0):
-        raise ValueError(
+        raise InputError(
             f"box {tuple(box.xyxy)} cannot be drawn on a picture of {size[0]} x {size[1]} pixels; "
             "it needs x0 <= x1, y0 <= y1 and some part inside"
         )

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from xvlm.errors import InputError
 from xvlm.report.svg import number, svg_document, text
 
 _WIDTH, _HEIGHT = 360.0, 210.0
@@ -27,9 +28,9 @@ class Growth:
 
     def __post_init__(self) -> None:
         if len(self.sizes) != len(self.seconds) or len(self.sizes) < 2:
-            raise ValueError(f"{self.title}: {len(self.sizes)} sizes, {len(self.seconds)} times; at least 2")
+            raise InputError(f"{self.title}: {len(self.sizes)} sizes, {len(self.seconds)} times; at least 2")
         if min(*self.sizes, *self.seconds) <= 0:
-            raise ValueError(f"{self.title}: sizes and times are positive on logarithmic axes")
+            raise InputError(f"{self.title}: sizes and times are positive on logarithmic axes")
 
 
 def growth_svg(growth: Growth) -> str:

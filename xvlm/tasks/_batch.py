@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xvlm.batch import Concepts, Images, Movable, Texts
 from xvlm.data.views import Row, Sample
+from xvlm.errors import InputError
 
 PARTS = ("pairs", "regions")
 
@@ -57,7 +58,7 @@ class Collate:
     region_rows: int = 0
 
     def __call__(self, parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
-        """Raises ValueError if there is no sample at all."""
+        """Raises InputError if there is no sample at all."""
         if self.region_rows and "regions" in parts:
             parts = {**parts, "regions": with_rows(parts["regions"], self.region_rows)}
         return collate(parts, self.fused_per_image)
@@ -81,7 +82,7 @@ def collate(parts: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -> 
     """See `Collate`."""
     samples = [sample for part in PARTS for sample in parts.get(part, ())]
     if not samples:
-        raise ValueError("a batch needs at least one image; both parts are empty")
+        raise InputError("a batch needs at least one image; both parts are empty")
     rows = [row for sample in samples for row in sample.rows]
     most = fused_per_image or max(len(sample.rows) for sample in samples)
     fused = [place < most for sample in samples for place in range(len(sample.rows))]

@@ -101,7 +101,7 @@ class Built:
 def open_parts(parts: Mapping[str, Sequence[SourceConfig]]) -> dict[str, list[Source]]:
     """The sources of each part; parts that name the same source share it.
 
-    Raises FileNotFoundError or ValueError for what cannot be opened.
+    Raises MissingFileError or InputError for what cannot be opened.
     """
     opened: dict[SourceConfig, Source] = {}
     for config in dict.fromkeys(config for configs in parts.values() for config in configs):

@@ -46,7 +46,7 @@ class DevConfig:
 def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
     """What a run asks to be measured while it trains; `None` where it asks for nothing.
 
-    Raises FileNotFoundError or ValueError, before anything is trained, for a source that cannot be opened.
+    Raises MissingFileError or InputError, before anything is trained, for a source that cannot be opened.
     """
     limit, root = dev.limit or None, dev.image_root or None
     grounding = open_source(dev.grounding, root) if dev.grounding else None
@@ -94,7 +94,7 @@ Measure = Callable[..., tuple[dict[str, float], Any]]
 def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
     """What a run asks to be measured by `measure`; `None` where it asks for nothing.
 
-    Raises FileNotFoundError or ValueError, before anything is trained, for files that cannot be used.
+    Raises MissingFileError or InputError, before anything is trained, for files that cannot be used.
     """
     if not dev.data:
         return None

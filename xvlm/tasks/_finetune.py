@@ -14,6 +14,7 @@ from xvlm.data.loader import Feed, Part, View
 from xvlm.data.sources import Source
 from xvlm.data.text import Tokenizer
 from xvlm.data.transforms import PairsTransform
+from xvlm.errors import InputError
 from xvlm.model.folder import Loaded
 from xvlm.model.xvlm import ModelConfig
 from xvlm.run import Run
@@ -77,10 +78,10 @@ class Prepared:
 
 
 def prepare(run: FinetuneRun, out: Path) -> Prepared:
-    """Open the data and build the model.  Raises ValueError if there is no data."""
+    """Open the data and build the model.  Raises InputError if there is no data."""
     data = run.data
     if not data.train:
-        raise ValueError("the run has no data: data.train is empty")
+        raise InputError("the run has no data: data.train is empty")
     sources = open_parts({"train": data.train})["train"]
     tokenizer = build_tokenizer(run.init, sources, out)
     loaded, given = build_loaded(run.model, run.init, tokenizer, run.seed)

@@ -85,7 +85,7 @@ def collate(parts: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
 
 
 def build(run: AssignmentRun, out: Path) -> Built:
-    """The task, its data and its model.  Raises ValueError if it has no data."""
+    """The task, its data and its model.  Raises InputError if it has no data."""
     got, data = prepare(run, out), run.data
     text = TextView(got.tokenizer, data.max_words, data.max_tokens, mask_probability=0.0)
     task = Assignment(got.loaded.model, run.faithful)

@@ -158,7 +158,7 @@ RUN = CaptioningRun
 
 
 def build(run: CaptioningRun, out: Path) -> Built:
-    """The task, its data and its model.  Raises ValueError if it has no data."""
+    """The task, its data and its model.  Raises InputError if it has no data."""
     got, data = prepare(run, out), run.data
     view = CaptionView(
         got.transform, got.tokenizer, run.prompt, run.captions, data.max_words, data.max_tokens

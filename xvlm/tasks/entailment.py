@@ -122,7 +122,7 @@ RUN = EntailmentRun
 
 
 def build(run: EntailmentRun, out: Path) -> Built:
-    """The task, its data and its model.  Raises ValueError if it has no data."""
+    """The task, its data and its model.  Raises InputError if it has no data."""
     got, data = prepare(run, out), run.data
     labels = got.loaded.model.labels.names
     view = HypothesisView(got.transform, got.tokenizer, labels, data.max_words, data.max_tokens)

@@ -129,7 +129,7 @@ RUN = NLVR2Run
 
 
 def build(run: NLVR2Run, out: Path) -> Built:
-    """The task, its data and its model.  Raises ValueError if it has no data."""
+    """The task, its data and its model.  Raises InputError if it has no data."""
     got, data = prepare(run, out), run.data
     view = PairView(got.transform, got.tokenizer, data.max_words, data.max_tokens, run.statements)
     return finish(run, got, view, collate, NLVR2(got.loaded.model))

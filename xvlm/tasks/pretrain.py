@@ -19,6 +19,7 @@ from xvlm.data.stem_views import StemPairs, StemRegions, StemViews
 from xvlm.data.transforms import PairsTransform, RegionsTransform
 from xvlm.data.views import PairsView, RegionsView, TextView
 from xvlm.dist import Ring
+from xvlm.errors import InputError
 from xvlm.losses.box import box_losses
 from xvlm.losses.contrastive import contrastive_loss, same_thing
 from xvlm.losses.matching import draw_negatives, matching_loss
@@ -221,12 +222,12 @@ class Pretrain(nn.Module):
 def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:
     """No gradient is expected of what no loss reaches; DDP would wait for it.
 
-    Raises ValueError if every loss has weight 0.
+    Raises InputError if every loss has weight 0.
     """
     box = boxes and bool(losses.bbox or losses.giou)
     fused = bool(losses.itm or losses.mlm) or box
     if not (losses.itc or fused):
-        raise ValueError(f"every loss has weight 0, or there are no boxes for it: {losses}")
+        raise InputError(f"every loss has weight 0, or there are no boxes for it: {losses}")
     used = {
         "contrastive": losses.itc,
         "matching": losses.itm,
@@ -307,13 +308,13 @@ RUN = PretrainRun
 def build(run: PretrainRun, out: Path) -> Built:
     """The task, its data and its model, from a run's configuration.
 
-    Raises ValueError if neither part has a source.
+    Raises InputError if neither part has a source.
     """
     data = run.data
     configs = {"pairs": data.pairs, "regions": data.regions}
     sources = open_parts(configs)
     if not any(sources.values()):
-        raise ValueError("the run has no data: data.pairs and data.regions are both empty")
+        raise InputError("the run has no data: data.pairs and data.regions are both empty")
     tokenizer = build_tokenizer(run.init, [s for part in sources.values() for s in part], out)
     loaded, given = build_loaded(run.model, run.init, tokenizer, run.seed)
     loaded = replace(loaded, max_words=data.max_words, max_tokens=data.max_tokens)

@@ -24,6 +24,7 @@ from xvlm.data.sources import Source
 from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.data.transforms import PairsTransform
 from xvlm.data.views import captions_only, image_key
+from xvlm.errors import InputError
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.metrics.cider import Cider
@@ -217,10 +218,10 @@ RUN = SelfCriticalRun
 def build(run: SelfCriticalRun, out: Path) -> Built:
     """The task, its data and its model.
 
-    Raises ValueError if it has no data, or there is nothing to compare a caption with.
+    Raises InputError if it has no data, or there is nothing to compare a caption with.
     """
     if run.baseline == "others" and run.samples < 2:
-        raise ValueError(f"samples is {run.samples}; with baseline 'others' it must be at least 2")
+        raise InputError(f"samples is {run.samples}; with baseline 'others' it must be at least 2")
     got = prepare(run, out)
     got = replace(got, loaded=replace(got.loaded, prompt=run.prompt))
     said = references(got.sources, run.data.max_words)

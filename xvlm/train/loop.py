@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from xvlm import dist
 from xvlm.data.loader import BadRecords, Feed, load
+from xvlm.errors import InputError, NotFiniteError
 from xvlm.run import Run, write_json
 from xvlm.train import checkpoint
 from xvlm.train.log import Log, published_names
@@ -111,7 +112,7 @@ def fit(
                         out / f"bad_step_rank{dist.rank()}.json",
                         {"step": state.step, **numbers, "keys": fed.keys},
                     )
-                    raise FloatingPointError(
+                    raise NotFiniteError(
                         f"step {state.step}: a loss is not finite ({numbers}); "
                         f"the keys of its batch are in {out}/bad_step_rank*.json"
                     )
@@ -177,7 +178,7 @@ def evaluated(evaluate: Evaluate, model: nn.Module, average: Average | None, ste
 def autocast(device: torch.device, precision: str) -> Any:
     """The context of a precision: "fp32" or "bf16"; float16 is never used."""
     if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision is {precision!r}; it may be 'fp32' or 'bf16'")
+        raise InputError(f"precision is {precision!r}; it may be 'fp32' or 'bf16'")
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor, nn
 
+from xvlm.errors import InputError
 from xvlm.run import OptimConfig
 
 POSITIONS = ("relative_position_bias_table", "pos_embed", "cls_token")
@@ -73,7 +74,7 @@ def rate(config: OptimConfig, step: int) -> float:
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     left = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
     if config.schedule not in left:
-        raise ValueError(f"schedule is {config.schedule!r}; it may be {' or '.join(left)}")
+        raise InputError(f"schedule is {config.schedule!r}; it may be {' or '.join(left)}")
     return config.final_lr + (1 - config.final_lr) * left[config.schedule]
 
 

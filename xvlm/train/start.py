@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from xvlm import dist
+from xvlm.errors import InputError, OutputError
 from xvlm.lookup import find
 from xvlm.machine import usable_precision
 from xvlm.model.folder import Loaded, save_model
@@ -45,12 +46,12 @@ def train(
         minutes: see `fit`.
     Raises:
         FileExistsError: the folder holds a run already and `resume` is not set.
-        ValueError: it holds another run than this one.
+        InputError: it holds another run than this one.
     """
     dist.init()
     run = replace(run, precision=usable_precision(run.precision, dist.device()))
     if (out / "log.jsonl").exists() and not resume:
-        raise FileExistsError(f"{out} holds a run already; --resume goes on with it, or name another --out")
+        raise OutputError(f"{out} holds a run already; --resume goes on with it, or name another --out")
     if resume and (out / "run.json").exists():
         # Read as a run, so that a field which is younger than the folder counts as its default.
         check_same(run, to_json(read_run(out / "run.json")), out)
@@ -84,7 +85,7 @@ def train(
 def measuring(evaluate: Evaluation | None, loaded: Loaded, out: Path, keep_best: str) -> Evaluate | None:
     """`evaluate` for the loop; the model that has the highest `keep_best` so far is kept in `out/best`.
 
-    Raises ValueError, when it is measured, if there is no such number.
+    Raises InputError, when it is measured, if there is no such number.
     """
     if evaluate is None:
         return None
@@ -93,7 +94,7 @@ def measuring(evaluate: Evaluation | None, loaded: Loaded, out: Path, keep_best:
         now = replace(loaded, model=cast(XVLM, model))
         numbers = evaluate(now)
         if keep_best and keep_best not in numbers:
-            raise ValueError(f"keep_best is {keep_best!r}; measured are {', '.join(sorted(numbers))}")
+            raise InputError(f"keep_best is {keep_best!r}; measured are {', '.join(sorted(numbers))}")
         if keep_best and dist.is_main():
             kept = out / "best" / "measured.json"
             before = json.loads(kept.read_text()) if kept.exists() else {}
@@ -120,7 +121,7 @@ longer."""
 
 
 def check_same(run: Any, before: Mapping[str, Any], out: Path) -> None:
-    """Raise ValueError, naming a field, if `out` holds another run than `run`."""
+    """Raise InputError, naming a field, if `out` holds another run than `run`."""
     now, then = flat(to_json(run)), flat(before)
     derived = ("optim.warmup",) if now["optim.warmup_share"] else ()
     for name in sorted(now.keys() | then.keys()):
@@ -129,7 +130,7 @@ def check_same(run: Any, before: Mapping[str, Any], out: Path) -> None:
             and not name.startswith("dev.")
             and now.get(name) != then.get(name)
         ):
-            raise ValueError(
+            raise InputError(
                 f"{out} holds another run: {name} was {then.get(name)}, now it is {now.get(name)}; "
                 "go on with the same, or name another folder"
             )

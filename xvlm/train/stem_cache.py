@@ -22,6 +22,7 @@ from xvlm.batch import Images
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.transforms import random_resized_crop
+from xvlm.errors import InputError
 from xvlm.model.vision import VisionEncoder
 from xvlm.progress import tracked
 from xvlm.records import BadRecord
@@ -81,9 +82,9 @@ def keep_stem(
     Bad images are left out; the view that asks for one then counts it as bad.
     """
     if views < 2 or views % 2:
-        raise ValueError(f"views is {views}; it must be an even number from 2 up")
+        raise InputError(f"views is {views}; it must be an even number from 2 up")
     if encoder.stem is None:
-        raise ValueError("the vision encoder has no frozen stem; set stem_blocks")
+        raise InputError("the vision encoder has no frozen stem; set stem_blocks")
     data = _Views(sources, encoder.config.image_hw, views, scale)
     print_of_stem = _fingerprint(encoder.stem)
     encoder.eval()

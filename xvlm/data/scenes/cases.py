@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from xvlm.data.scenes.questions import QUESTIONS, STATEMENTS
 from xvlm.data.scenes.source import Scenes
+from xvlm.errors import InputError
 from xvlm.records import Concept, Record
 
 
@@ -17,7 +18,7 @@ class Cases:
     Attributes:
         about: kinds of questions or statements that are wanted; nothing: all.
 
-    Raises ValueError for an unknown kind.
+    Raises InputError for an unknown kind.
     """
 
     scenes: Scenes
@@ -30,7 +31,7 @@ class Cases:
         unknown = [kind for kind in self.about if kind not in self.kinds]
         if unknown:
             allowed = ", ".join(self.kinds) or "nothing"
-            raise ValueError(f"{self.kind} cannot be about {', '.join(unknown)}; it may be about {allowed}")
+            raise InputError(f"{self.kind} cannot be about {', '.join(unknown)}; it may be about {allowed}")
 
     @property
     def name(self) -> str:

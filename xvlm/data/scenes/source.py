@@ -14,6 +14,7 @@ from xvlm.data.scenes.layout import sample_layout
 from xvlm.data.scenes.questions import QUESTIONS, STATEMENTS, Question, questions, statement
 from xvlm.data.scenes.shapes import cut_out, visible_scene
 from xvlm.data.scenes.world import HELD_OUT, Layout, Look, Scene, Split
+from xvlm.errors import InputError
 from xvlm.records import Concept, Record
 
 DRAWN = 16
@@ -42,7 +43,7 @@ class Scenes:
         size: number of scenes.
         image_size: side of the square pictures in pixels.
 
-    Raises ValueError for an unknown split, a negative size, or an image size below 64.
+    Raises InputError for an unknown split, a negative size, or an image size below 64.
     """
 
     split: Split
@@ -52,11 +53,11 @@ class Scenes:
 
     def __post_init__(self) -> None:
         if self.split not in get_args(Split):
-            raise ValueError(f"split is {self.split!r}; it can be one of {', '.join(get_args(Split))}")
+            raise InputError(f"split is {self.split!r}; it can be one of {', '.join(get_args(Split))}")
         if self.size < 0:
-            raise ValueError(f"size is {self.size}; it must be 0 or more scenes")
+            raise InputError(f"size is {self.size}; it must be 0 or more scenes")
         if self.image_size < 64:
-            raise ValueError(f"image_size is {self.image_size}; it must be 64 pixels or more")
+            raise InputError(f"image_size is {self.image_size}; it must be 64 pixels or more")
 
     @property
     def name(self) -> str:

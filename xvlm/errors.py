@@ -1,0 +1,35 @@
+"""Errors that a user can mend: each is one sentence that names the thing, what was found and what is allowed.
+
+The command line prints the sentence and exits with code 2.  Every other exception is a fault of the program
+and keeps its traceback.  Each class is also the built-in exception that Python code expects in its place.
+"""
+
+from __future__ import annotations
+
+
+class XVLMError(Exception):
+    """Base class of all expected failures."""
+
+
+class InputError(XVLMError, ValueError):
+    """An option, a configuration, a file or an argument holds something that cannot be used."""
+
+
+class MissingFileError(XVLMError, FileNotFoundError):
+    """A file, a folder or a hub repository that was named does not exist, or lacks a part."""
+
+
+class OutputError(XVLMError, OSError):
+    """An output cannot be written: the folder is somebody else's or in use, or the disk is full."""
+
+
+class NotFiniteError(XVLMError, FloatingPointError):
+    """A loss or a weight is not a finite number."""
+
+
+class TooManyBadRecordsError(XVLMError, RuntimeError):
+    """More records cannot be used than `max_bad` allows."""
+
+
+class MissingPackageError(XVLMError, ImportError):
+    """A Python package that is not installed by default is needed; the message names the extra."""
