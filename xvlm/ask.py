@@ -29,13 +29,15 @@ def ground(
         model: model folder, run folder or hub repository.
         draw: write the image with the box to this file.
     """
-    from xvlm.gallery._show import picture
+    from xvlm.gallery._show import check_picture_output, picture, save_picture
     from xvlm.predict import Predictor
     from xvlm.report import DrawnBox, draw_box
 
+    if draw is not None:
+        check_picture_output(draw, image)
     box, score = Predictor.load(model).image(image).ground(phrase)
     if draw is not None:
-        draw_box(picture(image), [DrawnBox(box, f"{phrase} {score:.2f}")]).save(draw)
+        save_picture(draw_box(picture(image), [DrawnBox(box, f"{phrase} {score:.2f}")]), draw)
     show({"phrase": phrase, "box_xyxy": [round(edge, 2) for edge in box], "score": score}, json)
 
 

@@ -107,10 +107,12 @@ def layers(
     from xvlm import dist
     from xvlm.data.sources import open_source
     from xvlm.evaluate._layers import layers_json, layers_table, search_layers
+    from xvlm.outputs import check_output_file, is_json_object
     from xvlm.predict import Predictor
     from xvlm.run import write_json
 
     dist.init()
+    check_output_file(out / "layers.json", is_json_object, "JSON object")
     predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
     results = search_layers(predictor, source, limit, powers, detections)
     if dist.is_main():
@@ -170,7 +172,10 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
     asked = tyro.cli(training_options(run), args=rest, prog=prog, description=summary(train))
     out = asked.out or Path(f"runs/{asked.run.recipe or asked.run.task}")
     measure = find("tasks", asked.run.task).evaluation(asked.run)
-    train_run(asked.run, out, resume=asked.resume, minutes=asked.minutes, evaluate=measure)
+    said = any(word.split("=")[0] == "--precision" for word in rest)
+    train_run(
+        asked.run, out, resume=asked.resume, minutes=asked.minutes, evaluate=measure, new_precision=said
+    )
     say(f"model: {out / 'model'}")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
+import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -14,14 +16,16 @@ import torch
 from torch import Tensor
 
 from xvlm.data.text import Tokenizer
-from xvlm.errors import InputError, MissingFileError
-from xvlm.model.folder import Loaded, load_model, local_folder, save_model
+from xvlm.errors import InputError, MissingFileError, OutputError
+from xvlm.model.folder import Loaded, check_model_output, load_model, local_folder, save_model
 from xvlm.model.published import from_published, to_published
 from xvlm.model.published_sizes import Unseen, config_of
 from xvlm.model.resize import fit_positions
 from xvlm.model.weights import bert_folder, put
 from xvlm.model.xvlm import build_model
+from xvlm.outputs import check_output_file, check_room
 from xvlm.train.start import say
+from xvlm.whole import whole_file
 
 
 def read_published(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -86,7 +90,9 @@ def convert(source: Path, out: Path, unseen: Unseen, tokenizer: str = "") -> Loa
     Raises:
         InputError, MissingFileError: see `read_published`, `config_of`, `from_published`, `tokenizer_for`.
     """
+    check_model_output(out, [source])
     tensors, published = read_published(source)
+    check_room(out, sum(value.nbytes for value in tensors.values()), "the model")
     vocabulary = tokenizer_for(tokenizer, published)
     config = config_of(tensors, replace(unseen, image_size=None))
     model = build_model(config)
@@ -116,12 +122,22 @@ def convert_back(folder: str | Path, out: Path) -> Path:
 
     Raises InputError for a model that the published code cannot hold.
     """
+    place = local_folder(folder)
+    check_output_file(out, zipfile.is_zipfile, "PyTorch checkpoint", [folder, *place.glob("*")])
     loaded = load_model(folder)
-    kept = json.loads((local_folder(folder) / "config.json").read_text()).get("published", {})
+    kept = json.loads((place / "config.json").read_text()).get("published", {})
     tensors = to_published(loaded.model)
+    check_room(out.parent, sum(value.nbytes for value in tensors.values()), "the checkpoint")
     whole = {"model": tensors, "config": kept} if kept else {"model": tensors}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    torch.save(whole, partial)
-    partial.replace(out)
+    with whole_file(out) as partial:
+        save_tensors(whole, partial, out)
     return out
+
+
+def save_tensors(whole: Mapping[str, Any], path: Path, out: Path) -> None:
+    """`torch.save` to `path`; a full disk raises OutputError that names `out`."""
+    try:
+        torch.save(whole, path)
+    except RuntimeError as error:  # PyTorch's writer does not say why
+        free = shutil.disk_usage(path.parent).free
+        raise OutputError(f"{out} cannot be written, {free / 1e6:.1f} MB are free: {error}") from error

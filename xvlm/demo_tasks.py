@@ -20,9 +20,11 @@ from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.evaluate.vqa import evaluate_questions
 from xvlm.evaluate.weak_grounding import evaluate_maps
 from xvlm.gallery._results import write_results
+from xvlm.lock import locked_by_main
 from xvlm.lookup import find
 from xvlm.predict import Predictor
 from xvlm.run import Run, write_json
+from xvlm.train.run_folder import check_reports
 from xvlm.train.start import say, train
 
 UNSEEN = 500
@@ -102,6 +104,12 @@ def run_tasks(
     for name in names:
         if name not in TASKS:
             raise InputError(f"there is no task {name!r} on scenes; there is {', '.join(TASKS)}")
+    check_reports(out, ("tasks.json",))
+    with locked_by_main(out):
+        return _run_tasks(out, names, adjust)
+
+
+def _run_tasks(out: Path, names: Sequence[str], adjust: Callable[[Any], Run] | None) -> dict[str, float]:
     kept = out / "tasks.json"
     metrics: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
     for name in names:

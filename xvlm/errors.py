@@ -15,6 +15,10 @@ class InputError(XVLMError, ValueError):
     """An option, a configuration, a file or an argument holds something that cannot be used."""
 
 
+class WeightsError(InputError, RuntimeError):
+    """Tensors do not fit the model or the optimiser that they are for."""
+
+
 class MissingFileError(XVLMError, FileNotFoundError):
     """A file, a folder or a hub repository that was named does not exist, or lacks a part."""
 

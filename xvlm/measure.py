@@ -28,7 +28,7 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
     """
     from xvlm import dist
     from xvlm.data.sources import open_source
-    from xvlm.gallery._results import write_results
+    from xvlm.gallery._results import results_folder, write_results
     from xvlm.machine import usable_precision
     from xvlm.predict import Predictor
     from xvlm.train.loop import autocast
@@ -40,12 +40,13 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
         given.pop(one) for one in ("model", "data", "out", "image_root", "precision")
     )
     dist.init()
-    predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
-    with autocast(dist.device(), usable_precision(precision, dist.device())):
-        metrics, found = evaluate(predictor, source, **given)
-    if not dist.is_main():
-        return None
-    report = write_results(out, name, metrics, found, shlex.join(["xvlm", "eval", *words]))
+    with results_folder(out):
+        predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
+        with autocast(dist.device(), usable_precision(precision, dist.device())):
+            metrics, found = evaluate(predictor, source, **given)
+        if not dist.is_main():
+            return None
+        report = write_results(out, name, metrics, found, shlex.join(["xvlm", "eval", *words]))
     print(f"report: {report}", file=sys.stderr)
     print(json.dumps(metrics))
     return metrics
@@ -59,6 +60,7 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
     from xvlm import dist
     from xvlm.bench._check import check, ratios
     from xvlm.bench._show import table
+    from xvlm.outputs import check_output_file, check_writable, is_json_object
     from xvlm.run import write_json
 
     name, *rest = chosen(words, "bench", "bench")
@@ -74,6 +76,10 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
     )
     given = asked(options, rest, f"xvlm bench {name}", measurement)
     everything, kept, known = (given.pop(one) for one in ("json", "ratios", "check"))
+    for path in filter(None, (everything, kept)):
+        check_output_file(path, is_json_object, "JSON object")
+    if given.get("pictures"):
+        check_writable(given["pictures"])
     kept_ratios = json.loads(known.read_text()) if known else {}
     dist.init()
     result: dict[str, Any] = measurement(**given)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from xvlm.errors import InputError
+from xvlm.whole import whole_file
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Run")
@@ -163,8 +164,6 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    """Write a file whole or not at all.  Raises OutputError where it cannot be written."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji

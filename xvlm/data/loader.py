@@ -11,7 +11,7 @@ import signal
 import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -25,6 +25,7 @@ from xvlm.data.order import WINDOW, Order
 from xvlm.data.sources import Source
 from xvlm.errors import InputError, TooManyBadRecordsError
 from xvlm.records import BadRecord, Record
+from xvlm.whole import AppendFile
 
 View = Callable[[Record, np.random.Generator], Any]
 """One record -> one sample for `collate`; may raise BadRecord.
@@ -299,8 +300,8 @@ class BadRecords:
                 self.first_keys.setdefault(one.reason, []).append(one.key)
             self.counts[one.reason] += 1
         if lines and self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
+            with closing(AppendFile(self.log)) as file:
+                file.write("".join(line + "\n" for line in lines).encode())
 
     def check(self) -> None:
         """Raise TooManyBadRecordsError if more than `max_share` of at least `least_read` records was bad."""

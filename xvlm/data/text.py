@@ -17,6 +17,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from xvlm.errors import InputError, MissingFileError
 from xvlm.records import BadRecord
+from xvlm.whole import whole_file
 
 _PUNCTUATION = re.compile(r"[,.'!?\"()*#:;~]")
 _SPECIAL_NAMES = {
@@ -112,8 +113,8 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into `folder`, which is made if need be."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._core.save(str(Path(folder) / "tokenizer.json"))
+        with whole_file(Path(folder) / "tokenizer.json") as partial:
+            partial.write_text(self._core.to_str(pretty=True), encoding="utf-8")
 
     def encode(self, text: str, max_tokens: int, end: bool = False, allow_empty: bool = False) -> list[int]:
         """`[CLS]` + tokens, with `end` also `[SEP]`; at most `max_tokens` ids, cut from the right.

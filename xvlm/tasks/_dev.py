@@ -17,7 +17,7 @@ from xvlm.model.folder import Loaded
 from xvlm.predict import Predictor
 
 Evaluation = Callable[[Loaded], dict[str, float]]
-"""What a run is measured by while it trains."""
+"""What a run is measured by while it trains.  One with an option `limit` can measure a few records only."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
 
     Raises MissingFileError or InputError, before anything is trained, for a source that cannot be opened.
     """
-    limit, root = dev.limit or None, dev.image_root or None
+    records, root = dev.limit or None, dev.image_root or None
     grounding = open_source(dev.grounding, root) if dev.grounding else None
     retrieval = open_source(dev.retrieval, root) if dev.retrieval else None
     if grounding is None and retrieval is None:
@@ -57,7 +57,7 @@ def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
     if detections:
         read_detections(detections)
 
-    def measure(loaded: Loaded) -> dict[str, float]:
+    def measure(loaded: Loaded, limit: int | None = records) -> dict[str, float]:
         predictor = Predictor(loaded)
         found = {}
         if grounding and "box" in predictor.model.config.parts:
@@ -101,7 +101,7 @@ def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
     source = open_source(dev.data, dev.image_root or None)
     options = {"answers": answer_list(Path(dev.answers))} if dev.answers else {}
 
-    def numbers(loaded: Loaded) -> dict[str, float]:
-        return measure(Predictor(loaded), source, limit=dev.limit or None, **options)[0]
+    def numbers(loaded: Loaded, limit: int | None = dev.limit or None) -> dict[str, float]:
+        return measure(Predictor(loaded), source, limit=limit, **options)[0]
 
     return numbers

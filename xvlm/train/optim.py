@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +101,16 @@ def step_clipped(optimizer: torch.optim.AdamW, norm: Tensor, clip: float) -> Non
     # 1e-6 as in `clip_grad_norm_`
     optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) if clip else None  # type: ignore[attr-defined]
     optimizer.step()
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first name whose tensor holds NaN or infinity; `None` if none does.  Waits for the device once."""
+    floating = {name: value.detach() for name, value in tensors.items() if value.is_floating_point()}
+    norms = torch._foreach_norm(list(floating.values())) if floating else []
+    if not norms or torch.stack([norm.float() for norm in norms]).isfinite().all():
+        return None
+    # A norm may overflow where every element is finite.
+    return next((name for name, value in floating.items() if not value.isfinite().all()), None)
 
 
 class Average:
