@@ -82,7 +82,7 @@ def fit(
     with (
         StopSignal() as stop,
         closing(log),
-        closing(load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda")) as steps,
+        load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda") as steps,
     ):
         task.train()
         while state.step < run.optim.steps:

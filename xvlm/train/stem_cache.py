@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from xvlm.batch import Images
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.transforms import random_resized_crop
+from xvlm.data.workers import Stream
 from xvlm.errors import InputError
 from xvlm.model.vision import VisionEncoder
 from xvlm.progress import tracked
@@ -113,8 +114,8 @@ def keep_stem(
     features = np.memmap(folder / "features.bf16", dtype=np.int16, mode=mode, shape=shape)  # type: ignore[call-overload]
     crops = np.load(folder / "crops.npy") if start else np.zeros((len(data), views, 4), np.float32)
     mirrored = np.load(folder / "mirrored.npy") if start else np.zeros((len(data), views), bool)
-    loader = DataLoader(data, batch_size=None, sampler=range(start, len(data)), num_workers=workers)
-    seen = tracked(loader, "keeping the stem of images", len(data), start)
+    stream = Stream(data, range(start, len(data)), workers)
+    seen = tracked(stream, "keeping the stem of images", len(data), start)
     for index, (key, found) in enumerate(seen, start=start):
         if isinstance(found, BadRecord):
             progress["keys"].append(None)
