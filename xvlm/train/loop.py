@@ -27,7 +27,7 @@ Evaluate = Callable[[nn.Module, int], dict[str, float]]
 """(model, steps done) -> numbers; the model is in evaluation mode, with averaged weights if there are any."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; its last step is saved."""
 
 
