@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
-    "errors", "whole", "machine", "records", "boxes", "batch", "dist", "progress", "lookup", "run", "lock",
-    "outputs", "data",
+    "errors", "whole", "jsonfile", "machine", "records", "boxes", "batch", "dist", "progress", "lookup", "run",
+    "lock", "outputs", "data",
     "model", "losses", "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search",
     "serve",
     "export", "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "average",
-    "ask",
+    "failures", "ask",
     "cli", "__main__",
 ]  # fmt: skip
 

@@ -14,9 +14,9 @@ from tyro.conf import Positional
 
 from xvlm.ask import ask, caption, compare, ground, match
 from xvlm.errors import InputError
+from xvlm.failures import exit_code
 from xvlm.lookup import find, names
 from xvlm.machine import reuse_freed_memory
-from xvlm.records import BadRecord
 
 
 def demo(out: Path = Path("runs/demo"), tasks: tuple[str, ...] = ()) -> None:
@@ -273,26 +273,21 @@ COMMANDS: dict[str, Any] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; bad input ends it with one sentence and exit code 2."""
+    """The command line; see `xvlm/failures.py` for what it says of failures, and for exit codes."""
     reuse_freed_memory()
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    from xvlm.train.loop import Interrupted
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    return exit_code(lambda: run_command(given), given)
 
-    try:
-        takes_words = {"train": train, "eval": eval_, "bench": bench}.get(arguments[0] if arguments else "")
-        if takes_words and arguments[1:2] not in (["-h"], ["--help"]):
-            takes_words(tuple(arguments[1:]))
-        else:
-            tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="xvlm",
-                description="Multi-grained vision-language pre-training.",
-                args=arguments,
-            )
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr)
-        return 130
-    except (BadRecord, ValueError, LookupError, OSError) as error:
-        print(f"xvlm: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def run_command(arguments: list[str]) -> None:
+    """The command that the first word names, with the options in the others."""
+    takes_words = {"train": train, "eval": eval_, "bench": bench}.get(arguments[0] if arguments else "")
+    if takes_words and arguments[1:2] not in (["-h"], ["--help"]):
+        takes_words(tuple(arguments[1:]))
+    else:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="xvlm",
+            description="Multi-grained vision-language pre-training.",
+            args=arguments,
+        )

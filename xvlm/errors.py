@@ -6,6 +6,8 @@ and keeps its traceback.  Each class is also the built-in exception that Python 
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class XVLMError(Exception):
     """Base class of all expected failures."""
@@ -37,3 +39,25 @@ class TooManyBadRecordsError(XVLMError, RuntimeError):
 
 class MissingPackageError(XVLMError, ImportError):
     """A Python package that is not installed by default is needed; the message names the extra."""
+
+
+class WorkerDiedError(XVLMError, RuntimeError):
+    """A data worker was ended from outside: by the system for want of memory, or by a person."""
+
+
+class DistributedError(XVLMError, RuntimeError):
+    """The processes of a job cannot be joined, or another one of them has ended."""
+
+
+def printable(text: str) -> str:
+    """`text` on one line, as a terminal shows it: control, direction and half characters are escaped.
+
+    Whatever comes from a file or from its name goes through this before it is printed, so that it cannot move
+    the cursor, colour the screen or reverse what is read.
+    """
+    return "".join(
+        letter
+        if letter.isprintable() or unicodedata.category(letter) == "Zs"
+        else letter.encode("unicode_escape").decode("ascii")
+        for letter in text
+    )

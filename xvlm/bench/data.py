@@ -108,13 +108,13 @@ def images_per_second(folder: Path, size: int, workers: int, batch: int, steps: 
     source = JsonSource(folder / "pictures.json")
     feed = Feed([Part("pairs", [source], batch, Pixels(size))], stacked, seed=0)
     warm = 2 * max(1, workers)
-    fed = load(feed, 0, warm + steps, workers)
-    for _ in islice(fed, warm):
-        pass
-    begun = time.perf_counter()
-    for _ in fed:
-        pass
-    return steps * batch / (time.perf_counter() - begun)
+    with load(feed, 0, warm + steps, workers) as fed:
+        for _ in islice(fed, warm):
+            pass
+        begun = time.perf_counter()
+        for _ in fed:
+            pass
+        return steps * batch / (time.perf_counter() - begun)
 
 
 def bench(

@@ -7,23 +7,23 @@ starting at another step.
 from __future__ import annotations
 
 import json
-import signal
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from xvlm.data.order import WINDOW, Order
 from xvlm.data.sources import Source
-from xvlm.errors import InputError, TooManyBadRecordsError
+from xvlm.data.workers import Stream
+from xvlm.errors import InputError, TooManyBadRecordsError, XVLMError
 from xvlm.records import BadRecord, Record
 from xvlm.whole import AppendFile
 
@@ -33,9 +33,6 @@ View = Callable[[Record, np.random.Generator], Any]
 A sample that left out bad concepts may say so in an attribute `bad` (a tuple of BadRecord), and in `read` how
 many concepts it looked at (1 where there is no such attribute).
 """
-
-FedStream = Generator["Fed", None, None]
-"""An iterator that can be closed."""
 
 ATTEMPTS = 20
 LOGGED_PER_REASON = 100
@@ -94,8 +91,8 @@ class Fed:
         return [self.batches[turn * size : (turn + 1) * size] for turn in range(self.turns)]
 
     def pin_memory(self) -> Fed:
-        """The same in page-locked memory; called by torch's loader."""
-        return replace(self, batches=[batch.pin_memory() for batch in self.batches])
+        """The same in page-locked memory, where a batch has tensors; called by torch's loader."""
+        return replace(self, batches=[pin_memory(batch) for batch in self.batches])
 
 
 class Feed(Dataset[Fed]):
@@ -167,6 +164,9 @@ class Feed(Dataset[Fed]):
             bad += [record for one in taken for record in one.bad]
         try:
             batches = [self.collate(samples) for shared in sorted(turns) for samples in turns[shared]]
+        except (XVLMError, OSError, MemoryError) as error:
+            error.add_note(f"step {step}: collate failed on {keys}")
+            raise
         except Exception as error:
             raise RuntimeError(f"step {step}: collate failed on {keys}: {_describe(error)}") from error
         return Fed(step, batches, keys, read, bad, len(turns))
@@ -210,11 +210,11 @@ class _Reader:
                     sample = self.part.view(record, rng)
             except BadRecord as found:
                 bad.append(BadRecord(found.reason, found.key or key, found.detail))
+            except (XVLMError, OSError, MemoryError) as error:  # these say by themselves what is wrong
+                error.add_note(self._place(step, source, key))
+                raise
             except Exception as error:
-                raise RuntimeError(
-                    f"step {step}, part {self.part.name!r}, source {source.name!r}, record {key!r}: "
-                    f"{_describe(error)}"
-                ) from error
+                raise RuntimeError(f"{self._place(step, source, key)}: {_describe(error)}") from error
             else:
                 dropped = [
                     BadRecord(one.reason, one.key or key, one.detail) for one in getattr(sample, "bad", ())
@@ -222,8 +222,11 @@ class _Reader:
                 return _Taken(key, sample, len(bad) + getattr(sample, "read", 1), bad + dropped)
         raise TooManyBadRecordsError(
             f"step {step}, part {self.part.name!r}: {ATTEMPTS} records of source {source.name!r} in a row "
-            f"cannot be used, at last: {'; '.join(str(one) for one in bad[-3:])}"
+            f"cannot be used: {commonest(bad)}; for example: {bad[-1]}"
         )
+
+    def _place(self, step: int, source: Source, key: str) -> str:
+        return f"step {step}, part {self.part.name!r}, source {source.name!r}, record {key!r}"
 
 
 @contextmanager
@@ -238,39 +241,13 @@ def _torch_seeded(rng: np.random.Generator) -> Iterator[None]:
         torch.set_rng_state(before)
 
 
-def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False) -> FedStream:
+def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False) -> Stream[Fed]:
     """Steps `start` to `stop` (excluded) of `feed`, in order, prepared ahead by `workers` processes.
 
-    Closing the iterator, or dropping it, ends the workers.  torch gives each worker one thread.  An error in
-    a worker is raised here; it names step and record.
+    Leaving the stream, closing it, or an error in it, ends the workers.  An error in a worker is raised here; it
+    names step and record.
     """
-    loader = DataLoader(
-        feed,
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        pin_memory=pin,
-        worker_init_fn=_own_signals,
-    )
-    return _drain(iter(loader))
-
-
-def _own_signals(worker: int) -> None:
-    """Ctrl-C, and a job scheduler's SIGTERM, reach every process of a run, which then saves its last step.
-
-    The workers leave it to the training process to end them; a second SIGTERM (torch's own, if a worker does
-    not end in time) ends one.
-    """
-
-    def let_one_pass(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, let_one_pass)
-
-
-def _drain(steps: Iterator[Fed]) -> FedStream:
-    yield from steps
+    return Stream(feed, range(start, stop), workers, pin)
 
 
 class BadRecords:
@@ -308,13 +285,10 @@ class BadRecords:
         total = self.counts.total()
         if self.read < self.least_read or total <= self.max_share * self.read:
             return
-        reasons = "; ".join(
-            f"{count} x {reason} (first: {', '.join(self.first_keys[reason])})"
-            for reason, count in self.counts.most_common()
-        )
+        reasons = _told(self.counts, self.first_keys)
         raise TooManyBadRecordsError(
-            f"{total} of {self.read} records read are bad, more than {self.max_share:.2%}: {reasons}"
-            + (f"; see {self.log}" if self.log is not None else "")
+            f"{total} of {self.read} records read are bad, more than the {self.max_share:.2%} that --max-bad "
+            f"allows: {reasons}" + (f"; see {self.log}" if self.log is not None else "")
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -326,6 +300,23 @@ class BadRecords:
         self.read = state["read"]
         self.counts = Counter(state["counts"])
         self.first_keys = {reason: list(keys) for reason, keys in state["first_keys"].items()}
+
+
+def commonest(bad: Sequence[BadRecord]) -> str:
+    """The three commonest reasons, with their counts and first keys."""
+    keys: dict[str, list[str]] = {}
+    for one in bad:
+        keys.setdefault(one.reason, []).append(one.key)
+    return _told(Counter(one.reason for one in bad), {reason: of[:3] for reason, of in keys.items()})
+
+
+def _told(counts: Counter[str], first_keys: Mapping[str, Sequence[str]]) -> str:
+    told = [
+        f"{count} x {reason} (first: {', '.join(first_keys[reason])})"
+        for reason, count in counts.most_common(3)
+    ]
+    others = len(counts) - len(told)
+    return "; ".join(told) + (f"; and {others} other reasons" if others else "")
 
 
 def _describe(error: Exception) -> str:

@@ -38,7 +38,7 @@ Evaluate = Callable[[nn.Module, int], dict[str, float]]
 """(model, steps done) -> numbers; the model is in evaluation mode, with averaged weights if there are any."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; its last step is saved."""
 
 
@@ -94,7 +94,7 @@ def fit(
     with (
         StopSignal() as stop,
         closing(log),
-        closing(load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda")) as steps,
+        load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda") as steps,
     ):
         if newest and evaluate and is_evaluated(run, state.step) and not log.has_event(state.step, "eval"):
             # It was stopped between saving and measuring.

@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as F
 
 from xvlm.batch import Images
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.transforms import random_resized_crop
+from xvlm.data.workers import Stream
 from xvlm.errors import InputError, OutputError
 from xvlm.lock import locked
 from xvlm.model.vision import VisionEncoder
@@ -140,9 +141,8 @@ def _fill(cache: _Cache, data: _Views, encoder: VisionEncoder, workers: int) -> 
     assert encoder.stem is not None
     todo = cache.begin()
     begun = time.monotonic() - cache.seconds
-    loader = DataLoader(data, batch_size=None, sampler=todo, num_workers=workers)
-    seen = tracked(loader, "keeping the stem of images", len(data), len(data) - len(todo))
-    with closing(cache):
+    with closing(cache), Stream(data, todo, workers) as views:
+        seen = tracked(views, "keeping the stem of images", len(data), len(data) - len(todo))
         for number, (index, (key, found)) in enumerate(zip(todo, seen, strict=True), start=1):
             if isinstance(found, BadRecord):
                 cache.put_bad(index)

@@ -1,0 +1,182 @@
+"""Failures of a command: one sentence and exit code 2 for what a user can mend, a traceback for the rest."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+import torch
+
+from xvlm import dist
+from xvlm.errors import XVLMError, printable
+
+EXPECTED, UNEXPECTED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
+"""Exit codes."""
+
+_SYSTEM_ERRORS = {
+    errno.ENOENT: "does not exist",
+    errno.EACCES: "may not be read or written: permission denied",
+    errno.EPERM: "may not be read or written: permission denied",
+    errno.EISDIR: "is a folder; a file is needed",
+    errno.ENOTDIR: "is not a folder, or lies below a file",
+    errno.EEXIST: "exists already",
+    errno.ENOSPC: "cannot be written: no space is left on the disk",
+    errno.EDQUOT: "cannot be written: the disk quota is used up",
+    errno.EROFS: "cannot be written: the file system is read-only",
+    errno.ENAMETOOLONG: "cannot be used: the name is too long",
+    errno.ELOOP: "cannot be used: its symbolic links form a loop",
+    errno.EMFILE: "cannot be opened: too many files are open",
+    errno.ENFILE: "cannot be opened: too many files are open",
+    errno.EIO: "cannot be read or written: the disk reports an error",
+}
+_WITHOUT_A_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO)
+
+_LOST_PEER = re.compile(
+    r"connection (?:was )?(?:closed|reset|refused|aborted)|broken pipe|gloo|nccl|remote process exited",
+    re.IGNORECASE,
+)
+
+
+def exit_code(call: Callable[[], None], arguments: Sequence[str] = ()) -> int:
+    """Run a command and tell what it fails of, on standard error; SystemExit comes through.
+
+    With XVLM_DEBUG=1 in the environment, expected failures show their traceback too.
+
+    Args:
+        arguments: of the command line, for the line that says how to report a fault.
+    """
+    try:
+        call()
+        sys.stdout.flush()
+    except KeyboardInterrupt as error:
+        _say(str(error) or "interrupted")
+        return INTERRUPTED
+    except BrokenPipeError as error:
+        if _output_is_closed():
+            return PIPE_CLOSED
+        return _told(error, arguments)
+    except Exception as error:  # all of them are told, none is lost
+        return _told(error, arguments)
+    return 0
+
+
+def sentence(error: BaseException) -> str | None:
+    """What a user can do about an expected failure, in one sentence; `None` for a fault of the program."""
+    if isinstance(error, XVLMError):
+        return str(error) or type(error).__name__
+    if isinstance(error, ModuleNotFoundError):
+        return _missing_package(error)
+    if _is_out_of_memory(error):
+        return (
+            f"memory ran out ({str(error).splitlines()[0] if str(error) else type(error).__name__}); "
+            "a smaller batch (--accumulate splits a step's), smaller images or a smaller --memory need less"
+        )
+    if isinstance(error, OSError):
+        return _system_error(error)
+    if dist.world() > 1 and isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)):
+        return "another process of the job has ended; its own message says why"
+    return None
+
+
+def _told(error: Exception, arguments: Sequence[str]) -> int:
+    expected = sentence(error)
+    if expected is None or os.environ.get("XVLM_DEBUG", "0") not in ("", "0"):
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            _write(printable(line))
+    if expected is not None:
+        _say(expected)
+        return EXPECTED
+    _say(
+        f"this is a fault of the program; {_where_to_report()} with the lines above, the version "
+        f"({_version()}) and the command: {shlex.join(['xvlm', *arguments])}"
+    )
+    return UNEXPECTED
+
+
+def _say(text: str) -> None:
+    rank = f"rank {dist.rank()}: " if dist.world() > 1 else ""
+    _write(printable(f"xvlm: {rank}{text}"))
+
+
+def _write(line: str) -> None:
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        pass  # nobody reads it: the exit code says it too
+
+
+def _output_is_closed() -> bool:
+    """Whether who read standard output has gone (`| head`); then what is still to be written is dropped."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _system_error(error: OSError) -> str | None:
+    if isinstance(error, ConnectionError | TimeoutError) and error.filename is None:
+        return f"the network does not answer: {error}"
+    if error.filename is None and error.errno not in _WITHOUT_A_FILE:
+        return None
+    reason = _SYSTEM_ERRORS.get(error.errno or 0, f"cannot be used: {error.strerror or error}")
+    names = [os.fsdecode(one) if isinstance(one, bytes) else str(one) for one in _files(error)]
+    return f"{' -> '.join(names) or 'a file'} {reason}"
+
+
+def _files(error: OSError) -> list[object]:
+    return [one for one in (error.filename, error.filename2) if one is not None]
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _missing_package(error: ModuleNotFoundError) -> str | None:
+    name = (error.name or "").partition(".")[0]
+    extra = extras().get(name)
+    return extra and f"this needs the Python package {name}: pip install 'xvlm[{extra}]'"
+
+
+def extras() -> dict[str, str]:
+    """Name of every importable package that an extra of ours brings -> the extra."""
+    found: dict[str, str] = {}
+    try:
+        requirements = metadata.requires("xvlm") or []
+    except metadata.PackageNotFoundError:  # run from a folder, not installed
+        return found
+    for requirement in requirements:
+        package = re.match(r"[\w.-]+", requirement)
+        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
+        if package and extra and extra[1] != "dev":
+            found.setdefault(re.sub(r"[-.]+", "_", package[0]), extra[1])
+    return found
+
+
+def _version() -> str:
+    try:
+        return f"xvlm {metadata.version('xvlm')}, torch {torch.__version__}, Python {sys.version.split()[0]}"
+    except metadata.PackageNotFoundError:
+        return f"xvlm that is not installed, torch {torch.__version__}, Python {sys.version.split()[0]}"
+
+
+def _where_to_report() -> str:
+    """The issue tracker, where the project's metadata names one."""
+    try:
+        urls = metadata.metadata("xvlm").get_all("Project-URL") or []
+    except metadata.PackageNotFoundError:
+        urls = []
+    trackers = [url.partition(",")[2].strip() for url in urls if "issue" in url.lower()]
+    return f"please report it at {trackers[0]}" if trackers else "please report it to xvlm's maintainers"
