@@ -17,6 +17,7 @@ from xvlm.lookup import find
 from xvlm.machine import usable_precision
 from xvlm.model.folder import Loaded, save_model
 from xvlm.model.xvlm import XVLM
+from xvlm.ranges import validate
 from xvlm.run import Run, from_json, in_steps, to_json, write_json
 from xvlm.tasks._dev import Evaluation
 from xvlm.train.checkpoint import State
@@ -46,9 +47,12 @@ def train(
         minutes: see `fit`.
     Raises:
         FileExistsError: the folder holds a run already and `resume` is not set.
-        InputError: it holds another run than this one.
+        InputError: it holds another run than this one; or something in `run` cannot be.
     """
     dist.init()
+    validate(run)
+    if run.keep_best and evaluate is None:
+        raise InputError(f"keep_best is {run.keep_best!r}, but nothing is measured; name a file in dev")
     run = replace(run, precision=usable_precision(run.precision, dist.device()))
     if (out / "log.jsonl").exists() and not resume:
         raise OutputError(f"{out} holds a run already; --resume goes on with it, or name another --out")
@@ -58,6 +62,9 @@ def train(
     say(f"{run.recipe or run.task}: opening data, building the model")
     built = find("tasks", run.task).build(run, out)
     run = in_steps(run, built.feed.steps_an_epoch)
+    validate(run)
+    if run.optim.warmup > run.optim.steps:
+        say(f"optim.warmup is {run.optim.warmup}: with {run.optim.steps} steps, lr never reaches its peak")
     if built.stem is not None and dist.is_main():
         plan = built.stem
         vision = built.loaded.model.vision
@@ -150,6 +157,12 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def read_run(path: Path) -> Run:
     """The run that a `run.json` holds, of the type that its task defines."""
     data = json.loads(path.read_text())
-    kind = find("tasks", data.get("task", "pretrain")).RUN
-    run: Run = from_json(kind, data)
+    task = data.get("task", "pretrain") if isinstance(data, Mapping) else None
+    if not isinstance(task, str):
+        raise InputError(f"{path} holds no run: it must be a JSON object whose task is a name")
+    kind = find("tasks", task).RUN
+    try:
+        run: Run = from_json(kind, data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return run
