@@ -58,7 +58,7 @@ class Range:
             return
         words = [f"{word} {bound:.12g}" for word, bound, _ in given]
         if not finite:
-            words.append("of at most 64 bits" if whole else "a finite float32")
+            words.insert(0, "of at most 64 bits" if whole else "finite in float32")
         raise InputError(f"{name} is {value}; it must be {' and '.join(words)}")
 
 
