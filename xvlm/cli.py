@@ -17,6 +17,15 @@ from xvlm.errors import InputError
 from xvlm.failures import exit_code
 from xvlm.lookup import find, names
 from xvlm.machine import reuse_freed_memory
+from xvlm.ranges import (
+    FiniteFloat,
+    NonNegativeFloat,
+    PositiveInt,
+    check_options,
+    checked,
+    from_text,
+    hints_of,
+)
 
 
 def demo(out: Path = Path("runs/demo"), tasks: tuple[str, ...] = ()) -> None:
@@ -41,7 +50,7 @@ def ablate(
     on: Literal["scenes", "photos"] = "scenes",
     root: Path = Path("photos"),
     out: Path = Path("runs/ablate"),
-    minutes: float = 20.0,
+    minutes: NonNegativeFloat = 20.0,
 ) -> None:
     """The paper's claim: one budget spent on whole images, on regions, on both, on both without the box loss.
 
@@ -56,7 +65,9 @@ def ablate(
     run_ablation(on, root, out, minutes)
 
 
-def photos(root: Positional[Path], out: Path = Path("runs/photos"), minutes: float = 115.0) -> None:
+def photos(
+    root: Positional[Path], out: Path = Path("runs/photos"), minutes: NonNegativeFloat = 115.0
+) -> None:
     """Train the `photos` recipe on a folder of photographs, measure it on `dev`, write the report.
 
     Args:
@@ -90,8 +101,8 @@ def layers(
     out: Path,
     image_root: str | None = None,
     detections: Path | None = None,
-    powers: tuple[float, ...] = (0.5,),
-    limit: int | None = None,
+    powers: tuple[FiniteFloat, ...] = (0.5,),
+    limit: PositiveInt | None = None,
 ) -> None:
     """Which cross-modal layer shows best where a phrase is?  Weak grounding by each, in one pass; a table.
 
@@ -169,7 +180,9 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
             "`xvlm train RECIPE --help` lists every field"
         )
     prog = f"xvlm train {recipe or '--from run.json'}"
-    asked = tyro.cli(training_options(run), args=rest, prog=prog, description=summary(train))
+    options = training_options(run)
+    asked = tyro.cli(options, args=rest, prog=prog, description=summary(train))
+    check_options(hints_of(options), vars(asked))
     out = asked.out or Path(f"runs/{asked.run.recipe or asked.run.task}")
     measure = find("tasks", asked.run.task).evaluation(asked.run)
     said = any(word.split("=")[0] == "--precision" for word in rest)
@@ -190,14 +203,20 @@ def training_options(run: Any) -> Any:
         [
             option("out", Path | None, None, "folder of the run; by default runs/RECIPE"),
             option("resume", tyro.conf.FlagCreatePairsOff[bool], False, "go on with the run in this folder"),
-            option("minutes", float | None, None, "stop, saved, after so many minutes in all sittings"),
+            option(
+                "minutes", NonNegativeFloat | None, None, "stop, saved, after so many minutes in all sittings"
+            ),
             ("run", Annotated[type(run), tyro.conf.arg(name="")], dataclasses.field(default=run)),
         ],
     )
 
 
 def call_recipe(name: str, given: dict[str, str]) -> Any:
-    """The recipe's run; `given` are its function's arguments as text."""
+    """The recipe's run; `given` are its function's arguments as text.
+
+    Raises InputError for an argument that it does not have, or that is no number where there must be one, or
+    out of its range.
+    """
     function = find("recipes", name).recipe
     parameters = inspect.signature(function, eval_str=True).parameters
     for word in given:
@@ -205,7 +224,8 @@ def call_recipe(name: str, given: dict[str, str]) -> Any:
             raise InputError(
                 f"recipe {name} has no argument {word}; it has {', '.join(parameters) or 'none'}"
             )
-    return function(**{word: parameters[word].annotation(value) for word, value in given.items()})
+    arguments = {word: from_text(parameters[word].annotation, value, word) for word, value in given.items()}
+    return function(**arguments)
 
 
 def convert(
@@ -213,10 +233,10 @@ def convert(
     out: Positional[Path],
     to_published: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     tokenizer: str = "",
-    text_heads: int | None = None,
-    vision_heads: int | None = None,
-    local_depth: int | None = None,
-    image_size: int | None = None,
+    text_heads: PositiveInt | None = None,
+    vision_heads: PositiveInt | None = None,
+    local_depth: PositiveInt | None = None,
+    image_size: PositiveInt | None = None,
 ) -> None:
     """Take a checkpoint of the published X-VLM, of any kind, into a model folder; or back.
 
@@ -239,7 +259,9 @@ def convert(
         convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer)
 
 
-def average(models: Positional[tuple[str, ...]], out: Path, weights: tuple[float, ...] = ()) -> None:
+def average(
+    models: Positional[tuple[str, ...]], out: Path, weights: tuple[NonNegativeFloat, ...] = ()
+) -> None:
     """A model between several: its weights are their mean.  For models that were trained from one another.
 
     Args:
@@ -286,7 +308,7 @@ def run_command(arguments: list[str]) -> None:
         takes_words(tuple(arguments[1:]))
     else:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            {name: checked(command) for name, command in COMMANDS.items()},
             prog="xvlm",
             description="Multi-grained vision-language pre-training.",
             args=arguments,

@@ -16,6 +16,7 @@ from docstring_parser import parse
 
 from xvlm.errors import InputError
 from xvlm.lookup import find, names
+from xvlm.ranges import check_options, hints_of
 
 
 def measure(words: Sequence[str]) -> dict[str, float] | None:
@@ -106,7 +107,9 @@ def asked(options: Any, words: Sequence[str], prog: str, function: Callable[...,
     """The options in `words`, by name; the help says what the function does."""
     summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
     found = tyro.cli(options, args=words, prog=prog, description=summary)
-    return {field.name: getattr(found, field.name) for field in dataclasses.fields(options)}
+    given = {field.name: getattr(found, field.name) for field in dataclasses.fields(options)}
+    check_options(hints_of(options), given)
+    return given
 
 
 def option(name: str, kind: Any, text: str, **default: Any) -> tuple[str, Any, Any]:

@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 
@@ -49,7 +49,9 @@ def test_says_what_it_is_and_what_it_takes(name: str) -> None:
     for argument, parameter in inspect.signature(module.recipe, eval_str=True).parameters.items():
         assert f"{argument}: " in doc
         assert parameter.default is not inspect.Parameter.empty, "a recipe runs without arguments"
-        assert parameter.annotation in (int, float, str), "given as text on the command line"
+        kind = parameter.annotation
+        kind = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+        assert kind in (int, float, str), "given as text on the command line"
 
 
 def needs(run: Any) -> list[str]:

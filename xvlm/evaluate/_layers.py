@@ -13,6 +13,7 @@ from xvlm.errors import InputError
 from xvlm.evaluate._read import check_any, needs
 from xvlm.evaluate.weak_grounding import looked_at, weak_metrics
 from xvlm.predict import Predictor
+from xvlm.ranges import PositiveInt
 from xvlm.records import BadRecord
 
 
@@ -32,10 +33,10 @@ class LayerResult:
 def search_layers(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     powers: Sequence[float] = (0.5,),
     detections: Path | None = None,
-    batch: int = 16,
+    batch: PositiveInt = 16,
 ) -> list[LayerResult]:
     """Weak grounding by every layer and every power of the area; images and texts are encoded once.
 

@@ -16,8 +16,9 @@ from xvlm.data.sources import Source
 from xvlm.data.views import key_of
 from xvlm.evaluate._read import Prediction, check_any, chunks, needs, readable, records
 from xvlm.metrics.captions import caption_scores
-from xvlm.model.decoding import Decoding
+from xvlm.model.decoding import Decoding, TopP
 from xvlm.predict import Predictor
+from xvlm.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from xvlm.records import BadRecord, Record
 
 
@@ -40,18 +41,18 @@ class CaptionPrediction(Prediction):
 def evaluate_captions(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
-    beams: int = 3,
-    samples: int = 0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    temperature: float = 1.0,
-    seed: int = 0,
-    min_tokens: int = 5,
-    max_tokens: int = 20,
-    repetition_penalty: float = 1.0,
+    limit: PositiveInt | None = None,
+    beams: PositiveInt = 3,
+    samples: NonNegativeInt = 0,
+    top_k: NonNegativeInt = 0,
+    top_p: TopP = 1.0,
+    temperature: PositiveFloat = 1.0,
+    seed: Seed = 0,
+    min_tokens: NonNegativeInt = 5,
+    max_tokens: PositiveInt = 20,
+    repetition_penalty: PositiveFloat = 1.0,
     java: bool = True,
-    batch: int = 32,
+    batch: PositiveInt = 32,
 ) -> tuple[dict[str, float], list[CaptionPrediction]]:
     """Every record is an image, with what people said of it where that is known.
 

@@ -12,6 +12,7 @@ from xvlm.data.fields import Labelled, labelled_of
 from xvlm.data.sources import Source
 from xvlm.evaluate._read import Photo, Prediction, check_any, chunks, has_tokens, needs, read
 from xvlm.predict import Predictor
+from xvlm.ranges import PositiveInt
 from xvlm.records import BadRecord, Record
 
 
@@ -42,7 +43,7 @@ class EntailmentPrediction(Prediction):
 
 
 def evaluate_entailment(
-    predictor: Predictor, source: Source, limit: int | None = None, batch: int = 32
+    predictor: Predictor, source: Source, limit: PositiveInt | None = None, batch: PositiveInt = 32
 ) -> tuple[dict[str, float], list[EntailmentPrediction]]:
     """Every record is a hypothesis about an image, or holds several about it.
 

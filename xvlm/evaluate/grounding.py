@@ -17,6 +17,7 @@ from xvlm.metrics.grounding import grounding_metrics, overlaps
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.predict import Predictor, ground
+from xvlm.ranges import PositiveInt
 from xvlm.records import BadRecord, BoxXYXY, ImageData
 
 
@@ -41,7 +42,7 @@ class GroundingPrediction(Prediction):
 
 
 def evaluate_grounding(
-    predictor: Predictor, source: Source, limit: int | None = None, batch: int = 32
+    predictor: Predictor, source: Source, limit: PositiveInt | None = None, batch: PositiveInt = 32
 ) -> tuple[dict[str, float], list[GroundingPrediction]]:
     """Every text of every boxed concept of a source is a case.
 

@@ -12,6 +12,7 @@ from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.evaluate._read import check_any, chunks, has_tokens, needs, records
 from xvlm.predict import Predictor
+from xvlm.ranges import PositiveInt
 from xvlm.records import BadRecord, ImageData
 
 
@@ -37,7 +38,7 @@ class PairPrediction:
 
 
 def evaluate_pairs(
-    predictor: Predictor, source: Source, limit: int | None = None, batch: int = 32
+    predictor: Predictor, source: Source, limit: PositiveInt | None = None, batch: PositiveInt = 32
 ) -> tuple[dict[str, float], list[PairPrediction]]:
     """Every record is a statement about two images, or holds several about them.
 

@@ -27,6 +27,7 @@ from xvlm.model.heads import at_least_float
 from xvlm.model.xvlm import XVLM
 from xvlm.predict import Predictor, match_logits
 from xvlm.progress import tracked
+from xvlm.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from xvlm.records import BadRecord, ImageData
 
 LISTED = 10
@@ -101,12 +102,12 @@ def _lists(ranked: Ranked, true_Q: Iterable[list[int]]) -> list[dict[str, Any]]:
 def evaluate_retrieval(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
-    top: int = 32,
+    limit: PositiveInt | None = None,
+    top: NonNegativeInt = 32,
     rerank: str = "both",
-    texts_per_image: int | None = None,
-    batch: int = 32,
-    memory: float = 4.0,
+    texts_per_image: PositiveInt | None = None,
+    batch: PositiveInt = 32,
+    memory: NonNegativeFloat = 4.0,
 ) -> tuple[dict[str, float], Retrieval]:
     """Rank by contrastive scores, then rerank each query's best `top` by the matching head.
 

@@ -19,6 +19,7 @@ from xvlm.errors import InputError
 from xvlm.evaluate._read import Prediction, check_any, chunks, needs, records
 from xvlm.metrics.vqa import commonest_answers, question_type, vqa_accuracy
 from xvlm.predict import Answered, Predictor
+from xvlm.ranges import PositiveInt
 from xvlm.records import BadRecord, Record
 
 
@@ -46,10 +47,10 @@ class QuestionPrediction(Prediction):
 def evaluate_questions(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     answers: Path | Sequence[str] | None = None,
     baseline: str = "",
-    batch: int = 32,
+    batch: PositiveInt = 32,
 ) -> tuple[dict[str, float], list[QuestionPrediction]]:
     """Every record is a question about an image, or holds several about it.
 

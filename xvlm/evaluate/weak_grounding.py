@@ -23,6 +23,7 @@ from xvlm.evaluate.grounding import Case, GroundingPrediction, encoded_cases
 from xvlm.metrics.grounding import RIGHT_IOU, accuracy, overlaps
 from xvlm.model.attention_map import attention_maps, check_layers
 from xvlm.predict import Predictor, whole_images
+from xvlm.ranges import FiniteFloat, NonNegativeInt, PositiveInt
 from xvlm.records import BadRecord, BoxXYXY
 
 
@@ -43,11 +44,11 @@ class MapPrediction(GroundingPrediction):
 def evaluate_maps(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
-    layer: int | None = None,
-    power: float = 0.5,
+    limit: PositiveInt | None = None,
+    layer: NonNegativeInt | None = None,
+    power: FiniteFloat = 0.5,
     detections: Path | None = None,
-    batch: int = 16,
+    batch: PositiveInt = 16,
 ) -> tuple[dict[str, float], list[MapPrediction]]:
     """Every text of every boxed concept is a case; of its candidates the one with the highest score is taken.
 

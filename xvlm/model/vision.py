@@ -29,6 +29,7 @@ from xvlm.model.attention import ConceptTokens
 from xvlm.model.frugal import make_mlps_frugal
 from xvlm.model.frugal_swin import make_blocks_frugal
 from xvlm.model.stem import split_stem
+from xvlm.ranges import Decay, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -54,14 +55,14 @@ class VisionConfig:
     """
 
     name: str = "swin_base_patch4_window7_224"
-    image_hw: tuple[int, int] = (224, 224)
+    image_hw: tuple[PositiveInt, PositiveInt] = (224, 224)
     options: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    local_depth: int = 4
-    stem_blocks: int = 0
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = CLIP_MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CLIP_STD
+    local_depth: PositiveInt = 4
+    stem_blocks: NonNegativeInt = 0
     freeze_norm: bool = False
-    patch_dropout: float = 0.0
+    patch_dropout: Decay = 0.0
 
 
 @dataclass(frozen=True)
@@ -277,17 +278,38 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
     return F.pad(torch.cat(parts, dim=1) * 2**0.5, (0, width - 4 * quarter))
 
 
+def check_image_size(model: nn.Module, config: VisionConfig) -> None:
+    """Raise InputError if patches do not cover the images exactly."""
+    patches: Any = getattr(model, "patch_embed", None)
+    feature_info: Any = getattr(model, "feature_info", None)
+    if isinstance(model, VisionTransformer):
+        stride = patches.feat_ratio()
+    elif feature_info:
+        stride = feature_info[-1]["reduction"]
+    else:
+        return
+    if any(side % stride for side in config.image_hw):
+        raise InputError(
+            f"image_hw is {config.image_hw}; height and width must be multiples of {stride}, the stride of "
+            f"{config.name}"
+        )
+
+
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises InputError for a name that timm does not know, a transformer that is no plain ViT, or a setting
-    that is for encoders of another kind.
+    Raises InputError for a name that timm does not know, options that it cannot take, an image size that is
+    no multiple of the stride, a transformer that is no plain ViT, or a setting for encoders of another kind.
     """
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
         raise InputError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
     options = dict(config.options)
-    model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    try:
+        model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    except Exception as error:  # of any kind: each model checks its options in its own way, or not at all
+        raise InputError(f"timm cannot build {config.name} with options {options}: {error}") from error
+    check_image_size(model, config)
     make_blocks_frugal(model)
     make_mlps_frugal(model)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):

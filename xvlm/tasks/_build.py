@@ -19,6 +19,7 @@ from xvlm.model.adapt import adapted
 from xvlm.model.folder import Loaded, load_model, local_folder
 from xvlm.model.weights import bert_config, bert_folder, find_weights, load_bert, load_vision_by_order
 from xvlm.model.xvlm import ModelConfig, build_model
+from xvlm.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from xvlm.records import BadRecord, Record
 
 
@@ -43,13 +44,13 @@ class Init:
     """
 
     model: str = ""
-    image_size: int = 0
+    image_size: NonNegativeInt = 0
     vision: str = ""
     text: str = ""
     spread: bool = False
     tokenizer: str = ""
-    vocab_size: int = 8000
-    corpus: int = 20_000
+    vocab_size: PositiveInt = 8000
+    corpus: PositiveInt = 20_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class SourceConfig:
 
     path: str
     image_root: str = ""
-    weight: float = 0.0
+    weight: NonNegativeFloat = 0.0
     cache: bool = False
 
 

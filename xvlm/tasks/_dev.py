@@ -15,6 +15,7 @@ from xvlm.evaluate.vqa import answer_list
 from xvlm.evaluate.weak_grounding import evaluate_maps
 from xvlm.model.folder import Loaded
 from xvlm.predict import Predictor
+from xvlm.ranges import NonNegativeInt
 
 Evaluation = Callable[[Loaded], dict[str, float]]
 """What a run is measured by while it trains.  One with an option `limit` can measure a few records only."""
@@ -38,8 +39,8 @@ class DevConfig:
     retrieval: str = ""
     grounding: str = ""
     image_root: str = ""
-    limit: int = 1000
-    top: int = 16
+    limit: NonNegativeInt = 1000
+    top: NonNegativeInt = 16
     detections: str = ""
 
 
@@ -83,7 +84,7 @@ class FinetuneDev:
 
     data: str = ""
     image_root: str = ""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     answers: str = ""
 
 

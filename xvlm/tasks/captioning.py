@@ -21,10 +21,12 @@ from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.data.transforms import PairsTransform
 from xvlm.data.views import captions_only
+from xvlm.errors import InputError
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.losses.language import next_token_loss
 from xvlm.model.decoder import after_prompt, followed
 from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.ranges import Decay, PositiveInt
 from xvlm.records import BadRecord, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
@@ -83,8 +85,11 @@ class CaptionView:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> list[int]:
-    """`[CLS]` and the prompt."""
-    return tokenizer.encode(prompt, max_tokens, allow_empty=True)
+    """`[CLS]` and the prompt.  Raises InputError if it leaves no room for a caption."""
+    ids = tokenizer.encode(prompt, max_tokens, allow_empty=True)
+    if len(ids) >= max_tokens:
+        raise InputError(f"max_tokens is {max_tokens}; the prompt, {prompt!r}, leaves none for a caption")
+    return ids
 
 
 def caption_ids(tokenizer: Tokenizer, caption: str, prompt: str, max_tokens: int) -> list[int]:
@@ -150,8 +155,8 @@ class CaptioningRun(FinetuneRun):
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("captions",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=256))
     prompt: str = PROMPT
-    captions: int = 1
-    smoothing: float = 0.1
+    captions: PositiveInt = 1
+    smoothing: Decay = 0.1
 
 
 RUN = CaptioningRun

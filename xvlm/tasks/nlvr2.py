@@ -21,6 +21,7 @@ from xvlm.data.transforms import PairsTransform
 from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.model.pairs import judge
 from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.ranges import NonNegativeInt
 from xvlm.records import BadRecord, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
@@ -122,7 +123,7 @@ class NLVR2Run(FinetuneRun):
     task: str = "nlvr2"
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("pairs",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=80))
-    statements: int = 0
+    statements: NonNegativeInt = 0
 
 
 RUN = NLVR2Run

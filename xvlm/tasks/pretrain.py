@@ -6,6 +6,7 @@ several concepts each.  All passes of both parts go through each encoder in one 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from xvlm.losses.mlm import masked_language_loss
 from xvlm.model.everyone import Everyone, everyones
 from xvlm.model.fusion import Read
 from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.ranges import CropScale, MaxTokens, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from xvlm.run import Run
 from xvlm.tasks._batch import PARTS, Collate, PretrainBatch, first_texts
 from xvlm.tasks._build import (
@@ -39,6 +41,7 @@ from xvlm.tasks._build import (
     mixture,
     open_parts,
 )
+from xvlm.tasks._conflicts import check_positions, pretraining_conflicts
 from xvlm.tasks._dev import DevConfig, Evaluation, measured_zero_shot
 
 
@@ -54,12 +57,12 @@ class LossConfig:
             (published): harder ones, for all ranks' patches and text states on every rank.
     """
 
-    itc: float = 1.0
-    itm: float = 1.0
-    mlm: float = 1.0
-    bbox: float = 1.0
-    giou: float = 1.0
-    easy_negatives: float = 0.0
+    itc: NonNegativeFloat = 1.0
+    itm: NonNegativeFloat = 1.0
+    mlm: NonNegativeFloat = 1.0
+    bbox: NonNegativeFloat = 1.0
+    giou: NonNegativeFloat = 1.0
+    easy_negatives: Probability = 0.0
     global_negatives: bool = False
 
 
@@ -268,26 +271,26 @@ class DataConfig:
 
     pairs: tuple[SourceConfig, ...] = ()
     regions: tuple[SourceConfig, ...] = ()
-    pairs_batch: int = 64
-    regions_batch: int = 16
-    captions: int = 1
-    max_regions: int = 5
-    region_turns: float = 1.0
-    region_rows: int = 0
-    region_texts: int = 1
-    fused_per_image: int = 0
+    pairs_batch: PositiveInt = 64
+    regions_batch: PositiveInt = 16
+    captions: PositiveInt = 1
+    max_regions: PositiveInt = 5
+    region_turns: NonNegativeFloat = 1.0
+    region_rows: NonNegativeInt = 0
+    region_texts: PositiveInt = 1
+    fused_per_image: NonNegativeInt = 0
     region_captions: bool = True
     boxes_as_captions: bool = False
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: CropScale = (0.2, 1.0)
     crop: bool = True
     flip: bool = True
     rand_augment: bool = True
-    max_words: int = 40
-    max_tokens: int = 40
-    max_masks: int = 8
-    word_dropout: float = 0.0
-    stem_views: int = 0
-    stem_scale: tuple[float, float] = (0.4, 1.0)
+    max_words: PositiveInt = 40
+    max_tokens: MaxTokens = 40
+    max_masks: PositiveInt = 8
+    word_dropout: Probability = 0.0
+    stem_views: NonNegativeInt = 0
+    stem_scale: CropScale = (0.4, 1.0)
     stem_cache: str = ""
 
 
@@ -300,6 +303,19 @@ class PretrainRun(Run):
     data: DataConfig = field(default_factory=DataConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     dev: DevConfig = field(default_factory=DevConfig)
+
+    def batches(self) -> dict[str, int]:
+        """Images of each part in a global batch of a step."""
+        data = self.data
+        regions = data.regions_batch
+        if data.pairs and not self.faithful:
+            regions = max(1, round(regions * data.region_turns))
+        batches = {"pairs": data.pairs_batch if data.pairs else 0, "regions": regions if data.regions else 0}
+        return {name: batch for name, batch in batches.items() if batch}
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        yield from pretraining_conflicts(self)
 
 
 RUN = PretrainRun
@@ -317,6 +333,7 @@ def build(run: PretrainRun, out: Path) -> Built:
         raise InputError("the run has no data: data.pairs and data.regions are both empty")
     tokenizer = build_tokenizer(run.init, [s for part in sources.values() for s in part], out)
     loaded, given = build_loaded(run.model, run.init, tokenizer, run.seed)
+    check_positions(loaded.model.config.text, data.max_tokens)
     loaded = replace(loaded, max_words=data.max_words, max_tokens=data.max_tokens)
     model = loaded.model
     freeze_unused(model, run.losses, boxes=bool(data.regions))
@@ -347,13 +364,10 @@ def build(run: PretrainRun, out: Path) -> Built:
         "pairs": PairsView(pairs, text, data.captions, data.boxes_as_captions),
         "regions": RegionsView(regions, text, data.max_regions, data.region_texts, data.region_captions),
     }
-    batches = {"pairs": data.pairs_batch, "regions": data.regions_batch}
-    turns, rows = {}, 0
+    batches, turns, rows = run.batches(), {}, 0
     if run.faithful:
         turns = {"regions": data.region_turns} if sources["pairs"] else {}
         rows = data.region_rows // (dist.world() * run.accumulate)
-    elif sources["pairs"]:
-        batches["regions"] = max(1, round(data.regions_batch * data.region_turns))
     parts = [
         Part(
             name,

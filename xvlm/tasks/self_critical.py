@@ -24,7 +24,6 @@ from xvlm.data.sources import Source
 from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.data.transforms import PairsTransform
 from xvlm.data.views import captions_only, image_key
-from xvlm.errors import InputError
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.metrics.cider import Cider
@@ -32,8 +31,10 @@ from xvlm.model.attention import ConceptTokens
 from xvlm.model.decoder import after_prompt, followed
 from xvlm.model.generate import Limits, Writer, greedy, sampler, write
 from xvlm.model.xvlm import XVLM
+from xvlm.ranges import MaxTokens, NonNegativeInt, PositiveInt
 from xvlm.records import BadRecord, Record
 from xvlm.tasks._build import Built
+from xvlm.tasks._conflicts import check_positions
 from xvlm.tasks._dev import Evaluation, measured
 from xvlm.tasks._finetune import finish, prepare
 from xvlm.tasks.captioning import CaptioningRun, prompt_ids
@@ -206,10 +207,18 @@ class SelfCriticalRun(CaptioningRun):
     """
 
     task: str = "self_critical"
-    samples: int = 5
+    samples: PositiveInt = 5
     baseline: Literal["greedy", "others"] = "greedy"
-    min_tokens: int = 0
-    max_tokens: int = 20
+    min_tokens: NonNegativeInt = 0
+    max_tokens: MaxTokens = 20
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        yield from super().conflicts()
+        if self.baseline == "others" and self.samples < 2:
+            yield f"samples is {self.samples}; with baseline 'others' it must be at least 2"
+        if self.max_tokens < self.min_tokens:
+            yield f"max_tokens is {self.max_tokens}; it must be {self.min_tokens} or more, as min_tokens is"
 
 
 RUN = SelfCriticalRun
@@ -218,11 +227,10 @@ RUN = SelfCriticalRun
 def build(run: SelfCriticalRun, out: Path) -> Built:
     """The task, its data and its model.
 
-    Raises InputError if it has no data, or there is nothing to compare a caption with.
+    Raises InputError if it has no data, or its captions may be longer than the decoder's positions reach.
     """
-    if run.baseline == "others" and run.samples < 2:
-        raise InputError(f"samples is {run.samples}; with baseline 'others' it must be at least 2")
     got = prepare(run, out)
+    check_positions(got.loaded.model.config.text, run.max_tokens, "max_tokens")
     got = replace(got, loaded=replace(got.loaded, prompt=run.prompt))
     said = references(got.sources, run.data.max_words)
     cider = Cider([f"{text} {END}" for text in texts] for texts in said.values())

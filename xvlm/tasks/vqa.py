@@ -27,6 +27,7 @@ from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.model.answers import question_states
 from xvlm.model.decoder import followed
 from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.ranges import NonNegativeInt
 from xvlm.records import BadRecord, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
@@ -160,7 +161,7 @@ class VQARun(FinetuneRun):
     task: str = "vqa"
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("answers",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=192))
-    questions: int = 0
+    questions: NonNegativeInt = 0
 
 
 RUN = VQARun
