@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing, nullcontext
@@ -157,6 +158,8 @@ def fit(
                 )
             if over:
                 break
+    for line in ledger.note_lines() if dist.is_main() else ():
+        print(line, file=sys.stderr)
     if average:
         average.swapped(model)
     return state
