@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
@@ -124,8 +123,6 @@ class _DecodedLines:
 
 
 def _open_part(path: str) -> _Part:
-    if not files.is_remote(path) and not stat.S_ISREG(os.stat(path).st_mode):
-        raise InputError(f"{path} is no regular file, so records cannot be read in any order")
     with files.open_binary(path) as file:
         head = file.read(_HEAD_BYTES)
         encoding = encoding_of(head)
