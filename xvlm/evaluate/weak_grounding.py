@@ -16,7 +16,7 @@ from torch import Tensor
 
 from xvlm import dist
 from xvlm.boxes import area
-from xvlm.data.refcoco import Detections, box_of, read_detections
+from xvlm.data.refcoco import Detections, box_of, boxes_of_image, read_detections
 from xvlm.data.sources import Source
 from xvlm.evaluate._read import check_any, needs
 from xvlm.evaluate.grounding import Case, GroundingPrediction, encoded_cases
@@ -183,7 +183,7 @@ def candidates_of(case: Case, known: Detections | None) -> tuple[BoxXYXY, ...]:
     """
     if known is not None:
         image_id = case.extra.get("image_id")
-        if found := known.get(str(image_id)):
+        if found := boxes_of_image(known, image_id):
             return tuple(found)
         detail = "the record has no image_id" if image_id is None else f"image_id {image_id}"
         raise BadRecord("no detections for the image", case.key, detail)

@@ -12,6 +12,8 @@ from torch import nn
 
 from xvlm import dist
 from xvlm.data.cached import CachedSource
+from xvlm.data.fields import answers_in
+from xvlm.data.json_text import is_unicode
 from xvlm.data.loader import Feed
 from xvlm.data.sources import Source, open_source
 from xvlm.data.text import Tokenizer, clean_caption
@@ -152,11 +154,10 @@ def texts_of(record: Record) -> list[str]:
     said = [text for concept in record.concepts for text in concept.texts]
     asked = [record.extra, *record.extra.get("questions", ()), *record.extra.get("statements", ())]
     for fields in asked:
-        for name in ("question", "answer", "sentence"):
-            value = fields.get(name)
-            several = value if isinstance(value, list | tuple) else [] if value is None else [value]
-            said += [str(one) for one in several]
-    return [text for text in said if text.strip()]
+        if isinstance(fields, Mapping):
+            said += [str(fields[name]) for name in ("question", "sentence") if fields.get(name) is not None]
+            said += answers_in(fields, record.key)
+    return [text for text in said if text.strip() and is_unicode(text)]
 
 
 def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: int) -> tuple[Loaded, set[str]]:

@@ -16,13 +16,13 @@ from xvlm.batch import Images, Movable, Texts
 from xvlm.data.fields import images_of, some_of, statements_of
 from xvlm.data.images import MAX_PIXELS, open_image
 from xvlm.data.mirror import mirror_texts
-from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.text import Tokenizer, clean_caption, encode_caption
 from xvlm.data.transforms import PairsTransform
 from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.model.pairs import judge
 from xvlm.model.xvlm import XVLM, ModelConfig
 from xvlm.ranges import NonNegativeInt
-from xvlm.records import BadRecord, Record
+from xvlm.records import BadRecord, Note, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
 from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
@@ -36,6 +36,7 @@ class Judged:
     statements: Sequence[Sequence[int]]
     truths: Sequence[int]
     bad: tuple[BadRecord, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,29 @@ class PairView:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Judged:
         """Raises BadRecord if something of the statement, its truth or its two images is missing."""
-        said = some_of(statements_of(record), self.statements, rng)
+        bad: list[BadRecord] = []
+        said = some_of(statements_of(record, bad), self.statements, rng)
         opened = [open_image(one, key=record.key, max_pixels=self.max_pixels) for one in images_of(record)]
         # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
-        texts = [clean_caption(text, self.max_words) for text, _ in said]
+        notes: list[Note] = []
+        texts, ids, truths = [], [], []
+        for text, truth in said:
+            try:
+                encoded = encode_caption(
+                    self.tokenizer, text, self.max_words, self.max_tokens, record.key, notes
+                )
+            except BadRecord as error:
+                bad.append(BadRecord(error.reason, record.key, error.detail))
+                continue
+            texts.append(clean_caption(text, self.max_words))
+            ids.append(encoded)
+            truths.append(truth)
+        if not ids:
+            raise bad[-1]
         sides = mirror_texts(texts) != tuple(texts)
         transform = replace(self.transform, flip=False) if sides else self.transform
         pixels = [transform(one, [], rng)[0] for one in opened]
-        ids = [self.tokenizer.encode(text, self.max_tokens) for text in texts]
-        return Judged(torch.stack(pixels), ids, [truth for _, truth in said])
+        return Judged(torch.stack(pixels), ids, truths, tuple(bad), tuple(notes))
 
 
 def collate(parts: Mapping[str, Sequence[Judged]]) -> PairBatch:

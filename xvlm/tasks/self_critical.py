@@ -7,7 +7,7 @@ a gradient, with keys and values kept; log-probabilities of what was drawn are t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -94,11 +94,12 @@ def references(sources: Iterable[Source], max_words: int) -> References:
         for index in range(len(source)):
             try:
                 record = captions_only(source[index])
-                texts = [text for concept in record.concepts for text in concept.texts]
-                cleaned = [clean_caption(text, max_words) for text in texts]
             except BadRecord:
                 continue  # the loader counts it
-            said.setdefault(image_key(record), []).extend(cleaned)
+            of_image = said.setdefault(image_key(record), [])
+            for text in (text for concept in record.concepts for text in concept.texts):
+                with suppress(BadRecord):  # nothing is left of it; the others count
+                    of_image.append(clean_caption(text, max_words))
     return said
 
 

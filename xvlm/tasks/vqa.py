@@ -28,7 +28,7 @@ from xvlm.model.answers import question_states
 from xvlm.model.decoder import followed
 from xvlm.model.xvlm import XVLM, ModelConfig
 from xvlm.ranges import NonNegativeInt
-from xvlm.records import BadRecord, Record
+from xvlm.records import BadRecord, Note, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
 from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
@@ -47,6 +47,7 @@ class Asked:
     answers: Sequence[Sequence[Sequence[int]]]
     weights: Sequence[Sequence[float]]
     bad: tuple[BadRecord, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ class QuestionView:
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
         """Raises BadRecord if there is no question or no answer, or the image cannot be used."""
-        asked = some_of(questions_of(record), self.questions, rng)
+        bad: list[BadRecord] = []
+        notes: list[Note] = []
+        asked = some_of(questions_of(record, bad), self.questions, rng)
         if not all(question.answers for question in asked):
             raise BadRecord("no answer", record.key, f"fields are {sorted(record.extra)}")
         opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
@@ -100,11 +103,20 @@ class QuestionView:
         for texts in said:
             question, *answers = islice(left, len(texts))
             counts = Counter(answers)
-            questions.append(self.tokenizer.encode(question, self.max_tokens))
+            try:
+                question_ids = self.tokenizer.encode_known(
+                    question, self.max_tokens, key=record.key, notes=notes
+                )
+            except BadRecord as error:
+                bad.append(BadRecord(error.reason, record.key, error.detail))
+                continue
+            questions.append(question_ids)
             ids.append([answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts])
             shares = [count / len(answers) for count in counts.values()]
             weights.append([weight * share for share in shares])
-        return Asked(pixels, questions, ids, weights)
+        if not questions:
+            raise bad[-1]
+        return Asked(pixels, questions, ids, weights, tuple(bad), tuple(notes))
 
 
 def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, nullcontext
@@ -165,6 +166,8 @@ def fit(
                 task.train()
             if over:
                 break
+    for line in ledger.note_lines() if dist.is_main() else ():
+        print(line, file=sys.stderr)
     if average:
         average.swapped(model)
     return state

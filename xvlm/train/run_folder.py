@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xvlm.errors import InputError, MissingFileError, OutputError
+from xvlm.jsonfile import read_json
 from xvlm.lookup import find
 from xvlm.model.folder import check_model_output
 from xvlm.outputs import check_writable
@@ -149,10 +150,13 @@ def read_run(path: Path) -> Run:
     """
     if not path.is_file():
         raise MissingFileError(f"{path} is no file; every run's folder holds a run.json")
+    data = read_json(path)
+    task = data.get("task", "pretrain") if isinstance(data, Mapping) else None
+    if not isinstance(task, str):
+        raise InputError(f"{path} holds no run: it must be a JSON object whose task is a name")
+    kind = find("tasks", task).RUN
     try:
-        data = json.loads(path.read_text())
-        kind = find("tasks", data.get("task", "pretrain")).RUN
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{path} holds no run: {error}") from error
-    run: Run = from_json(kind, data)
+        run: Run = from_json(kind, data)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     return run

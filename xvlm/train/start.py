@@ -21,13 +21,9 @@ from xvlm.lookup import find
 from xvlm.machine import usable_precision
 from xvlm.model.folder import MEASURED, Loaded, save_model
 from xvlm.model.xvlm import XVLM
-<<<<<<< HEAD
+from xvlm.ranges import validate
 from xvlm.run import Run, in_steps, write_json
 from xvlm.tasks._build import Built, StemPlan
-=======
-from xvlm.ranges import validate
-from xvlm.run import Run, from_json, in_steps, to_json, write_json
->>>>>>> hh
 from xvlm.tasks._dev import Evaluation
 from xvlm.train.checkpoint import State
 from xvlm.train.loop import Evaluate, fit
@@ -63,21 +59,15 @@ def train(
         minutes: see `fit`.
         new_precision: go on in `run.precision`, though the folder's run had another.
     Raises:
-<<<<<<< HEAD
         OutputError: the folder holds a run already and `resume` is not set, or something that no run wrote;
             another process works in it; it cannot be written.
         InputError: it holds another run than this one; or something in `run` cannot be.
-=======
-        FileExistsError: the folder holds a run already and `resume` is not set.
-        InputError: it holds another run than this one; or something in `run` cannot be.
->>>>>>> hh
     """
     dist.init()
     validate(run)
     if run.keep_best and evaluate is None:
         raise InputError(f"keep_best is {run.keep_best!r}, but nothing is measured; name a file in dev")
     run = replace(run, precision=usable_precision(run.precision, dist.device()))
-<<<<<<< HEAD
     with ExitStack() as held:
         held.enter_context(locked_by_main(out))
         dist.on_main(lambda: begin(run, out, resume, new_precision))
@@ -86,7 +76,9 @@ def train(
         run = in_steps(run, built.feed.steps_an_epoch)
         validate(run)
         if run.optim.warmup > run.optim.steps:
-            say(f"optim.warmup is {run.optim.warmup}: with {run.optim.steps} steps, lr never reaches its peak")
+            say(
+                f"optim.warmup is {run.optim.warmup}: with {run.optim.steps} steps, lr never reaches its peak"
+            )
         if built.stem is not None:
             dist.on_main(lambda: held.enter_context(keep(built.stem, built, run)))
         check_keep_best(evaluate, built, run.keep_best)
@@ -103,39 +95,6 @@ def train(
             minutes=minutes,
         )
         dist.on_main(lambda: save_model(built.loaded, out / "model"))
-=======
-    if (out / "log.jsonl").exists() and not resume:
-        raise OutputError(f"{out} holds a run already; --resume goes on with it, or name another --out")
-    if resume and (out / "run.json").exists():
-        # Read as a run, so that a field which is younger than the folder counts as its default.
-        check_same(run, to_json(read_run(out / "run.json")), out)
-    say(f"{run.recipe or run.task}: opening data, building the model")
-    built = find("tasks", run.task).build(run, out)
-    run = in_steps(run, built.feed.steps_an_epoch)
-    validate(run)
-    if run.optim.warmup > run.optim.steps:
-        say(f"optim.warmup is {run.optim.warmup}: with {run.optim.steps} steps, lr never reaches its peak")
-    if built.stem is not None and dist.is_main():
-        plan = built.stem
-        vision = built.loaded.model.vision
-        keep_stem(vision, plan.sources, plan.folder, plan.views, plan.scale, run.workers)
-    dist.barrier()
-    count = sum(p.numel() for p in built.loaded.model.parameters())
-    say(f"{run.recipe or run.task}: {count / 1e6:.1f} M parameters, {run.optim.steps} steps -> {out}")
-    state = fit(
-        built.task,
-        built.feed,
-        run,
-        out,
-        loaded=built.given,
-        resume=resume,
-        evaluate=measuring(evaluate, built.loaded, out, run.keep_best),
-        minutes=minutes,
-    )
-    if dist.is_main():
-        save_model(built.loaded, out / "model")
-    dist.barrier()
->>>>>>> hh
     built.loaded.model.eval()
     return built.loaded, state
 
@@ -157,12 +116,8 @@ def check_keep_best(evaluate: Evaluation | None, built: Built, keep_best: str) -
 
     Raises InputError with those that there are.
     """
-    if not keep_best:
+    if evaluate is None or not keep_best:
         return
-    if evaluate is None:
-        raise InputError(
-            f"keep_best is {keep_best!r}, but nothing is measured: the run's `dev` names no data"
-        )
     model = built.task.to(dist.device()).eval()
     with torch.no_grad():
         known = few_numbers(evaluate, built.loaded)
@@ -212,61 +167,3 @@ def measuring(evaluate: Evaluation | None, loaded: Loaded, out: Path, keep_best:
             save_model(now, out / "best", measured={"step": step, **numbers})
 
     return measure
-<<<<<<< HEAD
-=======
-
-
-MAY_CHANGE = (
-    "workers",
-    "log_every",
-    "save_every",
-    "eval_every",
-    "keep_best",
-    "max_bad",
-    "compile",
-    "optim.steps",
-)
-"""Fields of a run that its result does not depend on (as on none of `dev`), and its length: a run may be made
-longer."""
-
-
-def check_same(run: Any, before: Mapping[str, Any], out: Path) -> None:
-    """Raise InputError, naming a field, if `out` holds another run than `run`."""
-    now, then = flat(to_json(run)), flat(before)
-    derived = ("optim.warmup",) if now["optim.warmup_share"] else ()
-    for name in sorted(now.keys() | then.keys()):
-        if (
-            name not in (*MAY_CHANGE, *derived)
-            and not name.startswith("dev.")
-            and now.get(name) != then.get(name)
-        ):
-            raise InputError(
-                f"{out} holds another run: {name} was {then.get(name)}, now it is {now.get(name)}; "
-                "go on with the same, or name another folder"
-            )
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """A JSON tree as its leaves by dotted name; lists are leaves."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    return {
-        name: leaf
-        for key, value in tree.items()
-        for name, leaf in flat(value, f"{prefix}.{key}" if prefix else key).items()
-    }
-
-
-def read_run(path: Path) -> Run:
-    """The run that a `run.json` holds, of the type that its task defines."""
-    data = json.loads(path.read_text())
-    task = data.get("task", "pretrain") if isinstance(data, Mapping) else None
-    if not isinstance(task, str):
-        raise InputError(f"{path} holds no run: it must be a JSON object whose task is a name")
-    kind = find("tasks", task).RUN
-    try:
-        run: Run = from_json(kind, data)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return run
->>>>>>> hh
