@@ -6,6 +6,8 @@ and keeps its traceback.  Each class is also the built-in exception that Python 
 
 from __future__ import annotations
 
+import unicodedata
+
 
 class XVLMError(Exception):
     """Base class of all expected failures."""
@@ -33,3 +35,25 @@ class TooManyBadRecordsError(XVLMError, RuntimeError):
 
 class MissingPackageError(XVLMError, ImportError):
     """A Python package that is not installed by default is needed; the message names the extra."""
+
+
+_JOINERS = "\u200c\u200d"  # written in Persian, Hindi and emoji; they change no other character
+_UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+
+
+def printable(text: object, lines: bool = False) -> str:
+    """Foreign text for a terminal or a log: characters that would act on it are shown as their escapes.
+
+    These are control characters (escape sequences, carriage returns), marks that turn the direction of
+    writing, line separators and halves of characters that cannot be encoded.
+
+    Args:
+        lines: line feeds and tabs stay, for texts of several lines.
+    """
+    kept = _JOINERS + ("\n\t" if lines else "")
+    return "".join(
+        one.encode("unicode_escape").decode()
+        if one not in kept and unicodedata.category(one) in _UNSHOWN
+        else one
+        for one in str(text)
+    )

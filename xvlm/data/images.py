@@ -13,11 +13,12 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from xvlm.data import files
+from xvlm.data.limits import current
 from xvlm.errors import InputError
 from xvlm.records import BadRecord, BoxXYXY, ImageData
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 100_000_000
+
 
 _TURNS = {  # EXIF orientation -> what brings the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -109,7 +110,7 @@ class Opened:
         return rgb.transpose(_TURNS[self.orientation]), turn_box(extent, *rgb.size, self.orientation)
 
 
-def open_image(image: ImageData, *, key: str, max_pixels: int = MAX_PIXELS) -> Opened:
+def open_image(image: ImageData, *, key: str, max_pixels: int | None = None) -> Opened:
     """Read an image's header; pixels are decoded later, when their crop and size are known.
 
     Raises:
@@ -195,7 +196,8 @@ def _orientation(image: Image.Image) -> int:
     return found if found in _TURNS else 1
 
 
-def _check_pixels(width: int, height: int, key: str, max_pixels: int) -> None:
+def _check_pixels(width: int, height: int, key: str, max_pixels: int | None) -> None:
+    max_pixels = current().max_pixels if max_pixels is None else max_pixels
     if width * height > max_pixels:
         raise BadRecord("image too large", key, f"{width} x {height}, at most {max_pixels:,} pixels allowed")
 

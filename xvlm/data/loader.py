@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from xvlm.data import limits
 from xvlm.data.order import WINDOW, Order
 from xvlm.data.sources import Source
 from xvlm.errors import InputError, TooManyBadRecordsError
@@ -249,7 +250,7 @@ def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False)
         sampler=range(start, stop),
         num_workers=workers,
         pin_memory=pin,
-        worker_init_fn=_own_signals,
+        worker_init_fn=limits.in_workers(_own_signals),
     )
     return _drain(iter(loader))
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from torch import nn
 
 from xvlm import dist
+from xvlm.data.limits import change_limits
 from xvlm.errors import InputError, OutputError
 from xvlm.lookup import find
 from xvlm.machine import usable_precision
@@ -49,6 +50,12 @@ def train(
         InputError: it holds another run than this one.
     """
     dist.init()
+    change_limits(
+        max_pixels=run.max_pixels,
+        grey_bits=run.grey_bits,
+        allow_remote=run.allow_remote,
+        allow_private=run.allow_private,
+    )
     run = replace(run, precision=usable_precision(run.precision, dist.device()))
     if (out / "log.jsonl").exists() and not resume:
         raise OutputError(f"{out} holds a run already; --resume goes on with it, or name another --out")
@@ -113,6 +120,9 @@ MAY_CHANGE = (
     "eval_every",
     "keep_best",
     "max_bad",
+    "max_pixels",
+    "allow_remote",
+    "allow_private",
     "compile",
     "optim.steps",
 )

@@ -20,6 +20,7 @@ from torchvision.transforms.v2 import functional as F
 
 from xvlm.batch import Images
 from xvlm.data.images import open_image
+from xvlm.data.limits import in_workers
 from xvlm.data.sources import Source
 from xvlm.data.transforms import random_resized_crop
 from xvlm.errors import InputError
@@ -113,7 +114,13 @@ def keep_stem(
     features = np.memmap(folder / "features.bf16", dtype=np.int16, mode=mode, shape=shape)  # type: ignore[call-overload]
     crops = np.load(folder / "crops.npy") if start else np.zeros((len(data), views, 4), np.float32)
     mirrored = np.load(folder / "mirrored.npy") if start else np.zeros((len(data), views), bool)
-    loader = DataLoader(data, batch_size=None, sampler=range(start, len(data)), num_workers=workers)
+    loader = DataLoader(
+        data,
+        batch_size=None,
+        sampler=range(start, len(data)),
+        num_workers=workers,
+        worker_init_fn=in_workers(),
+    )
     seen = tracked(loader, "keeping the stem of images", len(data), start)
     for index, (key, found) in enumerate(seen, start=start):
         if isinstance(found, BadRecord):
