@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from xvlm.batch import Concepts, Images, Texts
-from xvlm.data.images import Opened, open_image, to_rgb
+from xvlm.data.images import Opened, open_image
+from xvlm.data.modes import to_rgb
 from xvlm.data.text import clean_caption, clean_question
 from xvlm.data.transforms import EvalTransform
 from xvlm.errors import InputError
