@@ -25,7 +25,7 @@ _MAX_ENTRIES = 4096
 _MAX_VALUES = 2**21  # of one tag of numbers, such as the offsets of strips
 _INNER_TAGS = {34665, 34853, 40965}  # EXIF, GPS, interoperability
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
-_DEEPEST_COPIES = {"WEBP": 12, "AVIF": 12, "HEIF": 12, "JPEG2000": 20, "TIFF": 12}
+_DEEPEST_COPIES = {"WEBP": 16, "AVIF": 12, "HEIF": 12, "JPEG2000": 20, "TIFF": 12}
 """Formats whose decoders hold the image a second time, or in a wider type: bytes a pixel at the peak."""
 
 

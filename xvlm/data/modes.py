@@ -74,7 +74,7 @@ def _grey_scale(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
     full = grey_maximum(float(largest), smallest.dtype)
     if not (smallest >= 0 and largest <= full):  # also true for NaN
         raise InputError(
-            f"{smallest.dtype} pixels from {smallest} to {largest}; only 0 to {full:g} has a known meaning"
+            f"{smallest.dtype} pixels from {smallest} to {largest}; only 0 to {full} has a known meaning"
         )
 
     def scaled(strip: Image.Image) -> Image.Image:
@@ -90,7 +90,7 @@ def grey_maximum(largest: float, dtype: np.dtype[Any]) -> float:
     bits = current().grey_bits
     if not bits:
         bits = next((bits for bits in GREY_BITS if largest < 2**bits), GREY_BITS[-1])
-        if bits < GREY_BITS[-1]:
+        if largest > 0 and bits < GREY_BITS[-1]:
             _say_scaled(bits)
     return float(2**bits - 1)
 
