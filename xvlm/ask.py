@@ -9,9 +9,12 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
+from xvlm.data.limits import change_limits
 from xvlm.model.decoding import CAPTION, Decoding
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
+MaxPixels = Annotated[int, tyro.conf.arg(help="largest image that is read, in pixels")]
+GreyBits = Annotated[int, tyro.conf.arg(help="significant bits of 16-bit grey; 0: seen from the image")]
 
 
 def ground(
@@ -20,6 +23,8 @@ def ground(
     model: Path = Path("runs/demo"),
     draw: Path | None = None,
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: GreyBits = 0,
 ) -> None:
     """Where is this phrase in the image?
 
@@ -29,15 +34,17 @@ def ground(
         model: model folder, run folder or hub repository.
         draw: write the image with the box to this file.
     """
-    from xvlm.gallery._show import check_picture_output, picture, save_picture
+    from xvlm.data.user_images import open_any
+    from xvlm.gallery._show import check_picture_output, save_picture
     from xvlm.predict import Predictor
     from xvlm.report import DrawnBox, draw_box
 
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
     if draw is not None:
         check_picture_output(draw, image)
     box, score = Predictor.load(model).image(image).ground(phrase)
     if draw is not None:
-        save_picture(draw_box(picture(image), [DrawnBox(box, f"{phrase} {score:.2f}")]), draw)
+        save_picture(draw_box(open_any(image).image, [DrawnBox(box, f"{phrase} {score:.2f}")]), draw)
     show({"phrase": phrase, "box_xyxy": [round(edge, 2) for edge in box], "score": score}, json)
 
 
@@ -46,6 +53,8 @@ def match(
     texts: Positional[tuple[str, ...]],
     model: Path = Path("runs/demo"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: GreyBits = 0,
 ) -> None:
     """How well does each text describe the image?
 
@@ -56,6 +65,7 @@ def match(
     """
     from xvlm.predict import Predictor
 
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
     scores = Predictor.load(model).image(image).match(texts)
     if json:
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
@@ -69,6 +79,8 @@ def caption(
     decoding: Annotated[Decoding, tyro.conf.arg(name="")] = CAPTION,
     model: Path = Path("runs/captioning"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: GreyBits = 0,
 ) -> None:
     """What does the image show?
 
@@ -78,6 +90,7 @@ def caption(
     """
     from xvlm.predict import Predictor
 
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
     found = Predictor.load(model).image(image).captions(decoding)
     if json:
         show({"captions": found}, json)
@@ -91,6 +104,8 @@ def ask(
     answers: tuple[str, ...] | None = None,
     model: Path = Path("runs/vqa"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: GreyBits = 0,
 ) -> None:
     """Answer a question about the image.
 
@@ -102,6 +117,7 @@ def ask(
     """
     from xvlm.predict import Predictor
 
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
     answer, score = Predictor.load(model).image(image).ask(question, answers)
     show({"question": question, "answer": answer, "score": score}, json)
 
@@ -112,6 +128,8 @@ def compare(
     statement: Positional[str],
     model: Path = Path("runs/nlvr2"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: GreyBits = 0,
 ) -> None:
     """Is this statement about two images true?
 
@@ -123,6 +141,7 @@ def compare(
     """
     from xvlm.predict import Predictor
 
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
     truth = Predictor.load(model).compare(left, right, statement)
     show({"statement": statement, "truth": truth}, json)
 

@@ -103,6 +103,8 @@ def layers(
     detections: Path | None = None,
     powers: tuple[FiniteFloat, ...] = (0.5,),
     limit: PositiveInt | None = None,
+    max_pixels: PositiveInt = 100_000_000,
+    allow_remote: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Which cross-modal layer shows best where a phrase is?  Weak grounding by each, in one pass; a table.
 
@@ -114,14 +116,18 @@ def layers(
         detections: file of candidate boxes; by default the boxes of the image's own phrases.
         powers: of the area that a candidate's score is divided by; every one is tried.
         limit: use only the first so many records.
+        max_pixels: largest image.
+        allow_remote: data files may name images by URL.
     """
     from xvlm import dist
+    from xvlm.data.limits import change_limits
     from xvlm.data.sources import open_source
     from xvlm.evaluate._layers import layers_json, layers_table, search_layers
     from xvlm.outputs import check_output_file, is_json_object
     from xvlm.predict import Predictor
     from xvlm.run import write_json
 
+    change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
     dist.init()
     check_output_file(out / "layers.json", is_json_object, "JSON object")
     predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)

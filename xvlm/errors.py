@@ -49,15 +49,23 @@ class DistributedError(XVLMError, RuntimeError):
     """The processes of a job cannot be joined, or another one of them has ended."""
 
 
-def printable(text: str) -> str:
-    """`text` on one line, as a terminal shows it: control, direction and half characters are escaped.
+_JOINERS = "\u200c\u200d"  # written in Persian, Hindi and emoji; they change no other character
+_UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
-    Whatever comes from a file or from its name goes through this before it is printed, so that it cannot move
-    the cursor, colour the screen or reverse what is read.
+
+def printable(text: object, lines: bool = False) -> str:
+    """Foreign text for a terminal or a log: characters that would act on it are shown as their escapes.
+
+    These are control characters (escape sequences, carriage returns), marks that turn the direction of
+    writing, line separators and halves of characters that cannot be encoded.
+
+    Args:
+        lines: line feeds and tabs stay, for texts of several lines.
     """
+    kept = _JOINERS + ("\n\t" if lines else "")
     return "".join(
-        letter
-        if letter.isprintable() or unicodedata.category(letter) == "Zs"
-        else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
+        one.encode("unicode_escape").decode()
+        if one not in kept and unicodedata.category(one) in _UNSHOWN
+        else one
+        for one in str(text)
     )

@@ -28,6 +28,7 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
         the metrics; `None` on all ranks but the main one, which writes.
     """
     from xvlm import dist
+    from xvlm.data.limits import change_limits
     from xvlm.data.sources import open_source
     from xvlm.gallery._results import results_folder, write_results
     from xvlm.machine import usable_precision
@@ -40,6 +41,7 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
     model, data, out, image_root, precision = (
         given.pop(one) for one in ("model", "data", "out", "image_root", "precision")
     )
+    change_limits(**{one: given.pop(one) for one in LIMITS})
     dist.init()
     with results_folder(out):
         predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
@@ -145,6 +147,22 @@ def options_of(evaluate: Callable[..., Any]) -> Any:
                 "bf16 is faster where there are instructions for it",
                 default="fp32",
             ),
+            *limit_options(),
             *own_options(evaluate, skipped=2),
         ],
     )
+
+
+LIMITS = ("max_pixels", "grey_bits", "allow_remote", "allow_private")
+"""Fields of `Limits` that are options of an evaluation."""
+
+
+def limit_options() -> list[tuple[str, Any, Any]]:
+    """Fields for the limits of what is read."""
+    flag = tyro.conf.FlagCreatePairsOff[bool]
+    return [
+        option("max_pixels", int, "largest image, in pixels", default=100_000_000),
+        option("grey_bits", int, "significant bits of 16-bit grey; 0: seen from each image", default=0),
+        option("allow_remote", flag, "data files may name images by URL", default=False),
+        option("allow_private", flag, "URLs may lead to private addresses", default=False),
+    ]

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from xvlm.batch import Concepts, Images, Texts
-from xvlm.data.images import Opened, open_image, to_rgb
+from xvlm.data.images import Opened
 from xvlm.data.text import clean_caption, clean_question
 from xvlm.data.transforms import EvalTransform
+from xvlm.data.user_images import AnyImage, open_any
 from xvlm.errors import InputError
 from xvlm.model.answers import question_states, rank_answers
 from xvlm.model.attention import ConceptTokens
@@ -27,9 +26,7 @@ from xvlm.model.pairs import judge
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.model.xvlm import XVLM
-from xvlm.records import BadRecord, BoxXYXY, ImageData
-
-AnyImage = ImageData | Path | Image.Image
+from xvlm.records import BoxXYXY
 
 
 class Grounded(NamedTuple):
@@ -97,9 +94,10 @@ class Predictor:
         return cls(load_model(folder_or_repo), device)
 
     def image(self, image: AnyImage) -> Photo:
-        """Encode one image: a path, encoded bytes, (H, W, 3) uint8 pixels or a PIL image.
+        """Encode one image: a path or URL, encoded bytes, an open file, a Pillow image, or an array or tensor
+        such as (H, W, 3) or (3, H, W); see `open_any`.
 
-        Raises BadRecord if it is missing or does not decode.
+        Raises BadRecord if it is missing or does not decode, InputError if it is nothing of the kind.
         """
         opened = open_any(image)
         return Photo(self, opened, self.encode_images([self.pixels(opened)]))
@@ -304,18 +302,6 @@ class Photo:
     def captions(self, decoding: Decoding) -> list[str]:
         """All captions that `decoding` asks for, likeliest first; errors as for `caption`."""
         return self.predictor.describe(self.features, decoding)[0]
-
-
-def open_any(image: AnyImage) -> Opened:
-    """Whatever a user has in hand; errors name it.  A PIL image's own EXIF orientation is followed."""
-    if isinstance(image, Image.Image):
-        try:
-            image = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
-        except (OSError, ValueError) as error:
-            raise BadRecord("image does not decode", "image", str(error)) from error
-    if isinstance(image, Path):
-        image = str(image)
-    return open_image(image, key=image if isinstance(image, str) else "image")
 
 
 @torch.no_grad()

@@ -88,6 +88,10 @@ class Run:
         keep_best: a number that is measured, such as `grounding_acc50`: the model that has the highest is
             kept in the folder `best`; empty: none is.
         max_bad: share of records read that may be bad before the run stops.
+        max_pixels: of an image (width x height); larger ones are bad records.
+        grey_bits: significant bits of grey images that are stored in 16; 0: seen from each image.
+        allow_remote: data files may name images by URL; a remote data file or image root needs no permission.
+        allow_private: URLs may lead to private, loopback and link-local addresses.
         faithful: reproduce the published behaviour where it differs (design, section 5).
     """
 
@@ -102,6 +106,10 @@ class Run:
     eval_every: NonNegativeInt = 0
     keep_best: str = ""
     max_bad: Probability = 0.01
+    max_pixels: PositiveInt = 100_000_000
+    grey_bits: NonNegativeInt = 0
+    allow_remote: bool = False
+    allow_private: bool = False
     faithful: bool = False
     compile: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)

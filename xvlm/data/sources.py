@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from xvlm.data import files
-from xvlm.data.images import to_rgb
 from xvlm.data.json_source import JsonSource
+from xvlm.data.modes import to_rgb
 from xvlm.data.published import USUAL_KEYS, Keys, record_from_fields
 from xvlm.data.refcoco import open_refcoco
 from xvlm.data.tars import TarSource
@@ -93,7 +93,9 @@ def _hugging_face_image(value: Any, key: str) -> ImageData:
             return np.asarray(to_rgb(ImageOps.exif_transpose(value)))
         except (OSError, ValueError) as error:
             raise BadRecord("image does not decode", key, str(error)) from error
-    if isinstance(value, (str, bytes, np.ndarray)):
+    if isinstance(value, str):
+        return files.check_named_by_data(value)
+    if isinstance(value, (bytes, np.ndarray)):
         return value
     expected = "expected a PIL image, bytes, a path, an array, or a dict of bytes and path"
     raise BadRecord("wrong type", key, f"image is {type(value).__name__}, {expected}")

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from xvlm.data.checks import usable_concepts
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.masking import mask_tokens
 from xvlm.data.stem_views import StemPairs, StemRegions
 from xvlm.data.text import Tokenizer, clean_caption, cut_words
@@ -180,12 +180,11 @@ class PairsView:
     text: TextView
     captions: int = 1
     boxes_as_captions: bool = False
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         """Raises BadRecord if the record has no caption or its image cannot be used."""
         record = captions_only(record, self.boxes_as_captions)
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         notes: list[Note] = []
         concepts, bad = usable_concepts(record, opened, notes)
         texts = [text for concept in concepts for text in concept.texts]
@@ -214,11 +213,10 @@ class RegionsView:
     max_regions: int = 5
     texts: int = 1
     caption: bool = True
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         """Raises BadRecord if nothing of the record can be used."""
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         notes: list[Note] = []
         usable, bad = usable_concepts(record, opened, notes)
         if not self.caption:

@@ -23,6 +23,7 @@ from typing import Any, Self, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from xvlm.data.limits import in_workers
 from xvlm.errors import WorkerDiedError
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class Stream(Iterator[T]):
                 sampler=indices,
                 num_workers=workers,
                 pin_memory=pin,
-                worker_init_fn=partial(_begin_worker, begin),
+                worker_init_fn=in_workers(partial(_begin_worker, begin)),
             )
         )
         self._workers = list(getattr(self._items, "_workers", ()))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.checks import usable_concepts
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.text import Tokenizer, clean_caption, cut_words
 from xvlm.data.transforms import PairsTransform
 from xvlm.data.views import captions_only
@@ -70,12 +70,11 @@ class CaptionView:
     captions: int = 1
     max_words: int = 40
     max_tokens: int = 40
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Captioned:
         """Raises BadRecord if the record has no caption or its image cannot be used."""
         record = captions_only(record)
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         notes: list[Note] = []
         concepts, bad = usable_concepts(record, opened, notes)
         texts = [text for concept in concepts for text in concept.texts]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.fields import labelled_of
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.text import Tokenizer, encode_caption
 from xvlm.data.transforms import PairsTransform
 from xvlm.evaluate.entailment import evaluate_entailment
@@ -69,12 +69,11 @@ class HypothesisView:
     labels: tuple[str, ...] = LABELS
     max_words: int = 40
     max_tokens: int = 40
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Hypotheses:
         """Raises BadRecord if no hypothesis has a label, or the image cannot be used."""
         several, bad = labelled_of(record, self.labels)
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         pixels, seen = self.transform(opened, [one.text for one in several], rng)
         notes: list[Note] = []
         ids, labels = [], []

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.fields import images_of, some_of, statements_of
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.mirror import mirror_texts
 from xvlm.data.text import Tokenizer, clean_caption, encode_caption
 from xvlm.data.transforms import PairsTransform
@@ -68,13 +68,12 @@ class PairView:
     max_words: int = 40
     max_tokens: int = 40
     statements: int = 0
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Judged:
         """Raises BadRecord if something of the statement, its truth or its two images is missing."""
         bad: list[BadRecord] = []
         said = some_of(statements_of(record, bad), self.statements, rng)
-        opened = [open_image(one, key=record.key, max_pixels=self.max_pixels) for one in images_of(record)]
+        opened = [open_image(one, key=record.key) for one in images_of(record)]
         # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
         notes: list[Note] = []
         texts, ids, truths = [], [], []

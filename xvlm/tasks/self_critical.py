@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.sources import Source
 from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.data.transforms import PairsTransform
@@ -69,14 +69,13 @@ class ShownView:
 
     transform: PairsTransform
     said: References
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Shown:
         """Raises BadRecord if the record has no caption or its image cannot be used."""
         said = self.said.get(image_key(captions_only(record)), ())
         if not said:
             raise BadRecord("no text left after cleaning", record.key, "none of the image's captions has any")
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         return Shown(*self.transform(opened, said, rng))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.fields import questions_of, some_of
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.text import Tokenizer, clean_question
 from xvlm.data.transforms import PairsTransform
 from xvlm.evaluate.vqa import evaluate_questions
@@ -84,7 +84,6 @@ class QuestionView:
     max_tokens: int = 40
     questions: int = 0
     genome_weight: float = 0.5
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
         """Raises BadRecord if there is no question or no answer, or the image cannot be used."""
@@ -93,7 +92,7 @@ class QuestionView:
         asked = some_of(questions_of(record, bad), self.questions, rng)
         if not all(question.answers for question in asked):
             raise BadRecord("no answer", record.key, f"fields are {sorted(record.extra)}")
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         # All texts of an image are mirrored with it, or it is not mirrored.
         said = [(clean_question(one.text, self.max_words), *one.answers) for one in asked]
         pixels, seen = self.transform(opened, [text for texts in said for text in texts], rng)

@@ -37,6 +37,9 @@ MAY_CHANGE = (
     "eval_every",
     "keep_best",
     "max_bad",
+    "max_pixels",
+    "allow_remote",
+    "allow_private",
     "compile",
     "optim.steps",
 )

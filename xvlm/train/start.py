@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from xvlm import dist
+from xvlm.data.limits import change_limits
 from xvlm.errors import InputError, XVLMError
 from xvlm.lock import locked_by_main
 from xvlm.lookup import find
@@ -67,6 +68,12 @@ def train(
     validate(run)
     if run.keep_best and evaluate is None:
         raise InputError(f"keep_best is {run.keep_best!r}, but nothing is measured; name a file in dev")
+    change_limits(
+        max_pixels=run.max_pixels,
+        grey_bits=run.grey_bits,
+        allow_remote=run.allow_remote,
+        allow_private=run.allow_private,
+    )
     run = replace(run, precision=usable_precision(run.precision, dist.device()))
     with ExitStack() as held:
         held.enter_context(locked_by_main(out))
