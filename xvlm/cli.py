@@ -149,6 +149,7 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         recipe_and_fields: a recipe, then its arguments as name=value, then any field of the run by its dotted
             name (`xvlm train RECIPE --help` lists them); or `--from run.json` in place of the recipe.
     """
+    from xvlm.recipes._published import as_published
     from xvlm.train.start import read_run, say
     from xvlm.train.start import train as train_run
 
@@ -161,6 +162,8 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         while rest and "=" in rest[0] and not rest[0].startswith("-"):
             given.append(rest.pop(0).partition("="))
         run = call_recipe(recipe, {name: value for name, _, value in given})
+        if "--faithful" in rest:
+            run = as_published(run)
     else:
         raise InputError(
             f"xvlm train needs a recipe first ({', '.join(names('recipes'))}), or --from run.json; "

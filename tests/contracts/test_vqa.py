@@ -58,7 +58,7 @@ SIDES = {
 def test_images_are_mirrored_where_question_and_answers_allow_it(
     said: tuple[str, str], rule: MirrorRule, tmp_path: Path
 ) -> None:
-    """By default sides are swapped where that is exact; in faithful mode the letters forbid it (published)."""
+    """By default sides are swapped where that is exact; faithful mode goes by the letters."""
     photo(40, 30, 0).save(tmp_path / "0.png")
     (tmp_path / "items.json").write_text(
         json.dumps([{"image": "0.png", "question": said[0], "answer": [said[1]]}])

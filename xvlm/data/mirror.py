@@ -6,8 +6,8 @@ the spatial constructions below, otherwise the text has no mirror image and its 
 it where people write a direction in another way ("topleft", "lft", "at 3 o'clock").
 
 The published code has two other rules, which faithful mode follows: mirror whatever the texts say and leave
-them as they are ("always": pre-training, domain stages, retrieval, weak grounding, NLVR2, captions), or do not
-mirror where the letters "left" or "right" occur, as they do in "bright" ("letters": questions, boxes).
+them as they are ("always": pre-training, domain stages, retrieval, weak grounding, NLVR2, captions), or do
+not mirror where the letters "left" or "right" occur, as in "bright" ("letters": questions, boxes).
 """
 
 from __future__ import annotations

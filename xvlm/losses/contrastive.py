@@ -9,10 +9,9 @@ from torch import Tensor
 
 from xvlm import dist
 
-
 Positives = Literal["diagonal", "image"]
-"""What the published code counts as positives: each row's own text alone (pre-training), or all rows that show
-the same image (retrieval and weak grounding, which pass the images' ids to both losses)."""
+"""What the published code counts as positives: each row's own text alone (pre-training), or all rows that
+show the same image (retrieval and weak grounding, which pass the images' ids to both losses)."""
 
 
 def same_thing(
@@ -52,7 +51,9 @@ def contrastive_loss(
     if faithful:
         # The published loss is over all rows on each rank, though only its own rows carry a gradient.
         key_M = dist.gather(concept_key_N, counts)
-        positive_NM = published_positives(key_M, key_M, torch.arange(len(key_M), device=key_M.device), published)
+        positive_NM = published_positives(
+            key_M, key_M, torch.arange(len(key_M), device=key_M.device), published
+        )
         concept_NE, text_NE = concept_ME, text_ME
     else:
         positive_NM = same_thing(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from xvlm.recipes._published import FLOAT32
 from xvlm.run import OptimConfig
 from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks._finetune import FinetuneData
 from xvlm.tasks.vqa import VQARun
+
+PUBLISHED = FLOAT32
 
 
 def recipe(model: str = "runs/base", root: str = "data/finetune", images: str = "images") -> VQARun:

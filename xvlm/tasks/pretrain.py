@@ -82,8 +82,8 @@ class Passes:
 class Pretrain(nn.Module):
     """The model with its losses; DDP wraps this, so that no call bypasses gradient synchronisation.
 
-    In faithful mode `published` says what is positive; where it is "image", as in retrieval and weak grounding,
-    the temperature is not clamped either, since the published code clamps it in pre-training only.
+    In faithful mode `published` says what is positive; where it is "image", as in retrieval and weak
+    grounding, the temperature is not clamped either: the published code clamps it in pre-training only.
     """
 
     def __init__(

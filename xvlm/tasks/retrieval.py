@@ -1,7 +1,7 @@
 """Fine-tuning for retrieval: contrastive and matching losses on whole images with captions.
 
-Rows that show one image, under whatever captions, are positives of each other and never hard negatives; so are
-rows of one text, but not in faithful mode.
+Rows that show one image, under whatever captions, are positives of each other and never hard negatives; so
+are rows of one text, but not in faithful mode.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from xvlm.errors import InputError
 from xvlm.run import OptimConfig
 
 POSITIONS = ("relative_position_bias_table", "pos_embed", "cls_token")
-"""Of vision towers; they do not decay, though they are no vectors.  (The published code lets a ViT's decay.)"""
+"""Of vision towers; they do not decay, though they are no vectors.  (Published: a ViT's do.)"""
 
 
 def build_optimizer(
