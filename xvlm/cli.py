@@ -215,6 +215,7 @@ def convert(
     vision_heads: int | None = None,
     local_depth: int | None = None,
     image_size: int | None = None,
+    ema: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Take a checkpoint of the published X-VLM, of any kind, into a model folder; or back.
 
@@ -227,6 +228,7 @@ def convert(
         vision_heads: the same of a ViT.
         local_depth: blocks of a ViT that run again for each region, where it is not 768 or 1024 wide.
         image_size: another side of images than the checkpoint's; positions are resized as published.
+        ema: take the running average of the weights that stands beside them in the file.
     """
     from xvlm.convert import convert, convert_back
     from xvlm.model.published_sizes import Unseen
@@ -234,7 +236,7 @@ def convert(
     if to_published:
         print(convert_back(source, out))
     else:
-        convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer)
+        convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer, ema)
 
 
 def average(models: Positional[tuple[str, ...]], out: Path, weights: tuple[float, ...] = ()) -> None:

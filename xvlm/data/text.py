@@ -130,6 +130,10 @@ class Tokenizer:
             raise BadRecord("no text left after cleaning", detail=f"{text!r} has no tokens")
         return [self.cls_id, *tokens, *([self.sep_id] if end else [])]
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as it stands in the vocabulary; `None` if it is not there."""
+        return self._core.token_to_id(token)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self._core.decode(list(ids), skip_special_tokens=True)
