@@ -168,6 +168,7 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         recipe_and_fields: a recipe, then its arguments as name=value, then any field of the run by its dotted
             name (`xvlm train RECIPE --help` lists them); or `--from run.json` in place of the recipe.
     """
+    from xvlm.recipes._published import as_published
     from xvlm.train.start import read_run, say
     from xvlm.train.start import train as train_run
 
@@ -180,6 +181,8 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         while rest and "=" in rest[0] and not rest[0].startswith("-"):
             given.append(rest.pop(0).partition("="))
         run = call_recipe(recipe, {name: value for name, _, value in given})
+        if "--faithful" in rest:
+            run = as_published(run)
     else:
         raise InputError(
             f"xvlm train needs a recipe first ({', '.join(names('recipes'))}), or --from run.json; "
@@ -243,6 +246,7 @@ def convert(
     vision_heads: PositiveInt | None = None,
     local_depth: PositiveInt | None = None,
     image_size: PositiveInt | None = None,
+    ema: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Take a checkpoint of the published X-VLM, of any kind, into a model folder; or back.
 
@@ -255,6 +259,7 @@ def convert(
         vision_heads: the same of a ViT.
         local_depth: blocks of a ViT that run again for each region, where it is not 768 or 1024 wide.
         image_size: another side of images than the checkpoint's; positions are resized as published.
+        ema: take the running average of the weights that stands beside them in the file.
     """
     from xvlm.convert import convert, convert_back
     from xvlm.model.published_sizes import Unseen
@@ -262,7 +267,7 @@ def convert(
     if to_published:
         print(convert_back(source, out))
     else:
-        convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer)
+        convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer, ema)
 
 
 def average(

@@ -57,10 +57,10 @@ def test_retrieval_losses_where_two_rows_show_one_image() -> None:
     texts = model.encode_texts(files.packed(given["text_ids"], given["text_atts"]))
     rows = torch.arange(len(cls_CD))
     head = model.contrastive
-    loss = contrastive_loss(
-        head.embed_concepts(cls_CD), head.embed_texts(texts.summary_ND), head.temperature, given["idx"], rows
-    )
-    assert_same(loss, published["loss_itc"], "loss_itc")
+    embedded = head.embed_concepts(cls_CD), head.embed_texts(texts.summary_ND)
+    for faithful in (False, True):
+        loss = contrastive_loss(*embedded, head.temperature, given["idx"], rows, faithful, "image")
+        assert_same(loss, published["loss_itc"], f"loss_itc, faithful={faithful}")
     concept_R = torch.cat((rows, published["neg_image_idx"], rows))
     text_R = torch.cat((rows, rows, published["neg_text_idx"]))
     same = same_thing(given["idx"], rows, given["idx"], rows)

@@ -211,6 +211,10 @@ class Tokenizer:
     def _tokens(self, text: str) -> list[int]:
         return self._core.encode(text[:MAX_CHARACTERS], add_special_tokens=False).ids  # type: ignore[no-any-return]
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as it stands in the vocabulary; `None` if it is not there."""
+        return self._core.token_to_id(token)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
         return self._core.decode(list(ids), skip_special_tokens=True)

@@ -31,4 +31,5 @@ def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision:
         max_tokens=30,
         max_masks=6,
     )
-    return replace(run, recipe="base_16m", data=data)
+    optim = replace(run.optim, steps=200_640)  # 38 x 5,280
+    return replace(run, recipe="base_16m", data=data, optim=optim)

@@ -11,6 +11,7 @@ from torch import nn
 
 from xvlm import dist
 from xvlm.data.loader import Feed, Part, View
+from xvlm.data.mirror import MirrorRule
 from xvlm.data.sources import Source
 from xvlm.data.text import Tokenizer
 from xvlm.data.transforms import PairsTransform
@@ -86,8 +87,11 @@ class Prepared:
     transform: PairsTransform
 
 
-def prepare(run: FinetuneRun, out: Path) -> Prepared:
-    """Open the data and build the model.  Raises InputError if there is no data."""
+def prepare(run: FinetuneRun, out: Path, published_mirror: MirrorRule = "always") -> Prepared:
+    """Open the data and build the model; `published_mirror`: which images faithful mode mirrors.
+
+    Raises InputError if there is no data.
+    """
     data = run.data
     if not data.train:
         raise InputError("the run has no data: data.train is empty")
@@ -98,7 +102,8 @@ def prepare(run: FinetuneRun, out: Path) -> Prepared:
     loaded = replace(loaded, max_words=data.max_words, max_tokens=data.max_tokens)
     augment = (2, 7) if data.rand_augment else None
     size = loaded.model.config.vision.image_hw
-    transform = PairsTransform(size, data.scale, data.crop, data.flip, augment)
+    mirror: MirrorRule = published_mirror if run.faithful else "exact"
+    transform = PairsTransform(size, data.scale, data.crop, data.flip, augment, mirror=mirror)
     return Prepared(sources, tokenizer, loaded, given, transform)
 
 

@@ -75,6 +75,7 @@ class PairView:
         said = some_of(statements_of(record, bad), self.statements, rng)
         opened = [open_image(one, key=record.key) for one in images_of(record)]
         # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
+        # (The published code mirrors each image whatever the statement says.)
         notes: list[Note] = []
         texts, ids, truths = [], [], []
         for text, truth in said:
@@ -90,7 +91,7 @@ class PairView:
             truths.append(truth)
         if not ids:
             raise bad[-1]
-        sides = mirror_texts(texts) != tuple(texts)
+        sides = mirror_texts(texts, self.transform.mirror) != tuple(texts)
         transform = replace(self.transform, flip=False) if sides else self.transform
         pixels = [transform(one, [], rng)[0] for one in opened]
         return Judged(torch.stack(pixels), ids, truths, tuple(bad), tuple(notes))

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.boxes import xyxy_to_cxcywh
 from xvlm.data.loader import Feed, Part, View
+from xvlm.data.mirror import MirrorRule
 from xvlm.data.stem_views import StemPairs, StemRegions, StemViews
 from xvlm.data.transforms import PairsTransform, RegionsTransform
 from xvlm.data.views import PairsView, RegionsView, TextView
 from xvlm.dist import Ring
 from xvlm.errors import InputError
 from xvlm.losses.box import box_losses
-from xvlm.losses.contrastive import contrastive_loss, same_thing
+from xvlm.losses.contrastive import Positives, contrastive_loss, published_positives, same_thing
 from xvlm.losses.matching import draw_negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
 from xvlm.model.everyone import Everyone, everyones
@@ -82,13 +83,24 @@ class Passes:
 
 
 class Pretrain(nn.Module):
-    """The model with its losses; DDP wraps this, so that no call bypasses gradient synchronisation."""
+    """The model with its losses; DDP wraps this, so that no call bypasses gradient synchronisation.
 
-    def __init__(self, model: XVLM, losses: LossConfig, faithful: bool = False) -> None:
+    In faithful mode `published` says what is positive; where it is "image", as in retrieval and weak
+    grounding, the temperature is not clamped either: the published code clamps it in pre-training only.
+    """
+
+    def __init__(
+        self,
+        model: XVLM,
+        losses: LossConfig,
+        faithful: bool = False,
+        published: Positives = "diagonal",
+    ) -> None:
         super().__init__()
         self.model = model
         self.weights = losses
         self.faithful = faithful
+        self.published = published
 
     def loss_weights(self) -> dict[str, float]:
         """Weight in the sum of every loss that `forward` may return, by name."""
@@ -124,7 +136,8 @@ class Pretrain(nn.Module):
         passes = Passes()
         matching: dict[str, tuple[slice, slice]] = {}
         if w.itc or w.itm:
-            model.contrastive.clamp_temperature()
+            if not self.faithful or self.published == "diagonal":
+                model.contrastive.clamp_temperature()
             concept_NE = model.contrastive.embed_concepts(cls_CD[:rows])
             text_NE = model.contrastive.embed_texts(texts.summary_ND[:rows])
         for name, part in parts.items():
@@ -136,6 +149,7 @@ class Pretrain(nn.Module):
                     batch.concept_key_N[part],
                     batch.text_key_N[part],
                     self.faithful,
+                    self.published,
                 )
             if w.itm:
                 matching[name] = self.add_matching_passes(passes, batch, part, seen, concept_NE, text_NE)
@@ -206,7 +220,10 @@ class Pretrain(nn.Module):
         keys = batch.concept_key_N, batch.text_key_N
         same_FM = same_thing(*(key[asked_F] for key in keys), *(ring.gather(key[part]) for key in keys))
         if self.faithful:
-            same_FM = (asked_F - part.start)[:, None] == torch.arange(len(text_M), device=own.device)
+            key_N = batch.concept_key_N
+            same_FM = published_positives(
+                key_N[asked_F], ring.gather(key_N[part]), asked_F - part.start, self.published
+            )
         drawn = draw_negatives(
             ring.gather(concept_NE[part].detach()),
             ring.gather(text_NE[part].detach()),
@@ -321,8 +338,13 @@ class PretrainRun(Run):
 RUN = PretrainRun
 
 
-def build(run: PretrainRun, out: Path) -> Built:
+def build(
+    run: PretrainRun, out: Path, published: Positives = "diagonal", published_mirror: MirrorRule = "always"
+) -> Built:
     """The task, its data and its model, from a run's configuration.
+
+    Args:
+        published: as in `Pretrain`; published_mirror: which images faithful mode mirrors.
 
     Raises InputError if neither part has a source.
     """
@@ -349,14 +371,15 @@ def build(run: PretrainRun, out: Path) -> Built:
     size, augment = loaded.model.config.vision.image_hw, (2, 7) if data.rand_augment else None
     pairs: PairsTransform | StemPairs
     regions: RegionsTransform | StemRegions
-    pairs = PairsTransform(size, data.scale, data.crop, data.flip, augment)
-    regions = RegionsTransform(size, crop=data.crop, flip=data.flip, rand_augment=augment)
+    mirror: MirrorRule = published_mirror if run.faithful else "exact"
+    pairs = PairsTransform(size, data.scale, data.crop, data.flip, augment, mirror=mirror)
+    regions = RegionsTransform(size, crop=data.crop, flip=data.flip, rand_augment=augment, mirror=mirror)
     stem: StemPlan | None = None
     if data.stem_views:
         folder = Path(data.stem_cache) if data.stem_cache else out / "stem"
         pairs, regions = (
-            StemPairs(StemViews(folder), data.flip),
-            StemRegions(StemViews(folder), flip=data.flip),
+            StemPairs(StemViews(folder), data.flip, mirror),
+            StemRegions(StemViews(folder), flip=data.flip, mirror=mirror),
         )
         by_name = {source.name: source for part in sources.values() for source in part}
         stem = StemPlan(folder, list(by_name.values()), data.stem_views, data.stem_scale)
@@ -383,7 +406,7 @@ def build(run: PretrainRun, out: Path) -> Built:
     feed = Feed(
         parts, Collate(data.fused_per_image, rows), run.seed, dist.rank(), dist.world(), run.accumulate
     )
-    return Built(Pretrain(model, run.losses, run.faithful), feed, loaded, given, stem)
+    return Built(Pretrain(model, run.losses, run.faithful, published), feed, loaded, given, stem)
 
 
 def evaluation(run: PretrainRun) -> Evaluation | None:

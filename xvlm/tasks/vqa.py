@@ -180,7 +180,7 @@ RUN = VQARun
 
 def build(run: VQARun, out: Path) -> Built:
     """The task, its data and its model.  Raises InputError if it has no data."""
-    got, data = prepare(run, out), run.data
+    got, data = prepare(run, out, published_mirror="letters"), run.data
     view = QuestionView(got.transform, got.tokenizer, data.max_words, data.max_tokens, run.questions)
     return finish(run, got, view, collate, VQA(got.loaded.model))
 

@@ -107,7 +107,7 @@ def fit(
             t1 = time.monotonic()
             # Randomness is a function of the step: nothing of it needs to be saved.
             torch.manual_seed((run.seed * 1_000_003 + state.step) * 4096 + dist.rank())
-            lr = set_rate(optimizer, run.optim, state.step)
+            lr = set_rate(optimizer, run.optim, state.step, run.faithful)
             numbers: dict[str, float] = {}
             for batches in fed.by_turn():
                 totals: dict[str, Tensor] = {}
