@@ -14,7 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
-    "errors", "jsonfile", "machine", "records", "boxes", "batch", "dist", "progress", "lookup", "run", "whole", "data",
+    "errors", "jsonfile", "machine", "records", "boxes", "batch", "dist", "progress", "lookup", "run",
+    "whole", "data",
     "model", "losses", "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search",
     "serve",
     "export", "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "average",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from xvlm.data.text import Tokenizer
 from xvlm.errors import InputError, MissingFileError
+from xvlm.jsonfile import read_json
 from xvlm.model.folder import Loaded, load_model, local_folder, save_model
 from xvlm.model.published import from_published, to_published
 from xvlm.model.published_sizes import Unseen, config_of
@@ -117,7 +118,7 @@ def convert_back(folder: str | Path, out: Path) -> Path:
     Raises InputError for a model that the published code cannot hold.
     """
     loaded = load_model(folder)
-    kept = json.loads((local_folder(folder) / "config.json").read_text()).get("published", {})
+    kept = read_json(local_folder(folder) / "config.json").get("published", {})
     tensors = to_published(loaded.model)
     whole = {"model": tensors, "config": kept} if kept else {"model": tensors}
     out.parent.mkdir(parents=True, exist_ok=True)

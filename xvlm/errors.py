@@ -17,12 +17,24 @@ class InputError(XVLMError, ValueError):
     """An option, a configuration, a file or an argument holds something that cannot be used."""
 
 
+class WeightsError(InputError, RuntimeError):
+    """Tensors do not fit the model or the optimiser that they are for."""
+
+
 class MissingFileError(XVLMError, FileNotFoundError):
     """A file, a folder or a hub repository that was named does not exist, or lacks a part."""
 
 
 class OutputError(XVLMError, OSError):
     """An output cannot be written: the folder is somebody else's or in use, or the disk is full."""
+
+
+class WorkerDiedError(XVLMError, RuntimeError):
+    """A data worker was ended from outside: by the system for want of memory, or by a person."""
+
+
+class DistributedError(XVLMError, RuntimeError):
+    """The processes of a job cannot be joined."""
 
 
 class NotFiniteError(XVLMError, FloatingPointError):
@@ -37,23 +49,23 @@ class MissingPackageError(XVLMError, ImportError):
     """A Python package that is not installed by default is needed; the message names the extra."""
 
 
-class WorkerDiedError(XVLMError, RuntimeError):
-    """A data worker was ended from outside: by the system for want of memory, or by a person."""
+_JOINERS = "\u200c\u200d"  # written in Persian, Hindi and emoji; they change no other character
+_UNSHOWN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-class DistributedError(XVLMError, RuntimeError):
-    """The processes of a job cannot be joined, or another one of them has ended."""
+def printable(text: object, lines: bool = False) -> str:
+    """Foreign text for a terminal or a log: characters that would act on it are shown as their escapes.
 
+    These are control characters (escape sequences, carriage returns), marks that turn the direction of
+    writing, line separators and halves of characters that cannot be encoded.
 
-def printable(text: str) -> str:
-    """`text` on one line, as a terminal shows it: control, direction and half characters are escaped.
-
-    Whatever comes from a file or from its name goes through this before it is printed, so that it cannot move
-    the cursor, colour the screen or reverse what is read.
+    Args:
+        lines: line feeds and tabs stay, for texts of several lines.
     """
+    kept = _JOINERS + ("\n\t" if lines else "")
     return "".join(
-        letter
-        if letter.isprintable() or unicodedata.category(letter) == "Zs"
-        else letter.encode("unicode_escape").decode("ascii")
-        for letter in text
+        one.encode("unicode_escape").decode()
+        if one not in kept and unicodedata.category(one) in _UNSHOWN
+        else one
+        for one in str(text)
     )

@@ -126,6 +126,9 @@ class Task(nn.Module):
         if self.fault == "main" and self.here and self.left == 0:
             happened(self.out)
             raise ZeroDivisionError("in the main process")
+        if self.fault == "rank_killed" and self.here and self.left == 0:
+            happened(self.out)
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05)
         return {"loss": (self.model(batch.x) - 1).square().mean()}
 
@@ -135,9 +138,7 @@ def train(fault: str, workers: int, out: Path, step: int) -> None:
     torch.set_num_threads(1)
     here = dist.rank() == dist.world() - 1
     view = View(fault, step, here, out)
-    feed = Feed(
-        [Part("numbers", [Numbers()], 2, view)], Collate(fault, view), 0, dist.rank(), dist.world()
-    )
+    feed = Feed([Part("numbers", [Numbers()], 2, view)], Collate(fault, view), 0, dist.rank(), dist.world())
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         if fault == "evaluation" and here:

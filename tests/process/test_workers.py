@@ -13,7 +13,9 @@ import pytest
 
 from tests.process.ended import LONGEST_SECONDS, Case, Ended, run_all, with_mark
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
+)
 
 REPORT = "this is a fault of the program"
 EXPECTED: dict[Case, tuple[int, list[str]]] = {
@@ -71,8 +73,6 @@ def test_the_process_ends_and_says_why(case: Case, ended: dict[Case, Ended]) -> 
     if code in (2, 130) and case.fault != "unpicklable":
         told = [line for line in found.errors.splitlines() if not line.startswith("  ")]
         assert [line[:6] for line in told if "Warning" not in line] == ["xvlm: "], found.errors
-
-
 
 
 def test_processes_that_are_left_behind_are_found() -> None:

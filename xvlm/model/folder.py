@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from xvlm.data.text import Tokenizer
-from xvlm.errors import InputError, MissingFileError
+from xvlm.errors import InputError, MissingFileError, WeightsError, XVLMError
+from xvlm.jsonfile import read_json
+from xvlm.model.fit import misfit
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.run import from_json, to_json
 from xvlm.whole import whole_or_nothing
+
+T = TypeVar("T")
 
 FORMAT = 1
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
@@ -72,24 +76,59 @@ def load_model(folder_or_repo: str | Path) -> Loaded:
     """Read a model folder, that of a run, or a hub repository of the same form; in evaluation mode.
 
     Raises:
-        FileNotFoundError: neither a folder nor a repository, or a file is missing from it.
-        InputError: the folder was written by a later version.
-        RuntimeError: tensors do not fit the configuration.
+        MissingFileError: neither a folder nor a repository, or a file is missing from it.
+        InputError: a file is damaged, does not fit the others, or was written by a later version.
     """
     folder = local_folder(folder_or_repo)
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise MissingFileError(f"{folder} is no model folder: {', '.join(missing)} not in it")
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("format") != FORMAT:
+    config = _read_config(folder / "config.json")
+    tokenizer = _read_part(folder / "tokenizer.json", lambda: Tokenizer.from_folder(folder))
+    weights = folder / "model.safetensors"
+    tensors = _read_part(weights, lambda: load_file(weights))
+    described = _read_part(folder / "config.json", lambda: from_json(ModelConfig, config["model"]))
+    if tokenizer.vocab_size > described.text.vocab_size:
         raise InputError(
-            f"{folder}/config.json has format {config.get('format')}; this version reads {FORMAT}"
+            f"{folder}/tokenizer.json has {tokenizer.vocab_size} tokens, the model embeds "
+            f"{described.text.vocab_size}: it is another model's"
         )
-    model = build_model(from_json(ModelConfig, config["model"]))
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    tokenizer = Tokenizer.from_folder(folder)
+    model = _read_part(folder / "config.json", lambda: build_model(described))
+    if found := misfit(model.state_dict(), tensors):
+        raise WeightsError(f"{weights} does not fit config.json: it {found}")
+    model.load_state_dict(tensors)
     lengths = config["max_words"], config["max_tokens"]
     return Loaded(model.eval(), tokenizer, *lengths, config.get("prompt", ""))
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = read_json(path)
+    if config.get("format") != FORMAT:
+        raise InputError(f"{path} has format {config.get('format')!r:.40}; this version reads {FORMAT}")
+    wanted = {"max_words": int, "max_tokens": int, "model": dict, "prompt": str}
+    for name, kind in wanted.items():
+        value = config.get(name, "" if name == "prompt" else None)
+        if type(value) is not kind or (isinstance(value, int) and value < 1):
+            raise InputError(f"{path}: {name} is {value!r:.40}; it must be {_WANTED[kind]}")
+    return config
+
+
+_WANTED = {int: "a whole number from 1", dict: "an object", str: "text"}
+
+
+def _read_part(path: Path, read: Callable[[], T]) -> T:
+    """What `read` gives; whatever else it raises becomes an InputError that names the file."""
+    try:
+        return read()
+    except XVLMError as error:
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # foreign parsers and timm's constructors raise anything
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged, or not ours: {type(error).__name__}: {said:.300}") from error
 
 
 def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:

@@ -12,7 +12,8 @@ from typing import Any, cast
 from torch import nn
 
 from xvlm import dist
-from xvlm.errors import InputError, OutputError
+from xvlm.errors import InputError, OutputError, XVLMError
+from xvlm.jsonfile import read_json
 from xvlm.lookup import find
 from xvlm.machine import usable_precision
 from xvlm.model.folder import Loaded, save_model
@@ -149,7 +150,12 @@ def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def read_run(path: Path) -> Run:
     """The run that a `run.json` holds, of the type that its task defines."""
-    data = json.loads(path.read_text())
-    kind = find("tasks", data.get("task", "pretrain")).RUN
-    run: Run = from_json(kind, data)
+    data = read_json(path)
+    task = data.get("task", "pretrain")
+    if not isinstance(task, str):
+        raise InputError(f"{path}: task is {task!r:.40}; it must be text")
+    try:
+        run: Run = from_json(find("tasks", task).RUN, data)
+    except XVLMError as error:
+        raise InputError(f"{path}: {error}") from error
     return run
