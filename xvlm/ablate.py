@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from xvlm.data.sources import JsonSource, Source
 from xvlm.errors import InputError
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
+from xvlm.jsonfile import read_json
 from xvlm.lock import locked_by_main
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
@@ -82,7 +82,7 @@ def run_ablation(on: str, root: Path, out: Path, minutes: float) -> dict[str, di
                 run = fitted(run, folder, minutes)
                 say(f"--- {name}: {minutes:g} minutes of training, {run.optim.steps} steps")
                 write_json(done, measure(run, folder, retrieval, grounding, 1 if on == "scenes" else None))
-            table[name] = json.loads(done.read_text())
+            table[name] = read_json(done, allow_nan=True)
             write_table(out, on, minutes, table)
     say((out / "table.md").read_text())
     return table
@@ -102,7 +102,7 @@ def fitted(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:
         seconds = float(np.median(np.diff(at[4:])))
         write_json(kept, {"steps": max(TIMED, round(60 * minutes / seconds)), "seconds_a_step": seconds})
         remove_run(timing)
-    return replace(run, optim=replace(run.optim, steps=json.loads(kept.read_text())["steps"]))
+    return replace(run, optim=replace(run.optim, steps=read_json(kept)["steps"]))
 
 
 def measure(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 import sys
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from xvlm.data.text import Tokenizer
 from xvlm.errors import InputError, MissingFileError, OutputError
+from xvlm.jsonfile import read_json
 from xvlm.model.folder import Loaded, check_model_output, load_model, local_folder, save_model
 from xvlm.model.published import from_published, to_published
 from xvlm.model.published_files import read_checkpoint
@@ -139,7 +139,7 @@ def convert_back(folder: str | Path, out: Path) -> Path:
     place = local_folder(folder)
     check_output_file(out, zipfile.is_zipfile, "PyTorch checkpoint", [folder, *place.glob("*")])
     loaded = load_model(folder)
-    kept = json.loads((place / "config.json").read_text()).get("published", {})
+    kept = read_json(place / "config.json").get("published", {})
     tensors = to_published(loaded.model)
     check_room(out.parent, sum(value.nbytes for value in tensors.values()), "the checkpoint")
     whole = {"model": tensors, "config": kept} if kept else {"model": tensors}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.evaluate.vqa import evaluate_questions
 from xvlm.evaluate.weak_grounding import evaluate_maps
 from xvlm.gallery._results import write_results
+from xvlm.jsonfile import read_json
 from xvlm.lock import locked_by_main
 from xvlm.lookup import find
 from xvlm.predict import Predictor
@@ -111,7 +111,7 @@ def run_tasks(
 
 def _run_tasks(out: Path, names: Sequence[str], adjust: Callable[[Any], Run] | None) -> dict[str, float]:
     kept = out / "tasks.json"
-    metrics: dict[str, float] = json.loads(kept.read_text()) if kept.exists() else {}
+    metrics: dict[str, float] = read_json(kept, allow_nan=True) if kept.exists() else {}
     for name in names:
         task, model, seconds = TASKS[name], out / "model", 0.0
         begun = time.monotonic()

@@ -29,6 +29,14 @@ class OutputError(XVLMError, OSError):
     """An output cannot be written: the folder is somebody else's or in use, or the disk is full."""
 
 
+class WorkerDiedError(XVLMError, RuntimeError):
+    """A data worker was ended from outside: by the system for want of memory, or by a person."""
+
+
+class DistributedError(XVLMError, RuntimeError):
+    """The processes of a job cannot be joined."""
+
+
 class NotFiniteError(XVLMError, FloatingPointError):
     """A loss or a weight is not a finite number."""
 
@@ -39,14 +47,6 @@ class TooManyBadRecordsError(XVLMError, RuntimeError):
 
 class MissingPackageError(XVLMError, ImportError):
     """A Python package that is not installed by default is needed; the message names the extra."""
-
-
-class WorkerDiedError(XVLMError, RuntimeError):
-    """A data worker was ended from outside: by the system for want of memory, or by a person."""
-
-
-class DistributedError(XVLMError, RuntimeError):
-    """The processes of a job cannot be joined, or another one of them has ended."""
 
 
 _JOINERS = "\u200c\u200d"  # written in Persian, Hindi and emoji; they change no other character

@@ -9,6 +9,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import metadata
 
 import torch
@@ -87,8 +88,7 @@ def sentence(error: BaseException) -> str | None:
 def _told(error: Exception, arguments: Sequence[str]) -> int:
     expected = sentence(error)
     if expected is None or os.environ.get("XVLM_DEBUG", "0") not in ("", "0"):
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            _write(printable(line))
+        _write(printable("".join(traceback.format_exception(error)).rstrip(), lines=True))
     if expected is not None:
         _say(expected)
         return EXPECTED
@@ -105,10 +105,8 @@ def _say(text: str) -> None:
 
 
 def _write(line: str) -> None:
-    try:
+    with suppress(OSError):  # where nobody reads it, the exit code says it too
         print(line, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # nobody reads it: the exit code says it too
 
 
 def _output_is_closed() -> bool:

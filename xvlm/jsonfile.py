@@ -12,15 +12,14 @@ from xvlm.errors import InputError
 MAX_BYTES = 1 << 29
 """Size limit.  Larger files are data sets, which are read record by record."""
 
-_KINDS = {dict: "an object", list: "a list"}
 _STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|-?Infinity|NaN', re.DOTALL)
 
 
-def read_json(path: str | Path, kind: type | tuple[type, ...] = dict, allow_nan: bool = False) -> Any:
+def read_json(path: str | Path, kind: type = dict, allow_nan: bool = False) -> Any:
     """The value in a JSON file, in UTF-8 or, with a byte order mark, UTF-16 or UTF-32.
 
     Args:
-        kind: what the value must be: `dict`, `list` or both.
+        kind: what the value must be: `dict` or `list`.
         allow_nan: also take NaN, Infinity and -Infinity, which are no JSON but which Python writes.
     Raises:
         FileNotFoundError: there is no such file.
@@ -33,10 +32,9 @@ def read_json(path: str | Path, kind: type | tuple[type, ...] = dict, allow_nan:
     if size > MAX_BYTES:
         raise InputError(f"{path} has {size} bytes; a JSON file may have {MAX_BYTES}")
     value = parse_json(path.read_bytes(), str(path), allow_nan)
-    kinds = kind if isinstance(kind, tuple) else (kind,)
-    if not isinstance(value, kinds):
-        wanted = " or ".join(_KINDS.get(one, one.__name__) for one in kinds)
-        found = _KINDS.get(type(value), f"{value!r:.40}")
+    if not isinstance(value, kind):
+        wanted = "an object" if kind is dict else "a list"
+        found = "an object" if isinstance(value, dict) else f"{value!r:.40}"
         raise InputError(f"{path} holds {found}; it must hold {wanted}")
     return value
 

@@ -15,6 +15,7 @@ import tyro
 from docstring_parser import parse
 
 from xvlm.errors import InputError
+from xvlm.jsonfile import read_json
 from xvlm.lookup import find, names
 from xvlm.ranges import check_options, hints_of
 
@@ -83,7 +84,7 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
         check_output_file(path, is_json_object, "JSON object")
     if given.get("pictures"):
         check_writable(given["pictures"])
-    kept_ratios = json.loads(known.read_text()) if known else {}
+    kept_ratios = kept_ratios_in(known) if known else {}
     dist.init()
     result: dict[str, Any] = measurement(**given)
     if everything:
@@ -93,6 +94,15 @@ def bench(words: Sequence[str]) -> dict[str, Any]:
     print(table(result))
     check(ratios(result), kept_ratios, str(known))
     return result
+
+
+def kept_ratios_in(path: Path) -> dict[str, float]:
+    """The ratios that a file keeps, by name.  Raises InputError if it holds anything else."""
+    kept: dict[str, Any] = read_json(path)
+    for name, value in kept.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise InputError(f"{path}: {name} is {value!r:.40}; it must be a number above 0")
+    return kept
 
 
 def chosen(words: Sequence[str], command: str, room: str) -> Sequence[str]:

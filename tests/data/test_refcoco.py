@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests import refcoco_data
 from tests.refcoco_data import BOXES, IMAGES, SAID, python2_pickle, refs, write_refcoco
 from xvlm.data.plain_pickle import read_plain_pickle
-from xvlm.data.refcoco import image_id_text, read_detections, read_refs
+from xvlm.data.refcoco import read_detections, read_refs
 from xvlm.data.sources import open_source
 from xvlm.records import BadRecord
 

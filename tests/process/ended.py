@@ -65,7 +65,7 @@ def run_all(cases: Sequence[Case], folder: Path) -> dict[Case, Ended]:
 def run(case: Case, out: Path) -> Ended:
     """Run one case."""
     mark = uuid.uuid4().hex
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(case.ranks), "--master-port", "0"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(case.ranks)]
     words = [case.fault, str(case.workers), str(out), str(case.step)]
     process = subprocess.Popen(
         [sys.executable, *(launcher if case.ranks > 1 else []), "-m", "tests.process.faults", *words],

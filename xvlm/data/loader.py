@@ -250,8 +250,8 @@ def _torch_seeded(rng: np.random.Generator) -> Iterator[None]:
 def load(feed: Feed, start: int, stop: int, workers: int = 0, pin: bool = False) -> Stream[Fed]:
     """Steps `start` to `stop` (excluded) of `feed`, in order, prepared ahead by `workers` processes.
 
-    Leaving the stream, closing it, or an error in it, ends the workers.  An error in a worker is raised here; it
-    names step and record.
+    Leaving the stream, closing it, or an error in it, ends the workers.  An error in a worker is raised here;
+    it names step and record.
     """
     return Stream(feed, range(start, stop), workers, pin)
 

@@ -1,7 +1,7 @@
 """Worker processes that prepare the items of a data set: the only place that uses torch's DataLoader.
 
-They end with the stream that they feed, whatever ends it: the last item, an error on either side, a signal, or
-the death of the process that reads.
+They end with the stream that they feed, whatever ends it: the last item, an error on either side, a signal,
+or the death of the process that reads.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -35,26 +34,18 @@ GRACE_SECONDS = 5.0
 class Stream(Iterator[T]):
     """`data[i]` for every index i, in order.
 
-    A context manager: leaving it ends the workers, and so does `close()`.  An error of a worker is raised here
-    as the same error, with the worker's traceback as a note.
+    A context manager: leaving it ends the workers, and so does `close()`.  An error of a worker is raised
+    here as the same error, with the worker's traceback as a note.
 
     Raises WorkerDiedError if a worker was ended from outside.
     """
 
-    def __init__(
-        self,
-        data: Dataset[T],
-        indices: Sequence[int],
-        workers: int = 0,
-        pin: bool = False,
-        begin: Callable[[], object] | None = None,
-    ) -> None:
+    def __init__(self, data: Dataset[T], indices: Sequence[int], workers: int = 0, pin: bool = False) -> None:
         """Start the workers.
 
         Args:
             workers: processes that read ahead, with one thread each; 0 reads in this process.
             pin: put tensors into page-locked memory.
-            begin: called once in every worker before it reads.
         """
         self._workers: list[Any] = []  # before anything that can fail, for close()
         self._items: Any = iter(
@@ -64,7 +55,7 @@ class Stream(Iterator[T]):
                 sampler=indices,
                 num_workers=workers,
                 pin_memory=pin,
-                worker_init_fn=in_workers(partial(_begin_worker, begin)),
+                worker_init_fn=in_workers(_begin_worker),
             )
         )
         self._workers = list(getattr(self._items, "_workers", ()))
@@ -153,7 +144,7 @@ def _portable(error: Exception) -> Exception:
     return error
 
 
-def _begin_worker(begin: Callable[[], object] | None, number: int) -> None:
+def _begin_worker(number: int) -> None:
     """Signals that reach every process of a job are the main process's to answer: it saves, then ends us."""
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None
@@ -163,8 +154,6 @@ def _begin_worker(begin: Callable[[], object] | None, number: int) -> None:
     threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
     # An item that cannot be pickled is otherwise dropped, and waited for without end.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_not_sent)  # type: ignore[attr-defined]
-    if begin is not None:
-        begin()
 
 
 def _end_with(parent: int) -> None:
@@ -188,9 +177,10 @@ def _cause_of_death(exit_code: int) -> str:
     """A sentence about a worker's exit code; negative: of the signal that ended it."""
     if exit_code > 0:
         return f"a data worker ended by itself with exit code {exit_code}; --workers 0 reads without workers"
+    less = "fewer --workers or a smaller batch need less"
     hints = {
-        signal.SIGKILL: "the system does that when memory runs out; fewer --workers or a smaller batch need less",
-        signal.SIGBUS: "shared memory (/dev/shm) is full; fewer --workers or a smaller batch need less",
+        signal.SIGKILL: f"the system does that when memory runs out; {less}",
+        signal.SIGBUS: f"shared memory (/dev/shm) is full; {less}",
     }
     name = signal.Signals(-exit_code).name
     hint = hints.get(signal.Signals(-exit_code), "--workers 0 reads without workers")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from xvlm.data.sources import Source, open_source
 from xvlm.data.text import clean_question
 from xvlm.errors import InputError
 from xvlm.evaluate._read import Prediction, check_any, chunks, needs, records
+from xvlm.jsonfile import read_json
 from xvlm.metrics.vqa import commonest_answers, question_type, vqa_accuracy
 from xvlm.predict import Answered, Predictor
 from xvlm.ranges import PositiveInt
@@ -174,11 +174,8 @@ def readable(question: Question, record: Record, bad: list[BadRecord]) -> bool:
 
 def answer_list(path: Path) -> list[str]:
     """A JSON list of texts.  Raises InputError for anything else, FileNotFoundError for no file."""
-    try:
-        answers = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error
-    if not isinstance(answers, list) or not answers or not all(isinstance(one, str) for one in answers):
+    answers: list[str] = read_json(path, list)
+    if not answers or not all(isinstance(one, str) for one in answers):
         raise InputError(f"{path} must hold a JSON list of at least one text")
     return answers
 

@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from xvlm.data.text import Tokenizer
 from xvlm.errors import InputError, MissingFileError, OutputError, WeightsError, XVLMError
+from xvlm.jsonfile import read_json
+from xvlm.model.fit import misfit
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.outputs import check_apart, check_room, check_writable
 from xvlm.run import from_json, to_json
@@ -166,29 +168,26 @@ def _read(folder: Path) -> Loaded:
             f"{described.text.vocab_size}: it is another model's"
         )
     model = _read_part(folder / "config.json", lambda: build_model(described))
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"{weights} does not fit config.json: {error}") from error
+    if found := misfit(model.state_dict(), tensors):
+        raise WeightsError(f"{weights} does not fit config.json: it {found}")
+    model.load_state_dict(tensors)
     lengths = config["max_words"], config["max_tokens"]
     return Loaded(model.eval(), tokenizer, *lengths, config.get("prompt", ""))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    config = _read_part(path, lambda: json.loads(path.read_text()))
-    if not isinstance(config, dict):
-        raise InputError(f"{path} holds {type(config).__name__}; it must be an object")
+    config: dict[str, Any] = read_json(path)
     if config.get("format") != FORMAT:
-        raise InputError(f"{path} has format {config.get('format')}; this version reads {FORMAT}")
-    wanted = {"max_words": int, "max_tokens": int, "model": dict}
-    for name, kind in {**wanted, "prompt": str}.items():
+        raise InputError(f"{path} has format {config.get('format')!r:.40}; this version reads {FORMAT}")
+    wanted = {"max_words": int, "max_tokens": int, "model": dict, "prompt": str}
+    for name, kind in wanted.items():
         value = config.get(name, "" if name == "prompt" else None)
         if type(value) is not kind or (isinstance(value, int) and value < 1):
-            raise InputError(f"{path}: {name} is {value!r}; it must be {WANTED[kind]}")
+            raise InputError(f"{path}: {name} is {value!r:.40}; it must be {_WANTED[kind]}")
     return config
 
 
-WANTED = {int: "a whole number from 1", dict: "an object", str: "text"}
+_WANTED = {int: "a whole number from 1", dict: "an object", str: "text"}
 
 
 def _read_part(path: Path, read: Callable[[], T]) -> T:
@@ -196,9 +195,14 @@ def _read_part(path: Path, read: Callable[[], T]) -> T:
     try:
         return read()
     except XVLMError as error:
-        raise type(error)(error if str(path) in str(error) else f"{path}: {error}") from error
+        if str(path) in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # foreign parsers and timm's constructors raise anything
-        raise InputError(f"{path} is damaged, or not ours: {type(error).__name__}: {error}") from error
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged, or not ours: {type(error).__name__}: {said:.300}") from error
 
 
 def push_to_hub(folder: str | Path, repo: str, private: bool = True) -> str:

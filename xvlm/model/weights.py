@@ -7,10 +7,9 @@ checkpoint does not give is new, and learns at a higher rate (`train/optim.py`).
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import snapshot_download
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from xvlm.errors import InputError, MissingFileError
+from xvlm.jsonfile import read_json
 from xvlm.model.published import EMBEDDINGS, LANGUAGE_HEAD, LAYER
 from xvlm.model.text import TextConfig
 from xvlm.model.xvlm import XVLM
@@ -90,26 +90,35 @@ def bert_config(
     folder: Path, text_layers: int, cross_layers: int, pooling: Literal["first", "mean"] = "first"
 ) -> TextConfig:
     """Sizes from a BERT or RoBERTa folder; how its layers are shared out is the caller's choice."""
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     kind = config.get("model_type")
     if kind not in ("bert", "roberta"):
         raise InputError(f"{folder} holds a {kind}; the text stack takes bert or roberta")
-    if text_layers > config["num_hidden_layers"]:
-        raise InputError(f"text_layers is {text_layers}; {folder} has {config['num_hidden_layers']} layers")
+    layers = _number(config, "num_hidden_layers", folder)
+    if text_layers > layers:
+        raise InputError(f"text_layers is {text_layers}; {folder} has {layers} layers")
     return TextConfig(
-        vocab_size=config["vocab_size"],
-        width=config["hidden_size"],
-        heads=config["num_attention_heads"],
-        mlp_width=config["intermediate_size"],
+        vocab_size=_number(config, "vocab_size", folder),
+        width=_number(config, "hidden_size", folder),
+        heads=_number(config, "num_attention_heads", folder),
+        mlp_width=_number(config, "intermediate_size", folder),
         text_layers=text_layers,
         cross_layers=cross_layers,
-        max_positions=config["max_position_embeddings"],
-        first_position=config["pad_token_id"] + 1 if kind == "roberta" else 0,
-        norm_eps=config["layer_norm_eps"],
-        dropout=config["hidden_dropout_prob"],
-        type_vocab_size=config["type_vocab_size"],
+        max_positions=_number(config, "max_position_embeddings", folder),
+        first_position=_number(config, "pad_token_id", folder) + 1 if kind == "roberta" else 0,
+        norm_eps=_number(config, "layer_norm_eps", folder),
+        dropout=_number(config, "hidden_dropout_prob", folder),
+        type_vocab_size=_number(config, "type_vocab_size", folder),
         pooling=pooling,
     )
+
+
+def _number(config: Mapping[str, Any], name: str, folder: Path) -> Any:
+    """A field of a BERT's `config.json`."""
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InputError(f"{folder / 'config.json'}: {name} is {value!r:.40}; it must be a number")
+    return value
 
 
 _HEADS = {"cls.predictions.": LANGUAGE_HEAD[False], "lm_head.": LANGUAGE_HEAD[True]}
@@ -151,7 +160,7 @@ def load_bert(model: XVLM, folder: Path, spread: bool = False) -> tuple[set[str]
         InputError: a tensor is unknown, missing, or of another shape; the message names it.
     """
     tensors = {_todays_name(name): value for name, value in read_tensors(folder).items()}
-    depth = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    depth = _number(read_json(folder / "config.json"), "num_hidden_layers", folder)
     ours_of = _layers_taken(depth, len(model.text.layers), len(model.fusion.layers), spread)
     given: dict[str, Tensor] = {}
     unused: dict[str, str] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from torch import nn
 from xvlm import dist
 from xvlm.data.limits import change_limits
 from xvlm.errors import InputError, XVLMError
+from xvlm.jsonfile import read_json
 from xvlm.lock import locked_by_main
 from xvlm.lookup import find
 from xvlm.machine import usable_precision
@@ -169,7 +169,7 @@ def measuring(evaluate: Evaluation | None, loaded: Loaded, out: Path, keep_best:
 
     def keep_if_best(now: Loaded, numbers: dict[str, float], step: int) -> None:
         kept = out / "best" / MEASURED
-        before = json.loads(kept.read_text()) if kept.exists() else {}
+        before = read_json(kept) if kept.exists() else {}
         if numbers[keep_best] > before.get(keep_best, -math.inf):
             save_model(now, out / "best", measured={"step": step, **numbers})
 
