@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +10,12 @@ import tyro
 from tyro.conf import Positional
 
 from xvlm.model.decoding import CAPTION, Decoding
+from xvlm.run import json_text
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
+Device = Annotated[
+    str | None, tyro.conf.arg(help="cpu, cuda or cuda:NUMBER; by default the GPU where there is one")
+]
 
 
 def ground(
@@ -20,6 +24,7 @@ def ground(
     model: Path = Path("runs/demo"),
     draw: Path | None = None,
     json: Json = False,
+    device: Device = None,
 ) -> None:
     """Where is this phrase in the image?
 
@@ -33,9 +38,10 @@ def ground(
     from xvlm.predict import Predictor
     from xvlm.report import DrawnBox, draw_box
 
-    box, score = Predictor.load(model).image(image).ground(phrase)
+    box, score = Predictor.load(model, device).image(image).ground(phrase)
     if draw is not None:
-        draw_box(picture(image), [DrawnBox(box, f"{phrase} {score:.2f}")]).save(draw)
+        label = phrase if math.isnan(score) else f"{phrase} {score:.2f}"
+        draw_box(picture(image), [DrawnBox(box, label)]).save(draw)
     show({"phrase": phrase, "box_xyxy": [round(edge, 2) for edge in box], "score": score}, json)
 
 
@@ -44,6 +50,7 @@ def match(
     texts: Positional[tuple[str, ...]],
     model: Path = Path("runs/demo"),
     json: Json = False,
+    device: Device = None,
 ) -> None:
     """How well does each text describe the image?
 
@@ -54,7 +61,7 @@ def match(
     """
     from xvlm.predict import Predictor
 
-    scores = Predictor.load(model).image(image).match(texts)
+    scores = Predictor.load(model, device).image(image).match(texts)
     if json:
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
     else:
@@ -67,6 +74,7 @@ def caption(
     decoding: Annotated[Decoding, tyro.conf.arg(name="")] = CAPTION,
     model: Path = Path("runs/captioning"),
     json: Json = False,
+    device: Device = None,
 ) -> None:
     """What does the image show?
 
@@ -76,7 +84,7 @@ def caption(
     """
     from xvlm.predict import Predictor
 
-    found = Predictor.load(model).image(image).captions(decoding)
+    found = Predictor.load(model, device).image(image).captions(decoding)
     if json:
         show({"captions": found}, json)
     else:
@@ -89,6 +97,7 @@ def ask(
     answers: tuple[str, ...] | None = None,
     model: Path = Path("runs/vqa"),
     json: Json = False,
+    device: Device = None,
 ) -> None:
     """Answer a question about the image.
 
@@ -100,8 +109,15 @@ def ask(
     """
     from xvlm.predict import Predictor
 
-    answer, score = Predictor.load(model).image(image).ask(question, answers)
+    best = Predictor.load(model, device).image(image).ask_all(question, answers)
+    answer, score = best[0]
+    if json:
+        listed = [{"answer": text, "score": share} for text, share in best]
+        show({"question": question, "answer": answer, "score": score, "best": listed}, json)
+        return
     show({"question": question, "answer": answer, "score": score}, json)
+    for text, share in best[1:]:
+        print(f"{share:.4f}  {text}")
 
 
 def compare(
@@ -110,6 +126,7 @@ def compare(
     statement: Positional[str],
     model: Path = Path("runs/nlvr2"),
     json: Json = False,
+    device: Device = None,
 ) -> None:
     """Is this statement about two images true?
 
@@ -121,14 +138,16 @@ def compare(
     """
     from xvlm.predict import Predictor
 
-    truth = Predictor.load(model).compare(left, right, statement)
+    truth = Predictor.load(model, device).compare(left, right, statement)
     show({"statement": statement, "truth": truth}, json)
 
 
 def show(value: dict[str, Any], as_json: bool) -> None:
     """JSON on one line, or a name and value a line."""
     if as_json:
-        print(json.dumps(value))
+        print(json_text(value))
         return
     for name, item in value.items():
+        if isinstance(item, float) and math.isnan(item):
+            item = "none"
         print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {item}")

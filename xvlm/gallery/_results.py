@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from xvlm.lookup import find, names
 from xvlm.report import Metric, Table, write_report
 from xvlm.report.items import Section
-from xvlm.run import write_json, write_text
+from xvlm.run import json_text, write_json, write_text
 
 
 def write_results(out: Path, measure: str, metrics: Mapping[str, float], found: Any, command: str) -> Path:
@@ -53,7 +52,7 @@ def percent(share: float) -> str:
 def write_predictions(path: Path, found: Any) -> None:
     """Predictions as JSON, one a line; ranked lists as they are."""
     if isinstance(found, list):
-        lines = ",\n".join(json.dumps(one.to_json()) for one in found)
+        lines = ",\n".join(json_text(one.to_json()) for one in found)
         write_text(path, f"[\n{lines}\n]\n")
     else:
-        write_text(path, json.dumps(found.to_json()) + "\n")
+        write_text(path, json_text(found.to_json()) + "\n")

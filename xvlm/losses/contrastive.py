@@ -56,7 +56,7 @@ def contrastive_loss(
     return total / sum(counts) if faithful else total * dist.world() / max(sum(counts), 1)
 
 
-def similarity(a_NE: Tensor, b_ME: Tensor, temperature: Tensor) -> Tensor:
+def similarity(a_NE: Tensor, b_ME: Tensor, temperature: Tensor | float) -> Tensor:
     """(N, M) cosines over the temperature.
 
     Never in half precision, in which autocast would multiply: an error of 0.004 at temperature 0.01 is 0.4.

@@ -9,6 +9,7 @@ from typing import Any
 
 from xvlm import dist
 from xvlm.progress import Progress
+from xvlm.run import json_text
 
 
 class Log:
@@ -34,7 +35,7 @@ class Log:
         """Record the numbers of a finished step (1 is the first)."""
         if not self.main:
             return
-        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self.file.write(json_text({"step": step, **numbers}) + "\n")
         for name, value in numbers.items():
             if isinstance(value, int | float):
                 self.board.add_scalar(name, value, step)
@@ -44,7 +45,7 @@ class Log:
     def event(self, step: int, kind: str, numbers: dict[str, Any]) -> None:
         """Record an evaluation or another event."""
         if self.main:
-            self.file.write(json.dumps({"step": step, "event": kind, **numbers}) + "\n")
+            self.file.write(json_text({"step": step, "event": kind, **numbers}) + "\n")
             self.file.flush()
             for name, value in numbers.items():
                 if isinstance(value, int | float):
