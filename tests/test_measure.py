@@ -223,7 +223,8 @@ def test_options_are_those_of_the_measure(measure: str, capsys: pytest.CaptureFi
         main(["eval", measure, "--help"])
     told = capsys.readouterr().out
     parameters = inspect.signature(find("evaluate", measure).evaluate).parameters
-    for name in ["model", "data", "out", "image_root", *list(parameters)[2:]]:
+    assert list(parameters)[-1] == "skipped"
+    for name in ["model", "data", "out", "image_root", "max_bad", "caption_key", *list(parameters)[2:-1]]:
         assert f"--{name.replace('_', '-')}" in told
 
 

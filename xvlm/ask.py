@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,10 +11,14 @@ from tyro.conf import Positional
 
 from xvlm.data.limits import change_limits
 from xvlm.model.decoding import CAPTION, Decoding
+from xvlm.run import json_text
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
 MaxPixels = Annotated[int, tyro.conf.arg(help="largest image that is read, in pixels")]
 GreyBits = Annotated[int, tyro.conf.arg(help="significant bits of 16-bit grey; 0: seen from the image")]
+Device = Annotated[
+    str | None, tyro.conf.arg(help="cpu, cuda or cuda:NUMBER; by default the GPU where there is one")
+]
 
 
 def ground(
@@ -25,6 +29,7 @@ def ground(
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
     grey_bits: GreyBits = 0,
+    device: Device = None,
 ) -> None:
     """Where is this phrase in the image?
 
@@ -42,9 +47,10 @@ def ground(
     change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
     if draw is not None:
         check_picture_output(draw, image)
-    box, score = Predictor.load(model).image(image).ground(phrase)
+    box, score = Predictor.load(model, device).image(image).ground(phrase)
     if draw is not None:
-        save_picture(draw_box(open_any(image).image, [DrawnBox(box, f"{phrase} {score:.2f}")]), draw)
+        label = phrase if math.isnan(score) else f"{phrase} {score:.2f}"
+        save_picture(draw_box(open_any(image).image, [DrawnBox(box, label)]), draw)
     show({"phrase": phrase, "box_xyxy": [round(edge, 2) for edge in box], "score": score}, json)
 
 
@@ -55,6 +61,7 @@ def match(
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
     grey_bits: GreyBits = 0,
+    device: Device = None,
 ) -> None:
     """How well does each text describe the image?
 
@@ -66,7 +73,7 @@ def match(
     from xvlm.predict import Predictor
 
     change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
-    scores = Predictor.load(model).image(image).match(texts)
+    scores = Predictor.load(model, device).image(image).match(texts)
     if json:
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
     else:
@@ -81,6 +88,7 @@ def caption(
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
     grey_bits: GreyBits = 0,
+    device: Device = None,
 ) -> None:
     """What does the image show?
 
@@ -91,7 +99,7 @@ def caption(
     from xvlm.predict import Predictor
 
     change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
-    found = Predictor.load(model).image(image).captions(decoding)
+    found = Predictor.load(model, device).image(image).captions(decoding)
     if json:
         show({"captions": found}, json)
     else:
@@ -106,6 +114,7 @@ def ask(
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
     grey_bits: GreyBits = 0,
+    device: Device = None,
 ) -> None:
     """Answer a question about the image.
 
@@ -118,8 +127,15 @@ def ask(
     from xvlm.predict import Predictor
 
     change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
-    answer, score = Predictor.load(model).image(image).ask(question, answers)
+    best = Predictor.load(model, device).image(image).ask_all(question, answers)
+    answer, score = best[0]
+    if json:
+        listed = [{"answer": text, "score": share} for text, share in best]
+        show({"question": question, "answer": answer, "score": score, "best": listed}, json)
+        return
     show({"question": question, "answer": answer, "score": score}, json)
+    for text, share in best[1:]:
+        print(f"{share:.4f}  {text}")
 
 
 def compare(
@@ -130,6 +146,7 @@ def compare(
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
     grey_bits: GreyBits = 0,
+    device: Device = None,
 ) -> None:
     """Is this statement about two images true?
 
@@ -142,14 +159,16 @@ def compare(
     from xvlm.predict import Predictor
 
     change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
-    truth = Predictor.load(model).compare(left, right, statement)
+    truth = Predictor.load(model, device).compare(left, right, statement)
     show({"statement": statement, "truth": truth}, json)
 
 
 def show(value: dict[str, Any], as_json: bool) -> None:
     """JSON on one line, or a name and value a line."""
     if as_json:
-        print(json.dumps(value))
+        print(json_text(value))
         return
     for name, item in value.items():
+        if isinstance(item, float) and math.isnan(item):
+            item = "none"
         print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {item}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from xvlm.lock import locked_by_main
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
 from xvlm.report import Metric
-from xvlm.run import write_json, write_text
+from xvlm.run import json_text, write_json, write_text
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.train.run_folder import check_reports
 from xvlm.train.start import say, train
@@ -113,4 +112,4 @@ def summary_tiles(metrics: dict[str, float], targets: dict[str, float]) -> list[
 
 def write_predictions(path: Path, grounding: list[dict[str, Any]], retrieval: dict[str, Any]) -> None:
     """Predictions with the inputs that they belong to."""
-    write_text(path, json.dumps({"grounding": grounding, "retrieval": retrieval}))
+    write_text(path, json_text({"grounding": grounding, "retrieval": retrieval}))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 from docstring_parser import parse
 
+from xvlm.data.published import Keys
 from xvlm.errors import InputError
 from xvlm.jsonfile import read_json
 from xvlm.lookup import find, names
-from xvlm.ranges import check_options, hints_of
+from xvlm.ranges import Probability, check_options, hints_of
 
 
 def measure(words: Sequence[str]) -> dict[str, float] | None:
@@ -30,30 +30,57 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
     """
     from xvlm import dist
     from xvlm.data.limits import change_limits
-    from xvlm.data.sources import open_source
+    from xvlm.data.sources import SCHEMES, open_source
+    from xvlm.evaluate._read import xyxy_hint
+    from xvlm.evaluate._skipped import Skipped
     from xvlm.gallery._results import results_folder, write_results
     from xvlm.machine import usable_precision
     from xvlm.predict import Predictor
+    from xvlm.run import json_text, write_text
     from xvlm.train.loop import autocast
 
     name, *rest = chosen(words, "eval", "evaluate")
     evaluate = find("evaluate", name).evaluate
     given = asked(options_of(evaluate), rest, f"xvlm eval {name}", evaluate)
-    model, data, out, image_root, precision = (
-        given.pop(one) for one in ("model", "data", "out", "image_root", "precision")
+    model, data, out, image_root, precision, max_bad = (
+        given.pop(one) for one in ("model", "data", "out", "image_root", "precision", "max_bad")
     )
     change_limits(**{one: given.pop(one) for one in LIMITS})
+    keys = {one.name: given.pop(one.name) for one in key_fields()}
+    keys = {key: value for key, value in keys.items() if value != getattr(Keys(), key)}
+    if keys and data.partition(":")[0] in SCHEMES:
+        raise InputError(f"--{next(iter(keys)).replace('_', '-')} is for JSON and tar files, not for {data}")
     dist.init()
     with results_folder(out):
-        predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
+        predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root, **keys)
+        skipped = Skipped()
         with autocast(dist.device(), usable_precision(precision, dist.device())):
-            metrics, found = evaluate(predictor, source, **given)
+            metrics, found = evaluate(predictor, source, **given, skipped=skipped)
+        hint = xyxy_hint(skipped.samples)
+        if dist.is_main():
+            write_text(out / "skipped.jsonl", skipped.to_jsonl())
+        skipped.check(max_bad, f"{hint}; see {out / 'skipped.jsonl'}")
         if not dist.is_main():
             return None
+        for line in skipped.lines(hint):
+            print(line, file=sys.stderr)
+        if skipped.missing_ids and hasattr(find("evaluate", name), "submission"):
+            print(incomplete(skipped.missing_ids), file=sys.stderr)
         report = write_results(out, name, metrics, found, shlex.join(["xvlm", "eval", *words]))
     print(f"report: {report}", file=sys.stderr)
-    print(json.dumps(metrics))
+    print(json_text(metrics))
     return metrics
+
+
+def incomplete(ids: Sequence[Any]) -> str:
+    """What a submission lacks, in words."""
+    first = ", ".join(str(one) for one in ids[:5]) + (", ..." if len(ids) > 5 else "")
+    return f"submission.json lacks {len(ids)} that were skipped ({first}); servers refuse incomplete ones"
+
+
+def key_fields() -> list[dataclasses.Field[Any]]:
+    """Names of a data file's fields that can be given."""
+    return list(dataclasses.fields(Keys))
 
 
 def bench(words: Sequence[str]) -> dict[str, Any]:
@@ -130,20 +157,28 @@ def option(name: str, kind: Any, text: str, **default: Any) -> tuple[str, Any, A
 
 
 def own_options(function: Callable[..., Any], skipped: int) -> list[tuple[str, Any, Any]]:
-    """The keyword arguments of a function, but for the first `skipped`, with what its docstring says."""
-    help_of = {
-        one.arg_name: " ".join((one.description or "").split())
-        for one in parse(inspect.getdoc(function) or "").params
-    }
+    """The keyword arguments of a function, but for the first `skipped`, with what its docstring says.
+
+    One that a shell cannot give, the list of `skipped` samples, is left out.
+    """
+    help_of = described(function)
     parameters = list(inspect.signature(function, eval_str=True).parameters.values())
     return [
         option(one.name, one.annotation, help_of.get(one.name, ""), default=one.default)
         for one in parameters[skipped:]
+        if one.name != "skipped"
     ]
+
+
+def described(thing: Any) -> dict[str, str]:
+    """What the docstring of a function or a dataclass says of each argument."""
+    params = parse(inspect.getdoc(thing) or "").params
+    return {one.arg_name: " ".join((one.description or "").split()) for one in params}
 
 
 def options_of(evaluate: Callable[..., Any]) -> Any:
     """A dataclass of what every measure takes, and of the keyword arguments of this one."""
+    hints = get_type_hints(Keys)
     return dataclasses.make_dataclass(
         "EvaluationOptions",
         [
@@ -158,6 +193,16 @@ def options_of(evaluate: Callable[..., Any]) -> Any:
                 default="fp32",
             ),
             *limit_options(),
+            option(
+                "max_bad",
+                Probability,
+                "share of samples that may be skipped; 1 refuses nothing",
+                default=0.01,
+            ),
+            *(
+                option(one.name, hints[one.name], described(Keys).get(one.name, ""), default=one.default)
+                for one in key_fields()
+            ),
             *own_options(evaluate, skipped=2),
         ],
     )

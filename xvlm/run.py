@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import reprlib
 import types
 import typing
@@ -231,9 +232,26 @@ def _name(name: Any) -> str:
     return name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else _shown(name)
 
 
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that every reader takes: a number that is not finite becomes null."""
+    plain = to_json(value)
+    try:
+        return json.dumps(plain, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(plain), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(to_json(value), indent=1) + "\n")
+    """Write JSON whole or not at all; see `json_text`."""
+    write_text(path, json_text(value, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:

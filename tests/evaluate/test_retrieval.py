@@ -66,8 +66,8 @@ def test_reranking_everything_is_scoring_every_pair(
     for ranked, score_IT in ((found, matching), (both, matching + contrastive)):
         torch.testing.assert_close(matrix(ranked.i2t, 14), score_IT, atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(matrix(ranked.t2i, 7), score_IT.T, atol=1e-4, rtol=1e-3)
-        assert ranked.i2t.rank_Q.tolist() == rank_of_first_true(score_IT, true_IT).tolist()
-        assert ranked.t2i.rank_Q.tolist() == rank_of_first_true(score_IT.T, true_IT.T).tolist()
+        assert ranked.i2t.rank_Q3.tolist() == rank_of_first_true(score_IT, true_IT).tolist()
+        assert ranked.t2i.rank_Q3.tolist() == rank_of_first_true(score_IT.T, true_IT.T).tolist()
     for suffix, score_IT in (("", matching), ("_contrastive", contrastive)):
         ranks = (rank_of_first_true(score_IT, true_IT), rank_of_first_true(score_IT.T, true_IT.T))
         expected = recall_metrics(*ranks, suffix)
@@ -109,9 +109,9 @@ def test_each_pair_is_scored_once_and_images_are_encoded_once_or_twice(
     match_pairs, encode = retrieval.match_pairs, predictor.encode_images
     shown = []
 
-    def counted(states, concepts, concept_R, text_R):  # type: ignore[no-untyped-def]
+    def counted(states, concepts, concept_R, text_R, published):  # type: ignore[no-untyped-def]
         scored.extend(zip(concept_R.tolist(), text_R.tolist(), strict=True))
-        return match_pairs(states, concepts, concept_R, text_R)
+        return match_pairs(states, concepts, concept_R, text_R, published)
 
     monkeypatch.setattr(retrieval, "match_pairs", counted)
     monkeypatch.setattr(
@@ -213,7 +213,7 @@ def test_a_model_that_broke_finds_nothing(photos: Path) -> None:
 
 
 def test_an_unknown_way_to_rerank_is_named(predictor: Predictor, photos: Path) -> None:
-    with pytest.raises(ValueError, match="rerank is 'best'; it may be both or matching"):
+    with pytest.raises(ValueError, match="rerank is 'best'; it may be both, matching or published"):
         evaluate_retrieval(predictor, JsonSource(photos), rerank="best")
 
 

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xvlm import dist
 from xvlm.boxes import area
 from xvlm.data.refcoco import Detections, box_of, boxes_of_image, read_detections
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import check_any, needs
+from xvlm.evaluate._read import check_any, check_least, in_order, needs, same_id
+from xvlm.evaluate._skipped import Skipped
 from xvlm.evaluate.grounding import Case, GroundingPrediction, encoded_cases
 from xvlm.metrics.grounding import RIGHT_IOU, accuracy, overlaps
 from xvlm.model.attention_map import attention_maps, check_layers
@@ -49,6 +49,7 @@ def evaluate_maps(
     power: FiniteFloat = 0.5,
     detections: Path | None = None,
     batch: PositiveInt = 16,
+    skipped: Skipped | None = None,
 ) -> tuple[dict[str, float], list[MapPrediction]]:
     """Every text of every boxed concept is a case; of its candidates the one with the highest score is taken.
 
@@ -62,6 +63,7 @@ def evaluate_maps(
         power: of the area that a score is divided by.
         detections: a file of candidate boxes by `image_id` (see `read_detections`).
         batch: images at a time.
+        skipped: gets what could not be used.
     Returns:
         (metrics, predictions in the source's order).  `weak_grounding_acc_inclusive` counts pixels as
         RefCOCO's tools do, `weak_grounding_chance` is what a candidate chosen blindly would reach, and
@@ -70,36 +72,35 @@ def evaluate_maps(
         MissingPart: the model has no matching head.
         InputError: no such layer, no case, a file of another form.
     """
+    check_least(1, limit=limit, batch=batch)
     needs(predictor, "matching")
     layer = len(predictor.model.fusion.layers) // 2 if layer is None else layer
-    bad: list[BadRecord] = []
-    predictions: list[MapPrediction] = []
-    choices: list[Choice] = []
+    skipped = Skipped() if skipped is None else skipped
+    found: list[tuple[int, tuple[MapPrediction, Choice]]] = []
     for case, candidates, map_Khw, choice in looked_at(
-        predictor, source, limit, [layer], detections, batch, bad
+        predictor, source, limit, [layer], detections, batch, skipped
     ):
         best, score = choice.best(0, power)
-        predictions.append(
-            MapPrediction(
-                key=case.key,
-                image=case.image,
-                text=case.text,
-                true_xyxy=case.box_xyxy,
-                predicted_xyxy=candidates[best],
-                iou=float(choice.iou_C[best]),
-                score=score,
-                iou_inclusive=float(choice.inclusive_C[best]),
-                split=case.split,
-                ref_id=case.ref_id,
-                candidates_xyxy=candidates,
-                map_hw=rounded(map_Khw[0]),
-            )
+        prediction = MapPrediction(
+            key=case.key,
+            image=case.image,
+            text=case.text,
+            true_xyxy=case.box_xyxy,
+            predicted_xyxy=candidates[best],
+            iou=float(choice.iou_C[best]),
+            score=score,
+            iou_inclusive=float(choice.inclusive_C[best]),
+            split=case.split,
+            ref_id=case.ref_id,
+            candidates_xyxy=candidates,
+            map_hw=rounded(map_Khw[0]),
         )
-        choices.append(choice)
-    predictions, bad = dist.collected(predictions), dist.collected(bad)
-    choices = dist.collected(choices)
-    check_any(choices, source, "phrase with a box and candidates", bad)
-    return weak_metrics(choices, 0, power, len(bad)), predictions
+        found.append((case.number, (prediction, choice)))
+    together = in_order(found)
+    skipped.gather(len(together))
+    check_any(together, source, "phrase with a box and candidates", skipped)
+    choices = [choice for _, choice in together]
+    return weak_metrics(choices, 0, power, len(skipped)), [prediction for prediction, _ in together]
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,27 +136,24 @@ def looked_at(
     layers: Sequence[int],
     detections: Path | None,
     batch: int,
-    bad: list[BadRecord],
+    skipped: Skipped,
 ) -> Iterator[tuple[Case, tuple[BoxXYXY, ...], Tensor, Choice]]:
     """This rank's cases, seen by K layers in one pass: (case, candidates, maps (K, h, w), choice).
 
-    Cases without a candidate go to `bad`.
+    Cases without a candidate are skipped.
     """
     check_layers(predictor.model, layers)
-    known = read_detections(detections) if detections else None
-    for asked in encoded_cases(predictor, source, limit, batch, bad):
+    known = by_image(read_detections(detections)) if detections else None
+    for asked in encoded_cases(predictor, source, limit, batch, skipped):
         row_N = torch.arange(len(asked.cases), device=predictor.device)
         whole = whole_images(predictor.model, asked.features)
         maps = attention_maps(predictor.model, asked.texts, row_N, whole, asked.image_N, layers)
         map_NKhw = torch.stack(maps, dim=1).float().cpu()
-        boxes_of: list[dict[BoxXYXY, None]] = [{} for _ in asked.photos]
-        for b, case in asked.cases:
-            boxes_of[b][case.box_xyxy] = None
         for (b, case), map_Khw in zip(asked.cases, map_NKhw, strict=True):
             try:
-                candidates = candidates_of(case, known) or tuple(boxes_of[b])
+                candidates = candidates_of(case, known) or case.boxes_xyxy
             except BadRecord as error:
-                bad.append(error)
+                skipped.append(error)
                 continue
             opened = asked.photos[b].opened
             yield case, candidates, map_Khw, choice_of(case, candidates, map_Khw, opened.height, opened.width)
@@ -174,6 +172,14 @@ def choice_of(case: Case, candidates: Sequence[BoxXYXY], map_Khw: Tensor, height
         *(case.split, area(box_C4).clamp(min=1), torch.stack(inside), tuple(pointing)),
         *overlaps(box_C4, true_C4),
     )
+
+
+def by_image(known: Detections) -> Detections:
+    """Candidate boxes under one spelling of each image's id."""
+    found: dict[str, list[BoxXYXY]] = {}
+    for image_id, boxes in known.items():
+        found.setdefault(same_id(image_id), []).extend(boxes)
+    return found
 
 
 def candidates_of(case: Case, known: Detections | None) -> tuple[BoxXYXY, ...]:

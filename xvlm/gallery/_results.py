@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from xvlm.lookup import find, names
 from xvlm.outputs import check_writable
 from xvlm.report import Metric, Table, write_report
 from xvlm.report.items import Section
-from xvlm.run import write_json, write_text
+from xvlm.run import json_text, write_json, write_text
 
 WRITTEN = ("metrics.json", "predictions.json", "submission.json", "skipped.jsonl", "report.html")
 MADE_BY = "Made by: xvlm "
@@ -98,7 +97,7 @@ def percent(share: float) -> str:
 def write_predictions(path: Path, found: Any) -> None:
     """Predictions as JSON, one a line; ranked lists as they are."""
     if isinstance(found, list):
-        lines = ",\n".join(json.dumps(one.to_json()) for one in found)
+        lines = ",\n".join(json_text(one.to_json()) for one in found)
         write_text(path, f"[\n{lines}\n]\n")
     else:
-        write_text(path, json.dumps(found.to_json()) + "\n")
+        write_text(path, json_text(found.to_json()) + "\n")

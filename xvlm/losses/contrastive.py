@@ -81,7 +81,7 @@ def published_positives(
     return own_N[:, None] == torch.arange(len(concept_key_M), device=own_N.device)
 
 
-def similarity(a_NE: Tensor, b_ME: Tensor, temperature: Tensor) -> Tensor:
+def similarity(a_NE: Tensor, b_ME: Tensor, temperature: Tensor | float) -> Tensor:
     """(N, M) cosines over the temperature.
 
     Never in half precision, in which autocast would multiply: an error of 0.004 at temperature 0.01 is 0.4.

@@ -9,6 +9,7 @@ from typing import Any
 
 from xvlm import dist
 from xvlm.progress import Progress
+from xvlm.run import json_text
 from xvlm.train.board import Board
 from xvlm.whole import AppendFile, whole_file
 
@@ -47,7 +48,7 @@ class Log:
         return dist.of_main(lambda: any(_is_event(row, step, kind) for row in _rows(self.path)))
 
     def _write(self, row: dict[str, Any], scalars: Mapping[str, Any]) -> None:
-        self.file.write((json.dumps(row) + "\n").encode())
+        self.file.write((json_text(row) + "\n").encode())
         self.board.add(row["step"], scalars)
 
     def flush(self) -> None:
