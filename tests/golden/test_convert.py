@@ -18,7 +18,7 @@ from xvlm.model.published_sizes import Unseen, config_of
 from xvlm.model.weights import put
 from xvlm.model.xvlm import Part, build_model
 
-NAMES = [name.removesuffix(".pth") for name in files.names() if name.endswith(".pth")] or ["swin224"]
+NAMES = [name.removesuffix(".pth") for name in files.names() if name.endswith(".pth")]
 
 
 @pytest.fixture
