@@ -13,6 +13,7 @@ from torch import Tensor
 from xvlm.errors import InputError
 from xvlm.model.folder import Loaded, load_model, save_model
 from xvlm.model.resize import fit_positions
+from xvlm.model.vocabulary import check_vocabulary
 
 
 def average(folders: Sequence[str | Path], out: Path, weights: Sequence[float] = ()) -> Loaded:
@@ -35,6 +36,7 @@ def average(folders: Sequence[str | Path], out: Path, weights: Sequence[float] =
     weights = list(weights) or [1.0] * len(folders)
     check(folders, weights)
     first = load_model(folders[0])
+    check_vocabulary(first.tokenizer, first.model.config.text.vocab_size, str(folders[0]))
     own = {name: value for name, value in first.model.state_dict().items() if value.is_floating_point()}
     sums = {name: weights[0] * value for name, value in own.items()}
     weighed = dict.fromkeys(own, weights[0])

@@ -1,8 +1,8 @@
-"""Files of checkpoints from elsewhere: read without running code, and freed from what frameworks put around them.
+"""Files of checkpoints from elsewhere: read without running code, and unwrapped.
 
-Known forms: the published `{"model": tensors, "config": ...}`, Lightning's `state_dict`, DeepSpeed's `module`, a
-bare dictionary of tensors, safetensors; names that begin with `module.` (DDP), `model.` and the like; files from
-before PyTorch 1.6.  Everything in a file is somebody else's word: sizes are bounded by the file's own.
+Known forms: the published `{"model": tensors, "config": ...}`, Lightning's `state_dict`, DeepSpeed's
+`module`, a bare dictionary of tensors, safetensors; names that begin with `module.` (DDP), `model.` and the like; files
+from before PyTorch 1.6.  Everything in a file is somebody else's word: sizes are bounded by the file's own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def read_checkpoint(path: Path, ema: bool = False) -> Checkpoint:
     for _ in range(4):  # wrapped in each other
         if not isinstance(taken, Mapping):
             raise InputError(
-                f"{path}{where} holds a {type(taken).__name__}; a checkpoint is a dictionary with 'model' in it"
+                f"{path}{where} holds a {type(taken).__name__}; a checkpoint is a dictionary with 'model' in "
+                "it"
             )
         if not config and isinstance(taken.get("config"), Mapping):
             config = plain(taken["config"], path)
@@ -94,13 +95,17 @@ def load(path: Path) -> Any:
     """What the file holds, whatever it is; nothing in it is run."""
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no file"
-        raise MissingFileError(f"{path} is {what}; a published checkpoint is one file, such as checkpoint_9.pth")
+        raise MissingFileError(
+            f"{path} is {what}; a published checkpoint is one file, such as checkpoint_9.pth"
+        )
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(64)
     if not size:
         raise InputError(f"{path} is empty (0 bytes)")
-    if path.suffix == ".safetensors" or (8 < int.from_bytes(start[:8], "little") < size and start[8:9] == b"{"):
+    if path.suffix == ".safetensors" or (
+        8 < int.from_bytes(start[:8], "little") < size and start[8:9] == b"{"
+    ):
         return load_safetensors(path)
     is_zip = start.startswith(ZIP_START)
     if not is_zip and not start.startswith(LEGACY_START):
@@ -138,13 +143,15 @@ def check_zip(path: Path, size: int) -> None:
             entries = file.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(
-            f"{path} is damaged: it begins as a PyTorch checkpoint but has no readable end ({first_line(error)}; "
-            f"{size} bytes), as if it had not been copied whole"
+            f"{path} is damaged: it begins as a PyTorch checkpoint but has no readable end "
+            f"({first_line(error)}; {size} bytes), as if it had not been copied whole"
         ) from error
     if not any(entry.filename.endswith("/data.pkl") for entry in entries):
         raise InputError(f"{path} is a zip file but no PyTorch checkpoint: there is no data.pkl in it")
     if sum(entry.file_size for entry in entries) > size:
-        raise InputError(f"{path} claims to hold more bytes than it has ({size}): it is compressed or damaged")
+        raise InputError(
+            f"{path} claims to hold more bytes than it has ({size}): it is compressed or damaged"
+        )
 
 
 def chosen(found: Mapping[Any, Any], ema: bool, path: Path) -> str:
@@ -158,8 +165,8 @@ def chosen(found: Mapping[Any, Any], ema: bool, path: Path) -> str:
         return name
     shown = ", ".join(repr(str(key)[:40]) for key in list(found)[:5] if isinstance(key, str))
     raise InputError(
-        f"{path} is no published checkpoint: neither itself nor what it holds under {', '.join(WEIGHTS)} is a "
-        f"dictionary of tensors; it has {shown or 'nothing with a name'}"
+        f"{path} is no published checkpoint: neither itself nor what it holds under {', '.join(WEIGHTS)} is "
+        f"a dictionary of tensors; it has {shown or 'nothing with a name'}"
     )
 
 
@@ -171,22 +178,22 @@ def is_average(name: Any) -> bool:
 def checked_name(name: Any, path: Path) -> str:
     """A tensor's name, without what wraps modules; raises InputError if it is no text."""
     if not isinstance(name, str) or len(name) > 500:
-        raise InputError(f"{path} is no checkpoint: the names of its tensors must be texts of ordinary length")
+        raise InputError(
+            f"{path} is no checkpoint: the names of its tensors must be texts of ordinary length"
+        )
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def check_tensor(name: str, value: Tensor, path: Path) -> None:
-    """Raise InputError for a tensor (...) that has no values of its own: they would be made up, or fill memory."""
+    """Raise InputError for a tensor (...) that has not a value for each of its elements."""
     plain_kind = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
     if not plain_kind or value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise InputError(f"{path}: {name} is no ordinary tensor, with a value for each of its elements")
 
 
-def without_prefix(
-    tensors: dict[str, Tensor], ema: bool, path: Path, said: list[str]
-) -> dict[str, Tensor]:
+def without_prefix(tensors: dict[str, Tensor], ema: bool, path: Path, said: list[str]) -> dict[str, Tensor]:
     """The tensors (...) of the model, by names that begin with its parts'.
 
     Raises InputError where several models are in one file.
@@ -216,10 +223,13 @@ def without_prefix(
 
 
 def with_ties(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors (...) with both names of those that stand in a model twice (safetensors keep one of them)."""
+    """The tensors (...) with both names of those that stand in a model twice; safetensors keep one."""
     for tower in ("text_encoder", "text_decoder"):
         for head, stack in (("cls.predictions", "bert"), ("lm_head", "roberta")):
-            table, tied = f"{tower}.{stack}.embeddings.word_embeddings.weight", f"{tower}.{head}.decoder.weight"
+            table, tied = (
+                f"{tower}.{stack}.embeddings.word_embeddings.weight",
+                f"{tower}.{head}.decoder.weight",
+            )
             for one, other in ((table, tied), (f"{tower}.{head}.bias", f"{tower}.{head}.decoder.bias")):
                 if other in tensors and one not in tensors:
                     tensors = {one: tensors[other], **tensors}

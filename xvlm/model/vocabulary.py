@@ -49,8 +49,8 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, what: str) -> None:
         _check_known(tokenizer, known, rows, what)
     elif count < rows:
         print(
-            f"warning: the tokenizer has {count} tokens, the embeddings of {what} {rows}: it is the right one "
-            "only if the table was padded; texts would be read as other words",
+            f"warning: the tokenizer has {count} tokens, the embeddings of {what} {rows}: it is the right "
+            "one only if the table was padded; texts would be read as other words",
             file=sys.stderr,
         )
 
@@ -61,7 +61,9 @@ def _check_known(tokenizer: Tokenizer, known: Known, rows: int, what: str) -> No
         raise InputError(f"the {found} ({known.size} tokens); the tokenizer has {tokenizer.vocab_size}")
     ids = {role: getattr(tokenizer, f"{role}_id") for role in known.special}
     wrong = {role: id_ for role, id_ in ids.items() if id_ != known.special[role]}
-    wrong |= {word: tokenizer.id_of(word) for word, id_ in known.words.items() if tokenizer.id_of(word) != id_}
+    wrong |= {
+        word: tokenizer.id_of(word) for word, id_ in known.words.items() if tokenizer.id_of(word) != id_
+    }
     if wrong:
         word, id_ = next(iter(wrong.items()))
         right = (known.special | known.words)[word]
