@@ -20,12 +20,12 @@ from xvlm.errors import InputError, MissingFileError, OutputError
 from xvlm.jsonfile import read_json
 from xvlm.model.folder import Loaded, check_model_output, load_model, local_folder, save_model
 from xvlm.model.published import from_published, to_published
-from xvlm.model.published_files import read_checkpoint
+from xvlm.model.published_files import first_line, read_checkpoint
 from xvlm.model.published_sizes import Unseen, config_of
 from xvlm.model.resize import fit_positions
 from xvlm.model.vocabulary import KNOWN, check_vocabulary
 from xvlm.model.weights import bert_folder, put
-from xvlm.model.xvlm import build_model
+from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.outputs import check_output_file, check_room
 from xvlm.train.start import say
 from xvlm.whole import whole_file
@@ -46,8 +46,8 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 def tokenizer_for(spec: str, config: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer that is named, or the one beside the weights that the checkpoint began with.
 
-    What the checkpoint names is somebody else's word: it may be the name of a model on the hub, and nothing that
-    leads elsewhere.
+    What the checkpoint names is somebody else's word: it may be the name of a model on the hub, and nothing
+    that leads elsewhere.
 
     Raises MissingFileError naming the option if there is none.
     """
@@ -76,8 +76,8 @@ def named_in(config: Mapping[str, Any]) -> str:
         return known
     if not isinstance(name, str) or not HUB_ID.fullmatch(name) or ".." in name:
         raise InputError(
-            f"the checkpoint names the tokenizer {str(name)[:80]!r}, which is no name of a model on the hub; say "
-            "with --tokenizer which one to use"
+            f"the checkpoint names the tokenizer {str(name)[:80]!r}, which is no name of a model on the hub; "
+            "say with --tokenizer which one to use"
         )
     return name
 
@@ -99,12 +99,12 @@ def convert(source: Path, out: Path, unseen: Unseen, tokenizer: str = "", ema: b
     check_room(out, sum(value.nbytes for value in tensors.values()), "the model")
     vocabulary = tokenizer_for(tokenizer, published)
     config = config_of(tensors, replace(unseen, image_size=None))
-    model = build_model(config)
+    model = built(config, source)
     taken = from_published(model, tensors, str(source))
     check_vocabulary(vocabulary, config.text.vocab_size, "the checkpoint")
     given: Mapping[str, Tensor] = taken.given
     if unseen.image_size and (unseen.image_size,) * 2 != config.vision.image_hw:
-        model = build_model(config_of(tensors, unseen))
+        model = built(config_of(tensors, unseen), source)
         given = fit_positions(model, given)
     put(model, given, str(source))
     longest, prompt = lengths_of(published)
@@ -117,6 +117,17 @@ def convert(source: Path, out: Path, unseen: Unseen, tokenizer: str = "", ema: b
     return loaded
 
 
+def built(config: ModelConfig, source: Path) -> XVLM:
+    """A model of the sizes that a checkpoint's tensors show.  Raises InputError where there is none such."""
+    try:
+        return build_model(config)
+    except InputError:
+        raise
+    except Exception as error:  # timm says in many ways that sizes do not go together
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"{source}: no model has the sizes of its tensors ({reason})") from error
+
+
 def lengths_of(published: Mapping[str, Any]) -> tuple[int, str]:
     """How long texts were, and what captions begin with, by the checkpoint's configuration.
 
@@ -125,8 +136,8 @@ def lengths_of(published: Mapping[str, Any]) -> tuple[int, str]:
     longest, prompt = published.get("max_tokens", 40), published.get("prompt", "")
     if type(longest) is not int or not 2 < longest <= 512 or not isinstance(prompt, str):
         raise InputError(
-            f"the checkpoint's configuration has max_tokens {longest!r} and prompt {prompt!r}; a whole number "
-            "from 3 to 512 and a text are allowed"
+            f"the checkpoint's configuration has max_tokens {longest!r} and prompt {prompt!r}; a whole "
+            "number from 3 to 512 and a text are allowed"
         )
     return longest, prompt
 

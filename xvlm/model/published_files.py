@@ -1,8 +1,8 @@
-"""Files of checkpoints from elsewhere: read without running code, and freed from what frameworks put around them.
+"""Files of checkpoints from elsewhere: read without running code, and unwrapped.
 
-Known forms: the published `{"model": tensors, "config": ...}`, Lightning's `state_dict`, DeepSpeed's `module`, a
-bare dictionary of tensors, safetensors; names that begin with `module.` (DDP), `model.` and the like; files from
-before PyTorch 1.6.  Everything in a file is somebody else's word: sizes are bounded by the file's own.
+Known forms: the published `{"model": tensors, "config": ...}`, Lightning's `state_dict`, DeepSpeed's
+`module`, a bare dictionary of tensors, safetensors; names that begin with `module.` (DDP), `model.` and the like; files
+from before PyTorch 1.6.  Everything in a file is somebody else's word: sizes are bounded by the file's own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def read_checkpoint(path: Path, ema: bool = False) -> Checkpoint:
     for _ in range(4):  # wrapped in each other
         if not isinstance(taken, Mapping):
             raise InputError(
-                f"{path}{where} holds a {type(taken).__name__}; a checkpoint is a dictionary with 'model' in it"
+                f"{path}{where} holds a {type(taken).__name__}; a checkpoint is a dictionary with 'model' in "
+                "it"
             )
         if not config and isinstance(taken.get("config"), Mapping):
             config = plain(taken["config"], path)
@@ -142,8 +143,8 @@ def check_zip(path: Path, size: int) -> None:
             entries = file.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise InputError(
-            f"{path} is damaged: it begins as a PyTorch checkpoint but has no readable end ({first_line(error)}; "
-            f"{size} bytes), as if it had not been copied whole"
+            f"{path} is damaged: it begins as a PyTorch checkpoint but has no readable end "
+            f"({first_line(error)}; {size} bytes), as if it had not been copied whole"
         ) from error
     if not any(entry.filename.endswith("/data.pkl") for entry in entries):
         raise InputError(f"{path} is a zip file but no PyTorch checkpoint: there is no data.pkl in it")
@@ -164,8 +165,8 @@ def chosen(found: Mapping[Any, Any], ema: bool, path: Path) -> str:
         return name
     shown = ", ".join(repr(str(key)[:40]) for key in list(found)[:5] if isinstance(key, str))
     raise InputError(
-        f"{path} is no published checkpoint: neither itself nor what it holds under {', '.join(WEIGHTS)} is a "
-        f"dictionary of tensors; it has {shown or 'nothing with a name'}"
+        f"{path} is no published checkpoint: neither itself nor what it holds under {', '.join(WEIGHTS)} is "
+        f"a dictionary of tensors; it has {shown or 'nothing with a name'}"
     )
 
 
@@ -186,7 +187,7 @@ def checked_name(name: Any, path: Path) -> str:
 
 
 def check_tensor(name: str, value: Tensor, path: Path) -> None:
-    """Raise InputError for a tensor (...) that has no values of its own: they would be made up, or fill memory."""
+    """Raise InputError for a tensor (...) that has not a value for each of its elements."""
     plain_kind = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
     if not plain_kind or value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise InputError(f"{path}: {name} is no ordinary tensor, with a value for each of its elements")
@@ -222,7 +223,7 @@ def without_prefix(tensors: dict[str, Tensor], ema: bool, path: Path, said: list
 
 
 def with_ties(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors (...) with both names of those that stand in a model twice (safetensors keep one of them)."""
+    """The tensors (...) with both names of those that stand in a model twice; safetensors keep one."""
     for tower in ("text_encoder", "text_decoder"):
         for head, stack in (("cls.predictions", "bert"), ("lm_head", "roberta")):
             table, tied = (

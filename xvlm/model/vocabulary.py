@@ -49,8 +49,8 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, what: str) -> None:
         _check_known(tokenizer, known, rows, what)
     elif count < rows:
         print(
-            f"warning: the tokenizer has {count} tokens, the embeddings of {what} {rows}: it is the right one "
-            "only if the table was padded; texts would be read as other words",
+            f"warning: the tokenizer has {count} tokens, the embeddings of {what} {rows}: it is the right "
+            "one only if the table was padded; texts would be read as other words",
             file=sys.stderr,
         )
 

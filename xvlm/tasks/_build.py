@@ -19,6 +19,7 @@ from xvlm.data.sources import Source, open_source
 from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.model.adapt import adapted
 from xvlm.model.folder import Loaded, load_model, local_folder
+from xvlm.model.vocabulary import check_vocabulary
 from xvlm.model.weights import bert_config, bert_folder, find_weights, load_bert, load_vision_by_order
 from xvlm.model.xvlm import ModelConfig, build_model
 from xvlm.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
@@ -170,6 +171,7 @@ def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: in
         text = dataclasses.replace(text, dropout=config.text.dropout)
     else:
         text = dataclasses.replace(config.text, vocab_size=tokenizer.vocab_size)
+    check_vocabulary(tokenizer, text.vocab_size, init.text or "the model")
     config = dataclasses.replace(config, text=text)
     torch.manual_seed(seed)
     given: set[str] = set()
@@ -189,6 +191,7 @@ def continued(config: ModelConfig, init: Init, seed: int) -> tuple[Loaded, set[s
     """A model folder's model with the parts that the run asks for; see `Init.model`."""
     loaded = load_model(init.model)
     own = loaded.model.config
+    check_vocabulary(loaded.tokenizer, own.text.vocab_size, init.model)
     image_hw = (init.image_size, init.image_size) if init.image_size else own.vision.image_hw
     vision = dataclasses.replace(own.vision, image_hw=image_hw, patch_dropout=config.vision.patch_dropout)
     text = dataclasses.replace(own.text, dropout=config.text.dropout)
