@@ -158,6 +158,10 @@ REQUIRED = {
     "convert": ["none.th", "none"],
     "average": ["none", "nothing", "--out", "none"],
     "caption": ["none.jpg"],
+    "ground": ["none.jpg", "a dog"],
+    "match": ["none.jpg", "a dog"],
+    "ask": ["none.jpg", "a dog?"],
+    "compare": ["none.jpg", "none.jpg", "two dogs"],
 }
 """What a command needs besides the option; none of it exists, so that opening it would be another error."""
 

@@ -11,11 +11,12 @@ from tyro.conf import Positional
 
 from xvlm.data.limits import change_limits
 from xvlm.model.decoding import CAPTION, Decoding
+from xvlm.ranges import GreyBits, PositiveInt
 from xvlm.run import json_text
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
-MaxPixels = Annotated[int, tyro.conf.arg(help="largest image that is read, in pixels")]
-GreyBits = Annotated[int, tyro.conf.arg(help="significant bits of 16-bit grey; 0: seen from the image")]
+MaxPixels = Annotated[PositiveInt, tyro.conf.arg(help="largest image that is read, in pixels")]
+Grey = Annotated[GreyBits, tyro.conf.arg(help="significant bits of 16-bit grey; 0: seen from the image")]
 Device = Annotated[
     str | None, tyro.conf.arg(help="cpu, cuda or cuda:NUMBER; by default the GPU where there is one")
 ]
@@ -28,7 +29,7 @@ def ground(
     draw: Path | None = None,
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    grey_bits: Grey = 0,
     device: Device = None,
 ) -> None:
     """Where is this phrase in the image?
@@ -60,7 +61,7 @@ def match(
     model: Path = Path("runs/demo"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    grey_bits: Grey = 0,
     device: Device = None,
 ) -> None:
     """How well does each text describe the image?
@@ -87,7 +88,7 @@ def caption(
     model: Path = Path("runs/captioning"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    grey_bits: Grey = 0,
     device: Device = None,
 ) -> None:
     """What does the image show?
@@ -113,7 +114,7 @@ def ask(
     model: Path = Path("runs/vqa"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    grey_bits: Grey = 0,
     device: Device = None,
 ) -> None:
     """Answer a question about the image.
@@ -145,7 +146,7 @@ def compare(
     model: Path = Path("runs/nlvr2"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    grey_bits: Grey = 0,
     device: Device = None,
 ) -> None:
     """Is this statement about two images true?

@@ -17,7 +17,7 @@ from xvlm.data.published import Keys
 from xvlm.errors import InputError
 from xvlm.jsonfile import read_json
 from xvlm.lookup import find, names
-from xvlm.ranges import Probability, check_options, hints_of
+from xvlm.ranges import GreyBits, PositiveInt, Probability, check_options, hints_of
 
 
 def measure(words: Sequence[str]) -> dict[str, float] | None:
@@ -216,8 +216,8 @@ def limit_options() -> list[tuple[str, Any, Any]]:
     """Fields for the limits of what is read."""
     flag = tyro.conf.FlagCreatePairsOff[bool]
     return [
-        option("max_pixels", int, "largest image, in pixels", default=100_000_000),
-        option("grey_bits", int, "significant bits of 16-bit grey; 0: seen from each image", default=0),
+        option("max_pixels", PositiveInt, "largest image, in pixels", default=100_000_000),
+        option("grey_bits", GreyBits, "significant bits of 16-bit grey; 0: seen from each image", default=0),
         option("allow_remote", flag, "data files may name images by URL", default=False),
         option("allow_private", flag, "URLs may lead to private addresses", default=False),
     ]

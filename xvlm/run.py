@@ -22,6 +22,7 @@ from xvlm.ranges import (
     LARGEST_INT,
     Decay,
     Epsilon,
+    GreyBits,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
@@ -108,7 +109,7 @@ class Run:
     keep_best: str = ""
     max_bad: Probability = 0.01
     max_pixels: PositiveInt = 100_000_000
-    grey_bits: NonNegativeInt = 0
+    grey_bits: GreyBits = 0
     allow_remote: bool = False
     allow_private: bool = False
     faithful: bool = False
