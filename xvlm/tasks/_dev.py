@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xvlm.data.probe import check_images
 from xvlm.data.refcoco import read_detections
 from xvlm.data.sources import open_source
 from xvlm.evaluate.grounding import evaluate_grounding
@@ -53,6 +54,9 @@ def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
     retrieval = open_source(dev.retrieval, root) if dev.retrieval else None
     if grounding is None and retrieval is None:
         return None
+    for source in (grounding, retrieval):
+        if source is not None:
+            check_images(source)
     detections = Path(dev.detections) if dev.detections else None
     if detections:
         read_detections(detections)
@@ -99,6 +103,7 @@ def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
     if not dev.data:
         return None
     source = open_source(dev.data, dev.image_root or None)
+    check_images(source)
     options = {"answers": answer_list(Path(dev.answers))} if dev.answers else {}
 
     def numbers(loaded: Loaded) -> dict[str, float]:
