@@ -15,6 +15,8 @@ from xvlm.data.cached import CachedSource
 from xvlm.data.fields import answers_in
 from xvlm.data.json_text import is_unicode
 from xvlm.data.loader import Feed
+from xvlm.data.probe import check_images
+from xvlm.data.published import USUAL_KEYS, Keys
 from xvlm.data.sources import Source, open_source
 from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.model.adapt import adapted
@@ -65,12 +67,29 @@ class SourceConfig:
         image_root: where image paths start; empty: beside the file.
         weight: share in a mixture; 0 stands for the number of records.
         cache: keep records in memory once they have been read; for sources that fit.
+        image_key, caption_key: names of the fields with the image and its captions; empty: the usual ones.
+        is_image_rpath: whether the image's field is a path, else base64; unset: by its usual meaning.
+        tokenized: texts are word pieces with spaces between them (the published 16M region files).
     """
 
     path: str
     image_root: str = ""
     weight: NonNegativeFloat = 0.0
     cache: bool = False
+    image_key: str = ""
+    caption_key: str = ""
+    is_image_rpath: bool | None = None
+    tokenized: bool = False
+
+    @property
+    def keys(self) -> Keys:
+        """Names of fields, as readers take them."""
+        return Keys(
+            self.image_key or None,
+            self.is_image_rpath,
+            self.caption_key or USUAL_KEYS.caption_key,
+            self.tokenized,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,11 +124,12 @@ class Built:
 def open_parts(parts: Mapping[str, Sequence[SourceConfig]]) -> dict[str, list[Source]]:
     """The sources of each part; parts that name the same source share it.
 
-    Raises MissingFileError or InputError for what cannot be opened.
+    Raises MissingFileError or InputError for what cannot be opened, and where nearly no image file is there.
     """
     opened: dict[SourceConfig, Source] = {}
     for config in dict.fromkeys(config for configs in parts.values() for config in configs):
-        source = open_source(config.path, config.image_root or None)
+        source = open_source(config.path, config.image_root or None, config.keys)
+        check_images(source)
         opened[config] = CachedSource(source) if config.cache else source
     return {name: [opened[config] for config in configs] for name, configs in parts.items()}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from xvlm import dist
+from xvlm.data.probe import check_images
 from xvlm.data.refcoco import read_detections
 from xvlm.data.sources import open_source
 from xvlm.evaluate._read import xyxy_hint
@@ -61,6 +62,9 @@ def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
     retrieval = open_source(dev.retrieval, root) if dev.retrieval else None
     if grounding is None and retrieval is None:
         return None
+    for source in (grounding, retrieval):
+        if source is not None:
+            check_images(source)
     detections = Path(dev.detections) if dev.detections else None
     if detections:
         read_detections(detections)
@@ -112,6 +116,7 @@ def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
     if not dev.data:
         return None
     source = open_source(dev.data, dev.image_root or None)
+    check_images(source)
     options = {"answers": answer_list(Path(dev.answers))} if dev.answers else {}
 
     def numbers(loaded: Loaded, limit: int | None = dev.limit or None) -> dict[str, float]:
