@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from xvlm.data.text import Tokenizer
 from xvlm.errors import InputError, MissingFileError
+from xvlm.model.sizes import check_sizes
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.run import from_json, to_json
 from xvlm.whole import whole_or_nothing
@@ -85,7 +86,9 @@ def load_model(folder_or_repo: str | Path) -> Loaded:
         raise InputError(
             f"{folder}/config.json has format {config.get('format')}; this version reads {FORMAT}"
         )
-    model = build_model(from_json(ModelConfig, config["model"]))
+    model_config = from_json(ModelConfig, config["model"])
+    check_sizes(model_config, folder / "model.safetensors")
+    model = build_model(model_config)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     tokenizer = Tokenizer.from_folder(folder)
     lengths = config["max_words"], config["max_tokens"]

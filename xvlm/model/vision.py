@@ -28,6 +28,7 @@ from xvlm.errors import InputError
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.frugal import make_mlps_frugal
 from xvlm.model.frugal_swin import make_blocks_frugal
+from xvlm.model.options import check_image_hw, check_name, check_options
 from xvlm.model.stem import split_stem
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -43,7 +44,7 @@ class VisionConfig:
     Attributes:
         name: of the timm model.
         image_hw: (height, width) in pixels; a multiple of the model's stride.
-        options: keyword arguments of `timm.create_model`.
+        options: keyword arguments of `timm.create_model`; those allowed stand in `model/options.py`.
         mean, std: of the pixels in [0, 1]; CLIP's by default, as published.
         local_depth: ViT only: blocks that run again for each region (published: 4).
         stem_blocks: EfficientNet only: leading blocks that stay frozen, so that their output may be computed
@@ -280,14 +281,20 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises InputError for a name that timm does not know, a transformer that is no plain ViT, or a setting
-    that is for encoders of another kind.
+    Raises InputError for a name that timm does not know or that is no plain name, an option that is not
+    allowed, a transformer that is no plain ViT, or a setting that is for encoders of another kind.
     """
+    check_name(config.name)
+    check_options(config.options)
+    check_image_hw(config.image_hw, config.options)
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
         raise InputError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
     options = dict(config.options)
-    model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    try:
+        model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    except TypeError as error:
+        raise InputError(f"vision.options {options} do not go with {config.name}: {error}") from error
     make_blocks_frugal(model)
     make_mlps_frugal(model)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
