@@ -18,7 +18,7 @@ from xvlm.model.folder import save_model
 from xvlm.predict import Predictor
 from xvlm.run import write_json
 from xvlm.tasks.pretrain import PretrainRun
-from xvlm.train.start import read_run
+from xvlm.train.run_folder import read_run
 
 
 @pytest.fixture(scope="module")

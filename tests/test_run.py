@@ -19,7 +19,7 @@ from xvlm.ranges import validate
 from xvlm.run import OptimConfig, Run, from_json, in_steps, to_json, write_json
 from xvlm.tasks._build import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, PretrainRun
-from xvlm.train.start import read_run
+from xvlm.train.run_folder import read_run
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from xvlm.recipes._published import as_published
 from xvlm.run import Run, from_json, to_json
 from xvlm.tasks._build import Init
 from xvlm.tasks._dev import DevConfig, FinetuneDev
-from xvlm.train.start import flat, read_run, train
+from xvlm.train.run_folder import flat, read_run
+from xvlm.train.start import train
 
 RECIPES = names("recipes")
 

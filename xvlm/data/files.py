@@ -136,7 +136,7 @@ def _remote_errors(path: str) -> Iterator[None]:
         raise MissingFileError(f"{path} does not exist") from error
     except ImportError as error:
         needed = PROTOCOLS.get(path.partition("://")[0])
-        raise MissingPackageError(f"to read {path!r} needs {needed} ({error})") from error
+        raise MissingPackageError(f"reading {path!r} needs {needed} ({error})") from error
     except Exception as error:  # every client has errors of its own
         raise InputError(f"{path!r} cannot be read: {type(error).__name__}: {error}") from error
 

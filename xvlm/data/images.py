@@ -253,4 +253,4 @@ def _read_file(path: str, key: str, trusted: bool) -> bytes:
     except MissingPackageError as error:
         raise BadRecord("image needs a package that is not installed", key, str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path, an unknown protocol
-        raise BadRecord("image file unreadable", key, f"{path!r}: {error}") from error
+        raise BadRecord("image file unreadable", key, str(error)) from error

@@ -27,7 +27,9 @@ def check_images(source: Source, probes: int = PROBES) -> None:
     found, missing = 0, []
     for record in _spread(source, REMOTE_PROBES if files.is_remote(source.name) else probes):
         for image in (record.image, record.extra.get("right")):
-            if not isinstance(image, str) or (files.is_remote(image) and found + len(missing) >= REMOTE_PROBES):
+            if not isinstance(image, str) or (
+                files.is_remote(image) and found + len(missing) >= REMOTE_PROBES
+            ):
                 continue
             try:
                 open_image(image, key=record.key)

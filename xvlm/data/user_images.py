@@ -21,8 +21,8 @@ AnyImage = (
 
 _ALLOWED = (
     "a path or URL, encoded bytes, a file open in binary mode, a Pillow image, or an array or tensor of "
-    "shape (H, W), (H, W, 1 or 3 or 4) or (1 or 3 or 4, H, W) of uint8, uint16, bool, whole numbers in 0 to 255 or "
-    "floats in 0 to 1"
+    "shape (H, W), (H, W, 1 or 3 or 4) or (1 or 3 or 4, H, W) of uint8, uint16, bool, whole numbers in 0 to "
+    "255 or floats in 0 to 1"
 )
 _CHANNELS = (1, 3, 4)
 

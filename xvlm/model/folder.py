@@ -19,6 +19,7 @@ from xvlm.data.text import Tokenizer
 from xvlm.errors import InputError, MissingFileError, OutputError, WeightsError, XVLMError
 from xvlm.jsonfile import read_json
 from xvlm.model.fit import misfit
+from xvlm.model.sizes import check_sizes
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.outputs import check_apart, check_room, check_writable
 from xvlm.run import from_json, to_json
@@ -167,6 +168,7 @@ def _read(folder: Path) -> Loaded:
             f"{folder}/tokenizer.json has {tokenizer.vocab_size} tokens, the model embeds "
             f"{described.text.vocab_size}: it is another model's"
         )
+    _read_part(folder / "config.json", lambda: check_sizes(described, weights))
     model = _read_part(folder / "config.json", lambda: build_model(described))
     if found := misfit(model.state_dict(), tensors):
         raise WeightsError(f"{weights} does not fit config.json: it {found}")

@@ -28,6 +28,7 @@ from xvlm.errors import InputError
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.frugal import make_mlps_frugal
 from xvlm.model.frugal_swin import make_blocks_frugal
+from xvlm.model.options import check_image_hw, check_name, check_options
 from xvlm.model.stem import split_stem
 from xvlm.ranges import Decay, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -44,7 +45,7 @@ class VisionConfig:
     Attributes:
         name: of the timm model.
         image_hw: (height, width) in pixels; a multiple of the model's stride.
-        options: keyword arguments of `timm.create_model`.
+        options: keyword arguments of `timm.create_model`; those allowed stand in `model/options.py`.
         mean, std: of the pixels in [0, 1]; CLIP's by default, as published.
         local_depth: ViT only: blocks that run again for each region (published: 4).
         stem_blocks: EfficientNet only: leading blocks that stay frozen, so that their output may be computed
@@ -298,15 +299,21 @@ def check_image_size(model: nn.Module, config: VisionConfig) -> None:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises InputError for a name that timm does not know, options that it cannot take, an image size that is
-    no multiple of the stride, a transformer that is no plain ViT, or a setting for encoders of another kind.
+    Raises InputError for a name that timm does not know or that is no plain name, an option that is not allowed or
+    that the model cannot take, an image size that is no multiple of the stride, a transformer that is no plain ViT,
+    or a setting for encoders of another kind.
     """
+    check_name(config.name)
+    check_options(config.options)
+    check_image_hw(config.image_hw, config.options)
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
         raise InputError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
     options = dict(config.options)
     try:
         model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    except MemoryError:
+        raise
     except Exception as error:  # of any kind: each model checks its options in its own way, or not at all
         raise InputError(f"timm cannot build {config.name} with options {options}: {error}") from error
     check_image_size(model, config)
