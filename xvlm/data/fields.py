@@ -91,7 +91,9 @@ def answers_in(fields: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
     """
     name = next((name for name in ANSWER_FIELDS if fields.get(name) is not None), None)
     if name is None:
-        alike = [other for other in map(str, fields) if _looks_like_answers(other) and fields[other] is not None]
+        alike = [
+            other for other in map(str, fields) if _looks_like_answers(other) and fields[other] is not None
+        ]
         if alike:
             allowed = ", ".join(ANSWER_FIELDS)
             found = f"{alike[0][:40]} looks like the answers, which are read from {allowed}"
@@ -109,7 +111,9 @@ def answers_in(fields: Mapping[str, Any], key: str = "") -> tuple[str, ...]:
 
 
 def _looks_like_answers(name: str) -> bool:
-    return "answer" in name.lower() and name not in ANSWER_FIELDS and not name.lower().endswith(_ABOUT_ANSWERS)
+    return (
+        "answer" in name.lower() and name not in ANSWER_FIELDS and not name.lower().endswith(_ABOUT_ANSWERS)
+    )
 
 
 def _several(record: Record, name: str, reason: str) -> list[Any]:

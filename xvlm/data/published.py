@@ -104,7 +104,11 @@ def record_from_fields(
 def _with_caption_key(fields: Fields, keys: Keys) -> Keys:
     """`desc` in the place of `caption`, as some of the published files have it."""
     known = (keys.caption_key, *_TEXT_FIELDS)
-    if keys.caption_key == USUAL_KEYS.caption_key and "desc" in fields and not any(n in fields for n in known):
+    if (
+        keys.caption_key == USUAL_KEYS.caption_key
+        and "desc" in fields
+        and not any(n in fields for n in known)
+    ):
         return replace(keys, caption_key="desc")
     return keys
 

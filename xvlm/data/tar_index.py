@@ -171,7 +171,7 @@ def _in_order(path: str, tar: tarfile.TarFile, tar_bytes: int) -> Iterator[tarfi
     """The members, each behind the one before it.  Raises InputError where a size leads backwards."""
     end = 0
     while end < tar_bytes and (member := tar.next()) is not None:
-        tar.members = []  # tarfile keeps all that it has seen
+        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all that it has seen
         if member.size < 0 or tar.offset <= end:
             raise InputError(f"{path} is damaged at byte {end}: a member of {member.size} bytes")
         end = tar.offset
@@ -207,7 +207,9 @@ def _read(path: str, state: files.FileState) -> TarIndex | None:
     for name, kind in _COLUMNS.items():
         if columns[name].ndim != 1 or columns[name].dtype.kind != kind:
             raise ValueError(f"{name} is {columns[name].dtype} {columns[name].shape}")
-    index = TarIndex(**{name: one if name == "names" else one.astype(np.int64) for name, one in columns.items()})
+    index = TarIndex(
+        **{name: one if name == "names" else one.astype(np.int64) for name, one in columns.items()}
+    )
     _check(path, index, state.bytes)
     return index
 
@@ -217,7 +219,12 @@ def _check(path: str, index: TarIndex, tar_bytes: int) -> None:
     count = len(index.names)
     if not len(index.offsets) == len(index.sizes) == count:
         raise ValueError("its columns have different lengths")
-    if len(index.first) == 0 or index.first[0] != 0 or index.first[-1] != count or (np.diff(index.first) < 1).any():
+    if (
+        len(index.first) == 0
+        or index.first[0] != 0
+        or index.first[-1] != count
+        or (np.diff(index.first) < 1).any()
+    ):
         raise ValueError("its samples do not follow each other")
     if count and (
         index.offsets.min() < tarfile.BLOCKSIZE
@@ -247,7 +254,9 @@ def check_header(header: bytes, index: TarIndex, member: int) -> None:
     name, known = found.name.encode("utf-8", "surrogateescape"), bytes(index.names[member])
     elsewhere = len(known) > tarfile.LENGTH_NAME or not known.isascii()
     if not found.isreg() or (name != known and not elsewhere):
-        raise ValueError(f"found {str(name[:60], 'utf-8', 'backslashreplace')} in place of {index.name(member)}")
+        raise ValueError(
+            f"found {str(name[:60], 'utf-8', 'backslashreplace')} in place of {index.name(member)}"
+        )
 
 
 def _write(path: str, index: TarIndex, state: files.FileState) -> None:

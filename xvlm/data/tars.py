@@ -21,7 +21,9 @@ from xvlm.records import BadRecord, Record
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_MEMBER_BYTES = 1 << 29
 _KNOWN = {*IMAGE_SUFFIXES, "json", "txt"}
-_RULE = "a sample's key ends at the first dot of the file's name, and its suffix begins there (WebDataset's rule)"
+_RULE = (
+    "a sample's key ends at the first dot of the file's name, and its suffix begins there (WebDataset's rule)"
+)
 _BLOCK = 512
 
 
@@ -107,11 +109,13 @@ def _text(data: bytes, key: str) -> str:
 
 
 def _check_names(path: str, index: TarIndex) -> None:
-    """Raises InputError where names have dots before their suffixes, so that samples are torn or thrown together.
+    """Raises InputError where names have dots before their suffixes, so that samples are thrown together.
 
     Some samples are looked at; one that can be read is enough.
     """
-    some = sorted({round(share * (len(index) - 1)) for share in (0, 0.25, 0.5, 0.75, 1)}) if len(index) else []
+    some = (
+        sorted({round(share * (len(index) - 1)) for share in (0, 0.25, 0.5, 0.75, 1)}) if len(index) else []
+    )
     members = [range(int(index.first[i]), int(index.first[i + 1]))[:1000] for i in some]
     names = [sample_name(index.name(member)) for several in members for member in several]
     known_at_last_dot = any(suffix.rpartition(".")[2] in _KNOWN for _, suffix in names)

@@ -131,7 +131,7 @@ class Tokenizer:
                 model = models.WordPiece.from_file(str(file), unk_token="[UNK]")
             return cls(_wordpiece(model))
         if (file := folder / "vocab.json").is_file() and (merges := folder / "merges.txt").is_file():
-            with reading_tokenizer(file), reading_tokenizer(merges):
+            with reading_tokenizer(merges), reading_tokenizer(file):
                 bpe = models.BPE.from_file(str(file), str(merges))
             return cls(_byte_level_bpe(bpe))
         raise MissingFileError(
@@ -197,8 +197,14 @@ class Tokenizer:
             raise BadRecord(ONLY_UNKNOWN, key, short_repr(text))
         if notes is not None and unknown:
             notes.append(Note(PARTLY_UNKNOWN, key, f"{unknown} of {len(own)} tokens of {short_repr(text)}"))
-        if notes is not None and len(ids) == max_tokens and (count := len(self._tokens(text))) > len(ids) - 1 - end:
-            notes.append(Note(CUT, key, f"{len(own)} of {count - prompt_tokens} tokens of {short_repr(text)}"))
+        if (
+            notes is not None
+            and len(ids) == max_tokens
+            and (count := len(self._tokens(text))) > len(ids) - 1 - end
+        ):
+            notes.append(
+                Note(CUT, key, f"{len(own)} of {count - prompt_tokens} tokens of {short_repr(text)}")
+            )
         return ids
 
     def _tokens(self, text: str) -> list[int]:
@@ -226,7 +232,7 @@ class Tokenizer:
 
 
 def _without_long_words(core: tokenizers.Tokenizer, text: str) -> str:
-    """The text without words that are too long to be known; learning them takes the square of their length."""
+    """The text without words too long to be known: to learn them takes the square of their length."""
     if max(map(len, text.split()), default=0) <= MAX_WORD_CHARACTERS:
         return text
     return " ".join(word for word in _words(core, text) if len(word) <= MAX_WORD_CHARACTERS)

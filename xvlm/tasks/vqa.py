@@ -103,7 +103,9 @@ class QuestionView:
             question, *answers = islice(left, len(texts))
             counts = Counter(answers)
             try:
-                question_ids = self.tokenizer.encode_known(question, self.max_tokens, key=record.key, notes=notes)
+                question_ids = self.tokenizer.encode_known(
+                    question, self.max_tokens, key=record.key, notes=notes
+                )
             except BadRecord as error:
                 bad.append(BadRecord(error.reason, record.key, error.detail))
                 continue
