@@ -50,7 +50,9 @@ def test_boxes_are_regions_named_by_their_category(tmp_path: Path, caplog: pytes
 
 
 def test_captions_of_boxes(tmp_path: Path) -> None:
-    source = opened(tmp_path, annotations=[{"image_id": 7, "bbox": [1, 2, 3, 4], "caption": "the cup"}, SAID[0]])
+    source = opened(
+        tmp_path, annotations=[{"image_id": 7, "bbox": [1, 2, 3, 4], "caption": "the cup"}, SAID[0]]
+    )
     assert source[0].concepts == (Concept(("a",)), Concept(("the cup",), (1, 2, 4, 6)))
 
 
@@ -61,7 +63,9 @@ def test_images_of_a_test_set_are_records(tmp_path: Path) -> None:
 
 
 def test_images_that_are_not_there_are_bad_records(tmp_path: Path) -> None:
-    source = opened(tmp_path, annotations=[*SAID, {"image_id": 5, "caption": "x"}, {"image_id": 5, "caption": "y"}])
+    source = opened(
+        tmp_path, annotations=[*SAID, {"image_id": 5, "caption": "x"}, {"image_id": 5, "caption": "y"}]
+    )
     assert len(source) == 3
     with pytest.raises(BadRecord) as caught:
         source[2]

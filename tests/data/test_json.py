@@ -64,7 +64,10 @@ def test_utf16_with_the_mark_of_the_other_order(tmp_path: Path) -> None:
         (b"", "holds no record: it is empty"),
         (b"\n \n", "holds no record: it is empty"),
         (b"[]", "holds no record: it is empty"),
-        (make.encoded(make.photo(30, 20)), r"begins with b'.*'; expected a JSON list, one JSON object a line"),
+        (
+            make.encoded(make.photo(30, 20)),
+            r"begins with b'.*'; expected a JSON list, one JSON object a line",
+        ),
         (b"\x1f\x8b\x08" + bytes(40), "begins with"),
         (b"caption,image\na,b\n", r"begins with b'caption,image"),
         (b"\xff\xfe\x00\xd8a", "neither UTF-8 nor another Unicode text"),
@@ -116,7 +119,11 @@ def test_rows_of_other_sources_are_held_to_unicode() -> None:
 
 
 def test_numbers_of_any_length_and_depth_are_bad_records() -> None:
-    for text, detail in (("1" * 5000, "4300 digits"), ('{"a":' * 50_000, "nested too deeply"), ("{} {}", "Extra")):
+    for text, detail in (
+        ("1" * 5000, "4300 digits"),
+        ('{"a":' * 50_000, "nested too deeply"),
+        ("{} {}", "Extra"),
+    ):
         with pytest.raises(BadRecord, match=detail):
             parse_json(text, "line", "k")
 
@@ -169,7 +176,9 @@ def test_answers_stand_under_known_names(fields: dict[str, Any], answers: tuple[
 
 @pytest.mark.parametrize("name", ["ground_truth_answers", "Answer", "gt_answer"])
 def test_answers_under_an_unknown_name_are_no_test_set(name: str) -> None:
-    with pytest.raises(BadRecord, match=rf"{name} looks like the answers, .* answer, answers, multiple_choice"):
+    with pytest.raises(
+        BadRecord, match=rf"{name} looks like the answers, .* answer, answers, multiple_choice"
+    ):
         questions_of(Record("k", "a", (), {"question": "how many?", name: ["2"]}))
 
 
@@ -200,10 +209,15 @@ def test_captions_may_stand_under_desc(tmp_path: Path) -> None:
 
 
 def test_word_pieces_are_put_together() -> None:
-    elems = [{"caption": "two back ##pack ##s", "bb": [1, 1, 5, 5]}, {"caption": "ĠaĠcup", "bb": [1, 1, 5, 5]}]
+    elems = [
+        {"caption": "two back ##pack ##s", "bb": [1, 1, 5, 5]},
+        {"caption": "ĠaĠcup", "bb": [1, 1, 5, 5]},
+    ]
     record = record_from_fields({"image": "a", "elems": elems}, key="k", keys=Keys(tokenized=True))
     assert [one.texts for one in record.concepts] == [("two backpacks",), ("a cup",)]
-    assert record_from_fields({"image": "a", "elems": elems}, key="k").concepts[0].texts == ("two back ##pack ##s",)
+    assert record_from_fields({"image": "a", "elems": elems}, key="k").concepts[0].texts == (
+        "two back ##pack ##s",
+    )
 
 
 def test_values_are_shown_short_whatever_they_are() -> None:

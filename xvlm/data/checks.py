@@ -144,5 +144,6 @@ def _boxes_are_on_the_stored_image(record: Record, opened: Opened) -> bool:
         return False
     if declared == opened.stored_size:
         return True
-    found = f"declared {short_repr(declared[0])} x {short_repr(declared[1])}, the image is {opened.width} x {opened.height}"
+    said = " x ".join(map(short_repr, declared))
+    found = f"declared {said}, the image is {opened.width} x {opened.height}"
     raise BadRecord("declared size is not the image's", record.key, found)

@@ -110,7 +110,7 @@ def is_id(value: Any) -> bool:
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 
-def same_id(image_id: int | str) -> int | str:
+def same_id(image_id: Any) -> Any:
     """Ids that differ only in being a text, or in leading zeros, are the same: 123, "123", "000000123"."""
     is_number = isinstance(image_id, str) and image_id.isascii() and image_id.isdigit() and len(image_id) < 20
     return int(image_id) if is_number else image_id

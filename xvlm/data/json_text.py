@@ -120,7 +120,8 @@ def parse_values(text: str | bytes, what: str, key: str = "", several: bool = Tr
 
     Raises BadRecord.
     """
-    reason, found, parser = f"{what} is not JSON", [], _Parser()
+    reason, parser = f"{what} is not JSON", _Parser()
+    found: list[Any] = []
     try:
         text = decoded(text) if isinstance(text, bytes) else text
         at = _end_of_space(text, 0)

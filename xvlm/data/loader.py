@@ -32,8 +32,8 @@ View = Callable[[Record, np.random.Generator], Any]
 """One record -> one sample for `collate`; may raise BadRecord.
 
 A sample that left out bad concepts may say so in an attribute `bad` (a tuple of BadRecord), and in `read` how
-many concepts it looked at (1 where there is no such attribute); in `notes` (a tuple of Note) it may say what it
-uses otherwise than it stands.
+many concepts it looked at (1 where there is no such attribute); in `notes` (a tuple of Note) it may say what
+it uses otherwise than it stands.
 """
 
 ATTEMPTS = 20

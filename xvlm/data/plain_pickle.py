@@ -16,13 +16,16 @@ from xvlm.data import files
 from xvlm.errors import InputError
 
 MAX_BYTES = 1 << 28
-_ALLOWED = (
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT NONE NEWTRUE NEWFALSE "
-    "STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "UNICODE SHORT_BINUNICODE BINUNICODE BINUNICODE8 "
-    "EMPTY_LIST APPEND APPENDS LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_DICT DICT SETITEM SETITEMS "
-    "PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET LONG_BINGET MARK PROTO FRAME STOP"
-).split()
+_ALLOWED = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "STRING", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8"),
+    *("EMPTY_LIST", "APPEND", "APPENDS", "LIST", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+    *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("MARK", "PROTO", "FRAME", "STOP"),
+}
 _LINE, _MARKED = -1, {"L1": 1, "L4": 4, "L8": 8}
 
 
@@ -33,7 +36,7 @@ def _argument_sizes() -> list[int | str | None]:
     for one in pickletools.opcodes:
         if one.name in _ALLOWED:
             size = one.arg.n if one.arg else 0
-            known = {
+            known: dict[int, int | str] = {
                 pickletools.UP_TO_NEWLINE: _LINE,
                 pickletools.TAKEN_FROM_ARGUMENT1: "L1",
                 pickletools.TAKEN_FROM_ARGUMENT4: "L4",

@@ -24,7 +24,8 @@ def check_images(source: Source, probes: int = PROBES) -> None:
     Raises:
         MissingFileError: nearly none of the files can be opened; the sentence names one, and `image_root`.
     """
-    found, missing = 0, []
+    found = 0
+    missing: list[str] = []
     for record in _spread(source, REMOTE_PROBES if files.is_remote(source.name) else probes):
         for image in (record.image, record.extra.get("right")):
             if not isinstance(image, str) or (
@@ -42,8 +43,8 @@ def check_images(source: Source, probes: int = PROBES) -> None:
     total = found + len(missing)
     if missing and len(missing) >= _NEARLY_ALL * total:
         raise MissingFileError(
-            f"{source.name}: {len(missing)} of {total} images that were looked for cannot be opened, for example "
-            f"{missing[0]}; image paths start beside the file, or at image_root where it is given"
+            f"{source.name}: {len(missing)} of {total} images that were looked for cannot be opened, for "
+            f"example {missing[0]}; image paths start beside the file, or at image_root where it is given"
             + _nearest_folder(missing[0])
         )
 

@@ -49,7 +49,8 @@ class _Short(reprlib.Repr):
     def repr_set(self, value: Any, level: int) -> str:
         return f"<a set of {len(value)}>"
 
-    repr_frozenset = repr_set  # sorted by the base class
+    def repr_frozenset(self, value: Any, level: int) -> str:
+        return self.repr_set(value, level)  # not sorted, as in the base class
 
     def repr_instance(self, value: Any, level: int) -> str:
         kind = type(value).__name__

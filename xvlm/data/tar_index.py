@@ -171,7 +171,7 @@ def _in_order(path: str, tar: tarfile.TarFile, tar_bytes: int) -> Iterator[tarfi
     """The members, each behind the one before it.  Raises InputError where a size leads backwards."""
     end = 0
     while end < tar_bytes and (member := tar.next()) is not None:
-        tar.members = []  # tarfile keeps all that it has seen
+        tar.members = []  # type: ignore[attr-defined]  # tarfile keeps all that it has seen
         if member.size < 0 or tar.offset <= end:
             raise InputError(f"{path} is damaged at byte {end}: a member of {member.size} bytes")
         end = tar.offset

@@ -109,7 +109,7 @@ def _text(data: bytes, key: str) -> str:
 
 
 def _check_names(path: str, index: TarIndex) -> None:
-    """Raises InputError where names have dots before their suffixes, so that samples are torn or thrown together.
+    """Raises InputError where names have dots before their suffixes, so that samples are thrown together.
 
     Some samples are looked at; one that can be read is enough.
     """

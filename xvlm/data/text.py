@@ -132,7 +132,7 @@ class Tokenizer:
                 model = models.WordPiece.from_file(str(file), unk_token="[UNK]")
             return cls(_wordpiece(model))
         if (file := folder / "vocab.json").is_file() and (merges := folder / "merges.txt").is_file():
-            with reading_tokenizer(file), reading_tokenizer(merges):
+            with reading_tokenizer(merges), reading_tokenizer(file):
                 bpe = models.BPE.from_file(str(file), str(merges))
             return cls(_byte_level_bpe(bpe))
         raise MissingFileError(
@@ -237,7 +237,7 @@ class Tokenizer:
 
 
 def _without_long_words(core: tokenizers.Tokenizer, text: str) -> str:
-    """The text without words that are too long to be known; learning them takes the square of their length."""
+    """The text without words too long to be known: to learn them takes the square of their length."""
     if max(map(len, text.split()), default=0) <= MAX_WORD_CHARACTERS:
         return text
     return " ".join(word for word in _words(core, text) if len(word) <= MAX_WORD_CHARACTERS)

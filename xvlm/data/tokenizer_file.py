@@ -1,4 +1,4 @@
-"""Tokenizer files of other people: what would hang, fill the memory or change texts is found before it does."""
+"""Tokenizer files of other people: what would hang, fill the memory or change texts is found first."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ class TextView:
         return Row(ids, masked.ids, masked.positions, masked.targets, box_xyxy, concept_key, key_of(cleaned))
 
     def _ids(self, shown: str, cleaned: str, key: str, notes: list[Note] | None) -> list[int]:
-        """Tokens of what is shown of a text; of all of it, if the known words are those that were left out."""
+        """Tokens of what is shown of a text; of all of it, if the known words are those left out."""
         try:
             return self.tokenizer.encode_known(shown, self.max_tokens, key=key, notes=notes)
         except BadRecord:
