@@ -35,6 +35,8 @@ class FileState:
     mtime_ns: int
 
 
+_CHUNK_BYTES = 2**22
+
 PROTOCOLS = {
     "http": "the extra: pip install 'xvlm[remote]'",
     "https": "the extra: pip install 'xvlm[remote]'",
@@ -174,8 +176,9 @@ def read_image(path: str, trusted: bool = False) -> bytes:
     limits = current()
     if not is_remote(path):
         with _open_local(path) as file:
-            if os.fstat(file.fileno()).st_size <= limits.max_file_bytes:
-                data = file.read(limits.max_file_bytes + 1)  # /proc states sizes of 0
+            size = os.fstat(file.fileno()).st_size
+            if size <= limits.max_file_bytes:
+                data = read_at_most(file, limits.max_file_bytes, size)
                 if len(data) <= limits.max_file_bytes:
                     return data
     elif check_url(path).startswith(("http://", "https://")):
@@ -188,6 +191,20 @@ def read_image(path: str, trusted: bool = False) -> bytes:
         if len(data) <= limits.max_file_bytes:
             return data
     raise InputError(f"{path} has more than the {limits.max_file_bytes:,} bytes that are read of an image")
+
+
+def read_at_most(file: IO[bytes], most: int, expected: int = 0) -> bytes:
+    """The rest of a file; of one that has more than `most` bytes only a little more than that.
+
+    Args:
+        expected: bytes that it seems to have; files of /proc state 0.
+    """
+    parts = [file.read(expected + 1)]  # not `most`, for which memory would be taken
+    size = len(parts[0])
+    while size <= most and (part := file.read(_CHUNK_BYTES)):
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
 
 
 def _read_remote(path: str, most: int) -> bytes:

@@ -21,8 +21,9 @@ from xvlm.data.modes import to_rgb
 from xvlm.errors import MissingPackageError
 from xvlm.records import BadRecord, BoxXYXY, ImageData
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Formats that are read: decoders in C that start no other program.  Of several frames the first is taken."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Formats that are read: decoders in C that start no other program.  Of several frames, or
+pictures of one JPEG (MPO), the first is taken."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _TURNS = {  # EXIF orientation -> what brings the stored image upright
@@ -192,7 +193,8 @@ def _pillow_formats() -> tuple[str, ...]:
 
 
 def _is_heic(start: bytes) -> bool:
-    return start[4:8] == b"ftyp" and any(brand in start[8:64] for brand in _HEIC_BRANDS)
+    brands = start[8:64] if start[4:8] == b"ftyp" else b""
+    return b"avif" not in brands and any(brand in brands for brand in _HEIC_BRANDS)
 
 
 @cache

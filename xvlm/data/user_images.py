@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from xvlm.data.files import read_at_most
 from xvlm.data.images import Opened, check_size, open_image
 from xvlm.data.limits import current
 from xvlm.data.modes import grey_maximum, to_rgb
@@ -71,9 +72,10 @@ def _from_file(file: IO[bytes]) -> bytes:
     most = current().max_file_bytes
     if getattr(file, "seekable", bool)():
         file.seek(0)
-    data: Any = file.read(most + 1)
-    if not isinstance(data, bytes):
-        raise InputError(f"image is a file that gives {type(data).__name__}; open it in binary mode")
+    start: Any = file.read(1)
+    if not isinstance(start, bytes):
+        raise InputError(f"image is a file that gives {type(start).__name__}; open it in binary mode")
+    data = start + read_at_most(file, most)
     if len(data) > most:
         raise InputError(f"image is a file of more than the {most:,} bytes that are read of an image")
     return data
@@ -102,12 +104,14 @@ def _to_bytes(array: np.ndarray) -> np.ndarray:
         return array
     if array.dtype == bool:
         return array.astype(np.uint8) * 255
-    smallest, largest = (array.min(), array.max()) if array.dtype.kind in "iuf" else (-1, -1)
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"image holds values of type {array.dtype}; it may be {_ALLOWED}")
+    smallest, largest = array.min(), array.max()
     if array.dtype == np.uint16 or array.dtype.kind == "f":
         full = grey_maximum(float(largest), array.dtype)
     else:
         full = 255.0
     if not (smallest >= 0 and largest <= full):  # also true for NaN
-        found = f"of type {array.dtype}" + (f" from {smallest} to {largest}" if smallest != -1 else "")
+        found = f"of type {array.dtype} from {smallest} to {largest}"
         raise InputError(f"image holds values {found}; it may be {_ALLOWED}")
     return array.astype(np.uint8) if full == 255 else np.round(array * (255 / full)).astype(np.uint8)
