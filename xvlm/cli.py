@@ -37,13 +37,14 @@ def demo(out: Path = Path("runs/demo"), tasks: tuple[str, ...] = ()) -> None:
             The model is pre-trained first if the folder has none.
     """
     from xvlm.demo import run_demo
+    from xvlm.demo_tasks import TASKS, check_tasks, run_tasks
 
+    chosen = list(TASKS) if tasks == ("all",) else list(tasks)
+    check_tasks(chosen)
     if not tasks or not (out / "metrics.json").exists():
         run_demo(out)
     if tasks:
-        from xvlm.demo_tasks import TASKS, run_tasks
-
-        run_tasks(out, list(TASKS) if tasks == ("all",) else tasks)
+        run_tasks(out, chosen)
 
 
 def ablate(

@@ -86,6 +86,13 @@ TASKS = {
 }
 
 
+def check_tasks(names: Sequence[str]) -> None:
+    """Raise InputError if one of the names is not in `TASKS`."""
+    for name in names:
+        if name not in TASKS:
+            raise InputError(f"there is no task {name!r} on scenes; there is {', '.join(TASKS)}, or all")
+
+
 def run_tasks(
     out: Path, names: Sequence[str], adjust: Callable[[Any], Run] | None = None
 ) -> dict[str, float]:
@@ -101,9 +108,7 @@ def run_tasks(
     Raises:
         InputError: a task is not one of `TASKS`.
     """
-    for name in names:
-        if name not in TASKS:
-            raise InputError(f"there is no task {name!r} on scenes; there is {', '.join(TASKS)}")
+    check_tasks(names)
     check_reports(out, ("tasks.json",))
     with locked_by_main(out):
         return _run_tasks(out, names, adjust)
