@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from xvlm.run import OptimConfig, Run, from_json, in_steps, to_json, write_json
+from xvlm.run import OptimConfig, Run, from_json, in_steps, json_text, to_json, write_json
 from xvlm.tasks._build import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, PretrainRun
 
@@ -110,3 +110,16 @@ def test_passes_become_steps() -> None:
     plain = Run(optim=OptimConfig(steps=7, warmup=3))
     assert in_steps(plain, 40.4) == plain
     assert in_steps(Run(optim=OptimConfig(epochs=1)), 0.2).optim.steps == 1
+
+
+def test_json_has_no_number_that_is_none(tmp_path: Path) -> None:
+    """NaN and Infinity are Python's own; every other reader refuses them."""
+    value = {"a": float("nan"), "b": [1.5, float("-inf"), (float("inf"),)], "c": None, "d": "NaN"}
+    plain = {"a": None, "b": [1.5, None, [None]], "c": None, "d": "NaN"}
+    write_json(tmp_path / "some.json", value)
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    for text in (json_text(value), (tmp_path / "some.json").read_text()):
+        assert json.loads(text, parse_constant=refused) == plain
