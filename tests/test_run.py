@@ -16,7 +16,7 @@ from tests.tiny import with_sources
 from xvlm.errors import InputError
 from xvlm.lookup import find, names
 from xvlm.ranges import validate
-from xvlm.run import OptimConfig, Run, from_json, in_steps, to_json, write_json
+from xvlm.run import OptimConfig, Run, from_json, in_steps, json_text, to_json, write_json
 from xvlm.tasks._build import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, PretrainRun
 from xvlm.train.run_folder import read_run
@@ -226,3 +226,16 @@ def test_a_wrong_field_is_named_with_its_file(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"optim": {"steps": 0}})
     with pytest.raises(InputError, match=r"run\.json: optim\.steps is 0; it must be at least 1"):
         read_run(tmp_path / "run.json")
+
+
+def test_json_has_no_number_that_is_none(tmp_path: Path) -> None:
+    """NaN and Infinity are Python's own; every other reader refuses them."""
+    value = {"a": float("nan"), "b": [1.5, float("-inf"), (float("inf"),)], "c": None, "d": "NaN"}
+    plain = {"a": None, "b": [1.5, None, [None]], "c": None, "d": "NaN"}
+    write_json(tmp_path / "some.json", value)
+
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    for text in (json_text(value), (tmp_path / "some.json").read_text()):
+        assert json.loads(text, parse_constant=refused) == plain

@@ -18,6 +18,7 @@ from xvlm.model.answers import question_states, rank_answers
 from xvlm.model.attention_map import attention_maps
 from xvlm.model.decoder import followed
 from xvlm.model.generate import Limits, Writer, beam_search, greedy, write
+from xvlm.predict import match_logits
 
 LIMITS = Limits(end=3, min_length=6, max_length=14)
 
@@ -88,8 +89,8 @@ def test_two_stage_scores() -> None:
         best_Qk = sims_QC.topk(4, dim=1).indices
         query_R, candidate_R = torch.arange(len(sims_QC)).repeat_interleave(4), best_Qk.flatten()
         image_R, text_R = (query_R, candidate_R) if "i2t" in key else (candidate_R, query_R)
-        logits = model.match(model.fuse(texts, text_R, concepts, image_R).cls_RD)
-        scores_QC = torch.full_like(sims_QC, -100).index_put((query_R, candidate_R), logits[:, 1])
+        logit_R = match_logits(model, concepts, texts, image_R, text_R, published=True)
+        scores_QC = torch.full_like(sims_QC, -100).index_put((query_R, candidate_R), logit_R)
         assert_same(scores_QC, published[key], key)
 
 

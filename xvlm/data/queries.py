@@ -41,7 +41,8 @@ class TextReader:
         """Cleaned as questions are.  Raises BadRecord if nothing is left, or only unknown tokens."""
         whole = clean_question(question)
         if not whole.strip():
-            raise BadRecord("no question", detail=f"nothing is left of {question!r} after cleaning")
+            found = f"the question is {question!r}; nothing is left of it after cleaning"
+            raise BadRecord("no question", "question", found)
         return self._encoded(question, whole, clean_question(question, self.max_words))
 
     def _encoded(self, text: str, whole: str, kept: str) -> Encoded:
@@ -49,9 +50,8 @@ class TextReader:
         seen = ids[1 : self.max_tokens]
         unknown = seen.count(self.tokenizer.unk_id)
         if unknown == len(seen):
-            raise BadRecord(
-                "text has only unknown tokens", detail=f"the vocabulary knows nothing of {text!r}"
-            )
+            found = f"the vocabulary knows nothing of {text!r}"
+            raise BadRecord("text has only unknown tokens", "text", found)
         return Encoded(ids[: self.max_tokens], unknown, kept != whole or len(ids) > self.max_tokens)
 
     def answers(self, answers: Sequence[str], longest: int) -> dict[tuple[int, ...], str]:

@@ -228,4 +228,4 @@ def xyxy_hint(bad: Sequence[SkippedSample]) -> str:
             fits.append(x0 < right <= int(found[2]) + 1 and y0 < bottom <= int(found[3]) + 1)
     if not fits or sum(fits) < 0.9 * len(fits):
         return ""
-    return " -- boxes must be x, y, width, height; these look like x0, y0, x1, y1"
+    return "; boxes must be x, y, width, height, and these look like x0, y0, x1, y1"

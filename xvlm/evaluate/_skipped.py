@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,13 +66,14 @@ class Skipped:
         self.notes.setdefault(what, []).append(key)
 
     def gather(self, measured: int) -> None:
-        """All ranks get what any of them skipped; they measured so many samples together."""
-        self.samples = dist.collected(self.samples)
+        """All ranks get what any of them skipped, by key; they measured so many samples together."""
+        self.samples = sorted(dist.collected(self.samples), key=lambda one: in_numbers(one.key))
         together: dict[str, list[str]] = {}
         for notes in dist.gather_objects(self.notes):
             for what, keys in notes.items():
                 together.setdefault(what, []).extend(keys)
-        self.notes, self.measured = together, measured
+        self.notes = {what: sorted(keys, key=in_numbers) for what, keys in together.items()}
+        self.measured = measured
 
     @property
     def first(self) -> str:
@@ -122,6 +124,11 @@ class Skipped:
     def to_jsonl(self) -> str:
         """One JSON object a line for every sample that was skipped."""
         return "".join(json_text(asdict(one)) + "\n" for one in self.samples)
+
+
+def in_numbers(key: str) -> list[tuple[str, int, str]]:
+    """What sorts `a[2]` before `a[10]`."""
+    return [(text, len(digits), digits) for text, digits in re.findall(r"(\D*)(\d*)", key)]
 
 
 def told(count: int, what: str, keys: Sequence[str]) -> str:
