@@ -62,12 +62,19 @@ class SourceConfig:
         image_root: where image paths start; empty: beside the file.
         weight: share in a mixture; 0 stands for the number of records.
         cache: keep records in memory once they have been read; for sources that fit.
+        image_key, caption_key: names of the fields with the image and its captions; empty: the usual ones.
+        is_image_rpath: whether the image's field is a path, else base64; unset: by its usual meaning.
+        tokenized: texts are word pieces with spaces between them (the published 16M region files).
     """
 
     path: str
     image_root: str = ""
     weight: float = 0.0
     cache: bool = False
+    image_key: str = ""
+    caption_key: str = ""
+    is_image_rpath: bool | None = None
+    tokenized: bool = False
 
 
 @dataclass(frozen=True)
