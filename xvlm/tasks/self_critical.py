@@ -265,11 +265,14 @@ RUN = SelfCriticalRun
 def build(run: SelfCriticalRun, out: Path) -> Built:
     """The task, its data and its model.
 
-    Raises InputError if it has no data, or there is nothing to compare a caption with.
+    Raises InputError if it has no data, there is nothing to compare a caption with, or the prompt fills it.
     """
     if run.baseline == "others" and run.samples < 2:
         raise InputError(f"samples is {run.samples}; with baseline 'others' it must be at least 2")
     got = prepare(run, out)
+    prompt = prompt_ids(got.tokenizer, run.prompt, run.max_tokens)
+    if len(prompt) >= run.max_tokens:
+        raise InputError(f"max_tokens is {run.max_tokens}; the prompt alone has {len(prompt)}")
     got = replace(got, loaded=replace(got.loaded, prompt=run.prompt))
     said = references(got.sources, run.data.max_words)
     cider = Cider([f"{text} {END}" for text in texts] for texts in said.values())
