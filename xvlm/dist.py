@@ -212,12 +212,17 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """(...) -> the mean of all ranks' values, for logs; no gradient."""
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """(...) -> the sum of all ranks' values; no gradient."""
     values = values.detach().clone()
     if world() > 1:
         dist.all_reduce(values)
-    return values / world()
+    return values
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """(...) -> the mean of all ranks' values, for logs; no gradient."""
+    return sum_over_ranks(values) / world()
 
 
 def gather_objects(value: T) -> list[T]:

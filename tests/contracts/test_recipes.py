@@ -231,6 +231,12 @@ def test_faithful_changes_what_the_table_says_and_no_more(name: str) -> None:
     assert {field: before[field] for field in OURS.get(name, {})} == OURS.get(name, {})
 
 
+def test_the_16m_region_files_hold_word_pieces() -> None:
+    run = run_of("base_16m")
+    assert all(one.tokenized for one in run.data.regions)
+    assert not any(one.tokenized for one in (*run.data.pairs, *run_of("base_4m").data.regions))
+
+
 def test_the_box_stage_is_as_long_as_the_published_one() -> None:
     """2 x 318,547 over 8 GPUs x 24 rows; 72 images and 192 texts a step, captions only in faithful mode."""
     run = run_of("refcoco_boxes_domain")

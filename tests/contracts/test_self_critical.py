@@ -15,6 +15,7 @@ from tests.contracts import toys
 from tests.tiny import photo
 from xvlm.data.sources import JsonSource
 from xvlm.data.views import image_key
+from xvlm.errors import InputError
 from xvlm.records import BadRecord
 from xvlm.tasks import self_critical
 from xvlm.tasks.self_critical import END, SelfCritical, references
@@ -170,3 +171,12 @@ def test_faithful_samples_are_drawn_and_scored_in_the_same_passes(
     assert len(modes) <= published.limits.max_length, "none is scored again"
     losses["self_critical"].backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in published.model.captions.parameters())
+
+
+def test_a_prompt_that_fills_the_caption_is_an_error(tmp_path: Path) -> None:
+    """Nothing would be drawn, and the loss would be 0 / 0."""
+    run = replace(
+        toys.RUNS["self_critical"](), prompt="a picture of the red circle of the scene", max_tokens=6
+    )
+    with pytest.raises(InputError, match="max_tokens is 6; the prompt alone has 6"):
+        self_critical.build(run, tmp_path)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.tiny import tiny_tokenizer
+from tests.contracts import toys
+from tests.model.test_weights import bert_tensors, write_bert
+from tests.tiny import tiny_loaded, tiny_tokenizer
+from xvlm.average import average
 from xvlm.data.text import Tokenizer
 from xvlm.errors import InputError
+from xvlm.model.folder import save_model
 from xvlm.model.vocabulary import KNOWN, check_vocabulary
+from xvlm.tasks import pretrain
+from xvlm.tasks._build import Init
 
 BERT = KNOWN[0]
 
@@ -56,3 +63,39 @@ def test_a_known_size_asks_for_the_known_vocabulary(tmp_path: Path) -> None:
         check_vocabulary(tiny_tokenizer(), 30522, "x")
     with pytest.raises(InputError, match="roberta-base"):
         check_vocabulary(tiny_tokenizer(), 50265, "x")
+
+
+@pytest.mark.parametrize("tokens", [39, 41])
+def test_a_bert_with_anothers_vocabulary(
+    tokens: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before training: its table has 40 rows."""
+    folder = write_bert(tmp_path / "bert", bert_tensors())
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = [f"word{number}" for number in range(tokens - len(special))]
+    (folder / "vocab.txt").write_text("\n".join(special + words))
+    run = toys.pretrain()
+    text = replace(run.model.text, text_layers=2, cross_layers=1)
+    run = replace(run, init=Init(text=str(folder)), model=replace(run.model, text=text))
+    if tokens > 40:
+        with pytest.raises(InputError, match=r"41 tokens, the embeddings of .*bert 40"):
+            pretrain.build(run, tmp_path / "out")
+    else:
+        pretrain.build(run, tmp_path / "out")
+        assert "39 tokens" in capsys.readouterr().err
+
+
+def test_a_model_folder_with_anothers_tokenizer(tmp_path: Path) -> None:
+    """Neither training nor averaging goes on from it."""
+    loaded = tiny_loaded()
+    save_model(loaded, tmp_path / "model")
+    words = [f"{letter}{other}" for letter in "abcdefghijkl" for other in "mnopqrstuvwxyz"]
+    foreign = Tokenizer.train_wordpiece([" ".join(words)] * 3, 400)
+    assert foreign.vocab_size > loaded.tokenizer.vocab_size
+    foreign.save(tmp_path / "model")
+    run = replace(toys.pretrain(), init=Init(model=str(tmp_path / "model")))
+    with pytest.raises(InputError, match="another model's"):
+        pretrain.build(run, tmp_path / "out")
+    with pytest.raises(InputError, match="another model's"):
+        average([tmp_path / "model", tmp_path / "model"], tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()

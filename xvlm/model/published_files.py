@@ -1,8 +1,9 @@
 """Files of checkpoints from elsewhere: read without running code, and unwrapped.
 
 Known forms: the published `{"model": tensors, "config": ...}`, Lightning's `state_dict`, DeepSpeed's
-`module`, a bare dictionary of tensors, safetensors; names that begin with `module.` (DDP), `model.` and the like; files
-from before PyTorch 1.6.  Everything in a file is somebody else's word: sizes are bounded by the file's own.
+`module`, a bare dictionary of tensors, safetensors; names that begin with `module.` (DDP), `model.` and the
+like; files from before PyTorch 1.6.  Everything in a file is somebody else's word: sizes are bounded by the
+file's own.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from xvlm import dist
 from xvlm.data.loader import BadRecords, Feed, load
 from xvlm.errors import InputError, NotFiniteError
+from xvlm.model.batch_norm import synchronise_batch_norms
 from xvlm.outputs import check_room
 from xvlm.run import Run, write_json
 from xvlm.train import checkpoint
@@ -79,6 +80,8 @@ def fit(
     if newest:
         state = checkpoint.load(newest, model, optimizer, average)
     dist.on_main(lambda: begin(run, out, state, checkpoint.bytes_needed(model, average)))
+    if dist.world() > 1:
+        synchronise_batch_norms(task)
     # Where parts take turns, a turn does not reach what is for the other parts.
     wrapped = (
         DistributedDataParallel(task, find_unused_parameters=feed.takes_turns) if dist.world() > 1 else task
@@ -234,7 +237,7 @@ def evaluated(evaluate: Evaluate, model: nn.Module, average: Average | None, ste
     """`evaluate` on the model, in evaluation mode, with averaged weights."""
     back = average.swapped(model) if average else None
     model.eval()
-    # DDP gives all ranks the main one's statistics of BatchNorm before a step; after it they differ.
+    # Statistics of BatchNorm are of all ranks (model/batch_norm.py); whatever else a buffer holds may not be.
     dist.copy_from_main(model.buffers())
     with torch.no_grad():
         numbers = evaluate(model, step)
