@@ -137,6 +137,15 @@ def test_a_best_model_needs_something_that_is_measured(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_warmup_longer_than_the_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It can work, so that it is no error."""
+    run = dataclasses.replace(tiny_run("cnn", steps=1), workers=0)
+    run = dataclasses.replace(run, optim=dataclasses.replace(run.optim, warmup=7))
+    _, state = train(run, tmp_path / "out")
+    assert state.step == 1
+    assert "optim.warmup is 7: with 1 steps, lr never reaches its peak" in capsys.readouterr().out
+
+
 def test_epochs_that_are_more_steps_than_can_be_counted() -> None:
     with pytest.raises(InputError, match=r"optim\.steps is .* of at most 64 bits"):
         validate(in_steps(Run(optim=OptimConfig(epochs=1e30)), 10.0))
