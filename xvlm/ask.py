@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from xvlm.data.limits import change_limits
+from xvlm.errors import printable
 from xvlm.model.decoding import CAPTION, Decoding
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
@@ -68,7 +69,7 @@ def match(
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
     else:
         for text, score in sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1]):
-            print(f"{score:.4f}  {text}")
+            print(f"{score:.4f}  {printable(text)}")
 
 
 def caption(
@@ -92,7 +93,7 @@ def caption(
     if json:
         show({"captions": found}, json)
     else:
-        print("\n".join(found))
+        print("\n".join(map(printable, found)))
 
 
 def ask(
@@ -149,4 +150,4 @@ def show(value: dict[str, Any], as_json: bool) -> None:
         print(json.dumps(value))
         return
     for name, item in value.items():
-        print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {item}")
+        print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {printable(item)}")

@@ -13,7 +13,7 @@ from torch import nn
 
 from xvlm import dist
 from xvlm.data.limits import change_limits
-from xvlm.errors import InputError, OutputError
+from xvlm.errors import InputError, OutputError, printable
 from xvlm.lookup import find
 from xvlm.machine import usable_precision
 from xvlm.model.folder import Loaded, save_model
@@ -28,7 +28,7 @@ from xvlm.train.stem_cache import keep_stem
 def say(text: str) -> None:
     """One line to the person who watches, from the main process."""
     if dist.is_main():
-        print(text, flush=True)
+        print(printable(text, lines=True), flush=True)
 
 
 def train(
