@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from xvlm.data.limits import change_limits
+from xvlm.errors import printable
 from xvlm.model.decoding import CAPTION, Decoding
 from xvlm.ranges import GreyBits, PositiveInt
 from xvlm.run import json_text
@@ -79,7 +80,7 @@ def match(
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
     else:
         for text, score in sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1]):
-            print(f"{score:.4f}  {text}")
+            print(f"{score:.4f}  {printable(text)}")
 
 
 def caption(
@@ -104,7 +105,7 @@ def caption(
     if json:
         show({"captions": found}, json)
     else:
-        print("\n".join(found))
+        print("\n".join(map(printable, found)))
 
 
 def ask(
@@ -172,4 +173,4 @@ def show(value: dict[str, Any], as_json: bool) -> None:
     for name, item in value.items():
         if isinstance(item, float) and math.isnan(item):
             item = "none"
-        print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {item}")
+        print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {printable(item)}")

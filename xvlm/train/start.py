@@ -15,7 +15,7 @@ from torch import nn
 
 from xvlm import dist
 from xvlm.data.limits import change_limits
-from xvlm.errors import InputError, XVLMError
+from xvlm.errors import InputError, XVLMError, printable
 from xvlm.jsonfile import read_json
 from xvlm.lock import locked_by_main
 from xvlm.lookup import find
@@ -40,7 +40,7 @@ FEW = 16
 def say(text: str) -> None:
     """One line to the person who watches, from the main process."""
     if dist.is_main():
-        print(text, flush=True)
+        print(printable(text, lines=True), flush=True)
 
 
 def train(
