@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 
 from xvlm import dist
+from xvlm.errors import printable
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, start: int = 0, line_seconds: float = 15.0) -> None:
+        title = printable(title)
         self.title, self.total, self.start = title, total, start
         self.line_seconds = line_seconds
         self.main = dist.is_main()
@@ -47,6 +49,7 @@ class Progress:
 
     def update(self, done: int, numbers: str = "") -> None:
         """`done` of all are done; `numbers` stand behind."""
+        numbers = printable(numbers)
         self.bar.update(self.task, completed=done, numbers=numbers)
         now = time.monotonic()
         due = now - self.last_line > self.line_seconds
