@@ -124,7 +124,7 @@ def test_debugging_shows_the_traceback_of_expected_failures(
 
 def test_interruptions(capsys: pytest.CaptureFixture[str]) -> None:
     assert said(capsys, KeyboardInterrupt()) == (130, "xvlm: interrupted\n")
-    assert said(capsys, Interrupted("stopped after step 3")) == (130, "xvlm: stopped after step 3\n")
+    assert said(capsys, Interrupted("stopped after step 3")) == (130, "stopped after step 3\n")
     with pytest.raises(SystemExit):
         exit_code(raising(SystemExit(2)))
     assert exit_code(lambda: None) == 0
@@ -154,7 +154,8 @@ def test_extras_are_those_of_the_project() -> None:
 
 def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:
     """`xvlm ... | head -1`: nothing on standard error, exit code 141."""
-    text = "from xvlm.failures import exit_code; raise SystemExit(exit_code(lambda: {lines}))"
+    lines = "print('line\\n' * 10**6)"
+    text = f"from xvlm.failures import exit_code; raise SystemExit(exit_code(lambda: {lines}))"
     process = subprocess.Popen(
         [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -59,7 +59,7 @@ def exit_code(call: Callable[[], None], arguments: Sequence[str] = ()) -> int:
         if sys.stdout is not None:  # closed by the shell: >&-
             sys.stdout.flush()
     except KeyboardInterrupt as error:
-        _say(str(error) or "interrupted")
+        _write(printable(str(error) or "xvlm: interrupted"))
         return INTERRUPTED
     except BrokenPipeError as error:
         if _output_is_closed():

@@ -286,8 +286,8 @@ class BadRecords:
             return
         reasons = _told(self.counts, self.first_keys)
         raise TooManyBadRecordsError(
-            f"{total} of {self.read} records read are bad, more than the {self.max_share:.2%} that --max-bad "
-            f"allows: {reasons}" + (f"; see {self.log}" if self.log is not None else "")
+            f"{total} of {self.read} records read are bad, more than {self.max_share:.2%} (--max-bad): "
+            f"{reasons}" + (f"; see {self.log}" if self.log is not None else "")
         )
 
     def state_dict(self) -> dict[str, Any]:
