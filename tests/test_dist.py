@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from xvlm import dist
+from xvlm.errors import DistributedError
 
 
 def test_one_process_is_the_main_one() -> None:
@@ -50,3 +51,50 @@ def test_the_own_gpu_is_made_the_current_one(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     dist.init()
     assert chosen == [torch.device("cuda", 3)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "told"),
+    [
+        ({"WORLD_SIZE": "two"}, "the environment's WORLD_SIZE is 'two'; torchrun sets it to a whole number"),
+        ({"WORLD_SIZE": ""}, "the environment's WORLD_SIZE is ''"),
+        ({"WORLD_SIZE": "2"}, "the 2 processes of the job cannot be joined: .*RANK"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "the 2 processes of the job cannot be joined: .*MASTER_ADDR"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "none"},
+            "the 2 processes of the job cannot be joined",
+        ),
+    ],
+)
+def test_processes_that_cannot_be_joined_are_an_error(
+    environment: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DistributedError, match=told) as caught:
+        dist.init()
+    assert "\n" not in str(caught.value)
+
+
+def test_gpus_without_nccl_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.distributed, "is_nccl_available", lambda: False)
+    with pytest.raises(DistributedError, match="has no NCCL"):
+        dist.init()
+
+
+def test_a_rank_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(device: torch.device) -> None:
+        raise RuntimeError("CUDA error: invalid device ordinal\nmany\nlines")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", refuse)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(DistributedError, match=r"^cuda:3 cannot be used, this machine has 2 GPUs; "):
+        dist.init()

@@ -1,4 +1,4 @@
-"""Wrong command lines, of every command: one sentence on standard error and exit code 2, never a traceback."""
+"""Wrong command lines, of every command: one sentence and exit code 2, never a traceback."""
 
 from __future__ import annotations
 

@@ -19,18 +19,44 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xvlm.errors import XVLMError
+from xvlm.errors import DistributedError, XVLMError
 
 T = TypeVar("T")
 
 
 def init() -> None:
-    """Join the other processes when started by `torchrun`; nothing otherwise."""
+    """Join the other processes when started by `torchrun`; nothing otherwise.
+
+    Raises DistributedError if they cannot be joined.
+    """
+    processes, backend = _from_environment("WORLD_SIZE", 1), "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(device())  # NCCL's collectives of objects use the current device
-    if "WORLD_SIZE" in os.environ and int(os.environ["WORLD_SIZE"]) > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        atexit.register(dist.destroy_process_group)  # else gloo's threads may abort a process that ends well
+        backend = "nccl"
+        try:
+            torch.cuda.set_device(device())  # NCCL's collectives of objects use the current device
+        except RuntimeError as error:
+            raise DistributedError(
+                f"{device()} cannot be used, this machine has {torch.cuda.device_count()} GPUs; "
+                "torchrun's --nproc-per-node may be as many"
+            ) from error
+    if processes <= 1 or dist.is_initialized():
+        return
+    if backend == "nccl" and not dist.is_nccl_available():
+        raise DistributedError("this PyTorch has no NCCL, by which GPUs work together; use one process")
+    try:
+        dist.init_process_group(backend)
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DistributedError(f"the {processes} processes of the job cannot be joined: {reason}") from error
+    atexit.register(dist.destroy_process_group)  # else gloo's threads may abort a process that ends well
+
+
+def _from_environment(name: str, default: int) -> int:
+    """A number that torchrun sets."""
+    text = os.environ.get(name, str(default))
+    if not text.strip().isdecimal():
+        raise DistributedError(f"the environment's {name} is {text!r}; torchrun sets it to a whole number")
+    return int(text)
 
 
 def world() -> int:
@@ -105,7 +131,7 @@ def on_main(work: Callable[[], object]) -> None:
 def device() -> torch.device:
     """This process's GPU, or the CPU."""
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", _from_environment("LOCAL_RANK", 0))
     return torch.device("cpu")
 
 

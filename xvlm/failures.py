@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import shlex
 import sys
 import traceback
@@ -39,7 +40,8 @@ _SYSTEM_ERRORS = {
 _WITHOUT_A_FILE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EIO)
 
 _LOST_PEER = re.compile(
-    r"connection (?:was )?(?:closed|reset|refused|aborted)|broken pipe|gloo|nccl|remote process exited",
+    r"connection (was )?(closed|reset|refused|aborted)|broken pipe|communicator was aborted"
+    r"|remote process exited|failed to recv|timed out waiting",
     re.IGNORECASE,
 )
 
@@ -54,9 +56,10 @@ def exit_code(call: Callable[[], None], arguments: Sequence[str] = ()) -> int:
     """
     try:
         call()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the shell: >&-
+            sys.stdout.flush()
     except KeyboardInterrupt as error:
-        _say(str(error) or "interrupted")
+        _write(printable(str(error) or "xvlm: interrupted"))
         return INTERRUPTED
     except BrokenPipeError as error:
         if _output_is_closed():
@@ -80,8 +83,8 @@ def sentence(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError):
         return _system_error(error)
-    if dist.world() > 1 and isinstance(error, RuntimeError) and _LOST_PEER.search(str(error)):
-        return "another process of the job has ended; its own message says why"
+    if dist.world() > 1 and isinstance(error, RuntimeError) and (lost := _LOST_PEER.search(str(error))):
+        return f"another process of the job has ended ({lost[0].lower()}); its own message says why"
     return None
 
 
@@ -112,12 +115,15 @@ def _write(line: str) -> None:
 def _output_is_closed() -> bool:
     """Whether who read standard output has gone (`| head`); then what is still to be written is dropped."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes once more when it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # not a file, in tests
+        return False
+    state = select.poll()
+    state.register(output, 0)
+    if not any(event & select.POLLERR for _, event in state.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python flushes once more when it ends
+    return True
 
 
 def _system_error(error: OSError) -> str | None:

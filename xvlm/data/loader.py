@@ -301,8 +301,8 @@ class BadRecords:
             return
         reasons = _told(self.counts, self.first_keys)
         raise TooManyBadRecordsError(
-            f"{total} of {self.read} records read are bad, more than the {self.max_share:.2%} that --max-bad "
-            f"allows: {reasons}"
+            f"{total} of {self.read} records read are bad, more than {self.max_share:.2%} (--max-bad): "
+            f"{reasons}"
             + (f"; see {self.log}" if self.log is not None else "")
             + (f"; {hint}" if (hint := hint_at_xyxy(self._bad_boxes)) else "")
         )
