@@ -83,7 +83,8 @@ def evaluate_grounding(
         size_N4 = torch.tensor([[one.width, one.height] * 2 for one in opened], dtype=torch.float64)
         predicted_N4 = box_N4.double().cpu() * size_N4
         true_N4 = torch.tensor([case.box_xyxy for _, case in asked.cases], dtype=torch.float64)
-        iou_N, inclusive_N = overlaps(predicted_N4, true_N4)
+        # A box that is no number overlaps with nothing.
+        iou_N, inclusive_N = (found_N.nan_to_num(0.0) for found_N in overlaps(predicted_N4, true_N4))
         scores = score_N.tolist() if "matching" in predictor.model.config.parts else [None] * len(asked.cases)
         columns = (predicted_N4.tolist(), iou_N.tolist(), scores, inclusive_N.tolist())
         for (_, case), box, iou, score, inclusive in zip(asked.cases, *columns, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import torch
@@ -81,15 +82,16 @@ def evaluate_maps(
         predictor, source, limit, [layer], detections, batch, skipped
     ):
         best, score = choice.best(0, power)
+        plain, inclusive = choice.overlap(0, power)
         prediction = MapPrediction(
             key=case.key,
             image=case.image,
             text=case.text,
             true_xyxy=case.box_xyxy,
             predicted_xyxy=candidates[best],
-            iou=float(choice.iou_C[best]),
+            iou=plain,
             score=score,
-            iou_inclusive=float(choice.inclusive_C[best]),
+            iou_inclusive=inclusive,
             split=case.split,
             ref_id=case.ref_id,
             candidates_xyxy=candidates,
@@ -123,10 +125,15 @@ class Choice:
     inclusive_C: Tensor
 
     def best(self, k: int, power: float) -> tuple[int, float]:
-        """The candidate with the highest score by the k-th layer, and its score."""
+        """The candidate with the highest score by the k-th layer, and its score; NaN if one is no number."""
         score_C = self.inside_KC[k] / self.area_C**power
         best = int(score_C.argmax())
         return best, float(score_C[best])
+
+    def overlap(self, k: int, power: float) -> tuple[float, float]:
+        """How far that candidate overlaps with the true box, plain and by inclusive pixels: 0 for NaN."""
+        best, score = self.best(k, power)
+        return (0.0, 0.0) if isnan(score) else (float(self.iou_C[best]), float(self.inclusive_C[best]))
 
 
 def looked_at(
@@ -211,9 +218,8 @@ def rounded(map_hw: Tensor) -> tuple[tuple[float, ...], ...]:
 
 def weak_metrics(choices: Sequence[Choice], k: int, power: float, bad_records: int) -> dict[str, float]:
     """How good the choices by the k-th layer are, with scores over the area to a power."""
-    best = [choice.best(k, power)[0] for choice in choices]
-    iou_N = torch.stack([choice.iou_C[c] for choice, c in zip(choices, best, strict=True)])
-    inclusive_N = torch.stack([choice.inclusive_C[c] for choice, c in zip(choices, best, strict=True)])
+    overlaps_N2 = torch.tensor([choice.overlap(k, power) for choice in choices], dtype=torch.float64)
+    iou_N, inclusive_N = overlaps_N2.unbind(1)
     splits = [choice.split for choice in choices]
     chance = sum((choice.iou_C >= RIGHT_IOU).double().mean().item() for choice in choices)
     return {
@@ -241,7 +247,9 @@ def sums_inside(map_HW: Tensor, candidates: Sequence[BoxXYXY]) -> Tensor:
 
 
 def highest_inside(map_HW: Tensor, box_xyxy: BoxXYXY) -> bool:
-    """Whether the highest pixel of a map (height, width) lies in the box."""
+    """Whether the highest pixel of a map (height, width) lies in the box; never where one is no number."""
+    if map_HW.isnan().any():
+        return False
     y, x = divmod(int(map_HW.argmax()), map_HW.shape[1])
     return box_xyxy[0] <= x < box_xyxy[2] and box_xyxy[1] <= y < box_xyxy[3]
 
