@@ -17,7 +17,7 @@ from tests.tiny import tiny_run, tiny_task, toy_samples
 from xvlm import dist
 from xvlm.data.views import Sample
 from xvlm.losses.box import box_losses
-from xvlm.losses.contrastive import contrastive_loss
+from xvlm.losses.contrastive import Positives, contrastive_loss
 from xvlm.losses.matching import Negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
 from xvlm.model.batch_norm import synchronise_batch_norms
@@ -56,7 +56,7 @@ TEXT_KEY = torch.tensor([10, 11, 12, 13, 14, 15, 11, 17])
 CONCEPT_KEY = torch.tensor([20, 21, 20, 23, 24, 25, 26, 20])
 
 
-def contrastive(rows: Sequence[int], faithful: bool = False) -> Values:
+def contrastive(rows: Sequence[int], faithful: bool = False, published: Positives = "diagonal") -> Values:
     here = mine(rows)
     concept = numbers(1, 8, 6)[here].requires_grad_()
     text = numbers(2, 8, 6)[here].requires_grad_()
@@ -68,6 +68,7 @@ def contrastive(rows: Sequence[int], faithful: bool = False) -> Values:
         CONCEPT_KEY[here],
         TEXT_KEY[here],
         faithful,
+        published,
     )
     return with_gradients(loss, concept, text, temperature)
 
@@ -98,6 +99,7 @@ SPLITS = {"even": (4, 4), "uneven": (3, 5), "nothing on rank 1": (8, 0)}
 def losses(_: Path) -> dict[str, Values]:
     """Every loss, with every split of 8 rows."""
     found = {f"{name}, {split}": LOSSES[name](rows) for name in LOSSES for split, rows in SPLITS.items()}
+    found["faithful by image"] = contrastive((4, 4), True, "image")
     return {**found, "faithful": contrastive((4, 4), faithful=True)}
 
 

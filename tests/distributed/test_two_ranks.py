@@ -61,6 +61,16 @@ def test_faithful_contrastive_gradient_is_one_worlds_share(
     torch.testing.assert_close(cases.contrastive((8, 0))["loss"], one["loss"])
 
 
+def test_faithful_positives_of_one_image_may_be_on_several_ranks(
+    of_losses: list[dict[str, cases.Values]],
+) -> None:
+    """Rows 0, 2 and 7 show one image, the last of them on the other rank."""
+    one = cases.contrastive((8, 0), True, "image")
+    for rank in of_losses:
+        torch.testing.assert_close(rank["faithful by image"]["loss"], one["loss"], rtol=1e-6, atol=1e-9)
+    assert abs(one["loss"] - cases.contrastive((8, 0), True)["loss"]) > 1e-3
+
+
 @pytest.fixture(scope="module")
 def of_norms(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, cases.Values]]:
     return on_two_ranks(cases.norms, tmp_path_factory.mktemp("norms"))

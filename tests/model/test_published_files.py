@@ -177,6 +177,8 @@ def damaged_files(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
         "laughs.pth": {"model": dict(tensors), "config": {"a": laughs(60)}},
         "laughing_key.pth": {"state": laughs(60)},
         "two.pth": {"state_dict": {**prefixed(tensors, "a."), **prefixed(tensors, "b.")}},
+        "nan.pth": {"model": {**tensors, "temp": torch.tensor(float("nan"))}},
+        "complex.pth": {"model": {**tensors, "temp": torch.tensor(1j)}},
         "resnet.pth": {"conv1.weight": torch.zeros(3, 3)},
     }
     for name, tree in trees.items():
@@ -202,6 +204,8 @@ def damaged_files(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
         "expanded.pth": "no ordinary tensor",
         "laughs.pth": "too large or too deep",
         "laughing_key.pth": "no published checkpoint",
+        "nan.pth": "temp holds numbers that are not finite",
+        "complex.pth": "temp is no ordinary tensor",
         "two.pth": "several models",
         "resnet.pth": "no checkpoint of the published X-VLM",
         "missing.pth": "is no file",

@@ -188,10 +188,13 @@ def checked_name(name: Any, path: Path) -> str:
 
 
 def check_tensor(name: str, value: Tensor, path: Path) -> None:
-    """Raise InputError for a tensor (...) that has not a value for each of its elements."""
+    """Raise InputError for a tensor (...) that has not a finite number for each of its elements."""
     plain_kind = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    plain_kind = plain_kind and not value.is_complex()
     if not plain_kind or value.numel() * value.element_size() > value.untyped_storage().nbytes():
         raise InputError(f"{path}: {name} is no ordinary tensor, with a value for each of its elements")
+    if value.is_floating_point() and not value.isfinite().all():
+        raise InputError(f"{path}: {name} holds numbers that are not finite; its training must have failed")
 
 
 def without_prefix(tensors: dict[str, Tensor], ema: bool, path: Path, said: list[str]) -> dict[str, Tensor]:
