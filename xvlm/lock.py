@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from xvlm import dist
 from xvlm.errors import OutputError
 from xvlm.whole import writing
 
@@ -28,6 +27,7 @@ class FolderLock:
     def __init__(self, folder: Path, shared: bool) -> None:
         """Raises OutputError, naming who has it, where another process does."""
         self.folder, self.path = folder, folder / LOCK
+        self.made = [one for one in (folder, *folder.parents) if not one.exists()]
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         while True:
@@ -51,11 +51,17 @@ class FolderLock:
         self._take(shared=True)
 
     def release(self) -> None:
-        """Give it back; the file goes with the one who had it alone."""
+        """Give it back; with it go its file, if it was held alone, and folders that were made and not used."""
+        if self.handle < 0:  # it was lost
+            return
         _handles.pop(self.handle, None)
         if not self.shared and _is_still(self.path, self.handle):
             self.path.unlink()
         os.close(self.handle)
+        for folder in self.made:
+            if any(folder.iterdir()):
+                break
+            folder.rmdir()
 
     def _take(self, shared: bool) -> None:
         self.shared = shared
@@ -65,6 +71,7 @@ class FolderLock:
             holder = _holder(self.path)
             _handles.pop(self.handle, None)
             os.close(self.handle)
+            self.handle = -1
             raise OutputError(
                 f"{self.folder} is in use by {holder}; wait for it or stop it, or name another folder"
             ) from None
@@ -140,6 +147,8 @@ def locked(folder: Path, shared: bool = False) -> Iterator[FolderLock]:
 @contextmanager
 def locked_by_main(folder: Path) -> Iterator[None]:
     """`locked` by the main process for all ranks: where it is refused, all are."""
+    from xvlm import dist  # here: a lock alone needs no torch
+
     dist.init()
     with ExitStack() as stack:
         dist.on_main(lambda: stack.enter_context(locked(folder)))

@@ -11,8 +11,8 @@ import ctypes
 import itertools
 import os
 import re
-import shutil
 import socket
+import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +68,7 @@ def whole_folder(folder: Path, files: Collection[str]) -> Iterator[Path]:
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         restore(folder)
-        with _partial(folder) as partial:
+        with _partial(folder, files) as partial:
             partial.mkdir()
             yield partial
             for written in [*partial.iterdir(), partial]:
@@ -87,9 +87,9 @@ def _take_place(partial: Path, folder: Path, files: Collection[str]) -> None:
         old = _beside(folder, "replaced")
         folder.replace(old)
         partial.replace(folder)
-    for name in files:
-        (old / name).unlink(missing_ok=True)
-    old.rmdir()
+    _remove(old, files)
+    if old.exists():
+        print(f"{folder} was replaced; what came into it meanwhile is in {old}", file=sys.stderr)
 
 
 def _exchange(a: Path, b: Path) -> bool:
@@ -115,17 +115,17 @@ def restore(folder: Path) -> None:
 
 
 @contextmanager
-def _partial(path: Path) -> Iterator[Path]:
+def _partial(path: Path, files: Collection[str] = ()) -> Iterator[Path]:
     """A name beside `path` of which nothing is left at the end; those of dead processes go too."""
     for stale in path.parent.glob(f".{path.name}.*.partial"):
         if _is_stale(stale):
-            _remove(stale)
+            _remove(stale, files)
     partial = _beside(path, "partial")
     _own.add(partial)
     try:
         yield partial
     finally:
-        _remove(partial)
+        _remove(partial, files)
         _own.discard(partial)
 
 
@@ -151,11 +151,16 @@ def _is_stale(partial: Path) -> bool:
     return False
 
 
-def _remove(partial: Path) -> None:
-    if partial.is_dir() and not partial.is_symlink():
-        shutil.rmtree(partial, ignore_errors=True)
-    else:
+def _remove(partial: Path, files: Collection[str]) -> None:
+    """A partial file, or of a partial folder what is known to be ours, and the folder if that is all."""
+    if not partial.is_dir() or partial.is_symlink():
         partial.unlink(missing_ok=True)
+        return
+    for path in partial.iterdir():
+        if path.name in files or _NAME.fullmatch(path.name):
+            path.unlink()
+    if not any(partial.iterdir()):
+        partial.rmdir()
 
 
 def to_disk(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from xvlm.outputs import check_writable
 from xvlm.report import Metric, Table, write_report
 from xvlm.report.items import Section
 from xvlm.run import json_text, write_json, write_text
+from xvlm.whole import whole_file
 
 WRITTEN = ("metrics.json", "predictions.json", "submission.json", "skipped.jsonl", "report.html")
 MADE_BY = "Made by: xvlm "
@@ -57,18 +58,30 @@ def _is_ours(page: Path) -> bool:
 
 
 def write_results(out: Path, measure: str, metrics: Mapping[str, float], found: Any, command: str) -> Path:
-    """Write `report.html`, `metrics.json`, `predictions.json`, and `submission.json` where the measure's file
-    has a `submission`; return the page.
+    """Write `metrics.json`, `predictions.json`, `report.html`, and `submission.json` where the measure's file
+    has a `submission`; return the page.  Where one cannot be written, all stay as they were.
 
     Args:
         measure: name of a file in `evaluate`; a page shows more than numbers where `gallery` has one too.
         found: what `evaluate` returned beside the metrics.
         command: that made it, for the page.
     """
+    with ExitStack() as files:  # they take their places in reverse: the page first
+        write_json(files.enter_context(whole_file(out / "metrics.json")), dict(metrics))
+        write_predictions(files.enter_context(whole_file(out / "predictions.json")), found)
+        submission = getattr(find("evaluate", measure), "submission", None)
+        if submission:
+            write_json(files.enter_context(whole_file(out / "submission.json")), submission(found))
+        write_page(files.enter_context(whole_file(out / "report.html")), measure, metrics, found, command)
+    return out / "report.html"
+
+
+def write_page(path: Path, measure: str, metrics: Mapping[str, float], found: Any, command: str) -> None:
+    """`report.html` of an evaluation; see `write_results`."""
     page = find("gallery", measure) if measure.replace("-", "_") in names("gallery") else None
     told = getattr(page, "told", percent)
-    report = write_report(
-        out / "report.html",
+    write_report(
+        path,
         f"xvlm: {measure.replace('_', ' ')}",
         [
             Metric(label, told(metrics[name]))
@@ -81,12 +94,6 @@ def write_results(out: Path, measure: str, metrics: Mapping[str, float], found: 
         ],
         notes=[f"Made by: {command}"],
     )
-    write_json(out / "metrics.json", dict(metrics))
-    write_predictions(out / "predictions.json", found)
-    submission = getattr(find("evaluate", measure), "submission", None)
-    if submission:
-        write_json(out / "submission.json", submission(found))
-    return report
 
 
 def percent(share: float) -> str:
