@@ -299,9 +299,9 @@ def check_image_size(model: nn.Module, config: VisionConfig) -> None:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises InputError for a name that timm does not know or that is no plain name, an option that is not allowed or
-    that the model cannot take, an image size that is no multiple of the stride, a transformer that is no plain ViT,
-    or a setting for encoders of another kind.
+    Raises InputError for a name that timm does not know or that is no plain name, an option that is not
+    allowed or that the model cannot take, an image size that is no multiple of the stride, a transformer that
+    is no plain ViT, or a setting for encoders of another kind.
     """
     check_name(config.name)
     check_options(config.options)
