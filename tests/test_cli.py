@@ -18,7 +18,7 @@ from xvlm.model.folder import save_model
 from xvlm.predict import Predictor
 from xvlm.run import write_json
 from xvlm.tasks.pretrain import PretrainRun
-from xvlm.train.start import read_run
+from xvlm.train.run_folder import read_run
 
 
 @pytest.fixture(scope="module")
@@ -95,11 +95,13 @@ def test_ask(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = Predictor.load(folder / "answers").image(folder / "0.jpg")
     for answers in (None, ["red", "light blue", "no"]):
         options = ["--answers", *answers] if answers else []
-        text, score = seen.ask(question, answers)
+        best = seen.ask_all(question, answers)
+        assert len(best) == len(answers or [""])
         assert json_of(capsys, *arguments, *options) == {
             "question": question,
-            "answer": text,
-            "score": pytest.approx(score),
+            "answer": best[0].text,
+            "score": pytest.approx(best[0].score),
+            "best": [{"answer": text, "score": pytest.approx(score)} for text, score in best],
         }
 
 
@@ -248,12 +250,15 @@ def test_help(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixt
             ["caption", "PHOTO", "--model", "CAPTIONS", "--max-tokens", "49"],
             ["49 tokens", "positions reach 48"],
         ),
-        (["ask", "PHOTO", "who?", "--model", "CAPTIONS"], ["this model has no 'answers'"]),
+        (["ask", "PHOTO", "the dog?", "--model", "CAPTIONS"], ["this model has no 'answers'"]),
         (["ask", "PHOTO", "?!", "--model", "ANSWERS"], ["'?!'; nothing is left of it"]),
-        (["ask", "PHOTO", "who?", "--model", "ANSWERS", "--answers"], ["a list of at least one text"]),
-        (["ask", "PHOTO", "who?", "--answers", "a dog", "", "--model", "ANSWERS"], ["an answer must say"]),
+        (["ask", "PHOTO", "the dog?", "--model", "ANSWERS", "--answers"], ["a list of at least one text"]),
         (
-            ["ask", "PHOTO", "who?", "--answers", "dog " * 47, "--model", "ANSWERS"],
+            ["ask", "PHOTO", "the dog?", "--answers", "a dog", "", "--model", "ANSWERS"],
+            ["an answer must say"],
+        ),
+        (
+            ["ask", "PHOTO", "the dog?", "--answers", "dog " * 47, "--model", "ANSWERS"],
             ["the answer that begins with 'dog dog", "it may have 48 tokens"],
         ),
         (["compare", "PHOTO", "PHOTO", "two dogs", "--model", "MODEL"], ["this model has no 'pairs'"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from xvlm.data.text import Tokenizer
+from tests.model.test_vocabulary import bert_vocabulary
 from xvlm.lookup import find
 from xvlm.model.published import to_published
 from xvlm.model.xvlm import build_model
@@ -29,7 +29,7 @@ def test_a_full_size_checkpoint_converts_in_a_minute_and_4_gb(tmp_path: Path) ->
     model = build_model(find("recipes", "base_4m").recipe().model)
     torch.save({"model": to_published(model)}, tmp_path / "base.th")
     del model
-    Tokenizer.train_wordpiece(["a red ring", "two blue stars"], 60).save(tmp_path / "tokenizer")
+    bert_vocabulary(tmp_path / "tokenizer")
     paths = [str(tmp_path / name) for name in ("base.th", "ours", "tokenizer")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     begun = time.monotonic()

@@ -15,10 +15,12 @@ import torch
 from tests.test_report import checked
 from tests.tiny import photo, tiny_config, tiny_tokenizer
 from xvlm.cli import main
+from xvlm.data.sources import JsonSource
 from xvlm.gallery import _results
 from xvlm.lookup import find, names
 from xvlm.model.folder import Loaded, save_model
 from xvlm.model.xvlm import ModelConfig, build_model
+from xvlm.predict import Predictor
 from xvlm.report import cards
 
 NAMES = [f"{number}.jpg" for number in range(4)]
@@ -158,6 +160,25 @@ def test_in_bfloat16_too(measure: str, photos: Path, tmp_path: Path, monkeypatch
     assert metrics.keys() == before.keys()
 
 
+@pytest.mark.parametrize("measure", [name for name in MEASURES if name != "captioning"])
+def test_a_model_that_broke_is_right_about_nothing(measure: str, photos: Path, tmp_path: Path) -> None:
+    """Weights that are no numbers: every share is 0, every file is JSON, the page is written."""
+    parts, items, _ = MEASURES[measure]
+    save_tiny(tmp_path / "model", parts)
+    predictor = Predictor.load(tmp_path / "model", "cpu")
+    for parameter in predictor.model.parameters():
+        torch.nn.init.constant_(parameter, torch.nan)
+    (tmp_path / "items.json").write_text(json.dumps(items()))
+    options = {"answers": ["red", "no"]} if measure == "vqa" else {}
+    source = JsonSource(tmp_path / "items.json", str(photos))
+    metrics, found = find("evaluate", measure).evaluate(predictor, source, **options)
+    told = find("gallery", measure).TILES.keys() & metrics.keys() - {"weak_grounding_chance"}
+    assert told and {name: metrics[name] for name in told} == dict.fromkeys(told, 0.0)
+    _results.write_results(tmp_path / "out", measure, metrics, found, "a test")
+    for name in ("metrics.json", "predictions.json"):
+        json.loads((tmp_path / "out" / name).read_text(), parse_constant=no_constant)
+
+
 def test_right_and_wrong_answers_are_both_shown(photos: Path, tmp_path: Path) -> None:
     """Of four statements, two of them true, an untrained model that says one thing gets half right."""
     _, predictions, page = measured("nlvr2", photos, tmp_path / "out")
@@ -223,7 +244,8 @@ def test_options_are_those_of_the_measure(measure: str, capsys: pytest.CaptureFi
         main(["eval", measure, "--help"])
     told = capsys.readouterr().out
     parameters = inspect.signature(find("evaluate", measure).evaluate).parameters
-    for name in ["model", "data", "out", "image_root", *list(parameters)[2:]]:
+    assert list(parameters)[-1] == "skipped"
+    for name in ["model", "data", "out", "image_root", "max_bad", "caption_key", *list(parameters)[2:-1]]:
         assert f"--{name.replace('_', '-')}" in told
 
 

@@ -67,7 +67,7 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name in ("phrases.json", "captions.json", "MY_FOLDER/train.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(data)
-    Path("questions.json").write_text('[{"image": "street.jpg", "question": "who?", "answer": ["a dog"]}]')
+    Path("questions.json").write_text('[{"image": "street.jpg", "question": "a dog?", "answer": ["a dog"]}]')
     started = []
     names = ("demo.run_demo", "photos.run_photos", "ablate.run_ablation", "train.start.train")
     names += ("convert.convert", "convert.convert_back", "measure.bench")

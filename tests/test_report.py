@@ -174,6 +174,12 @@ def test_table_rows_fit_the_header() -> None:
 # curves -----------------------------------------------------------------------------------------------
 
 
+def test_a_null_in_the_log_is_a_gap() -> None:
+    rows = [{"step": 0, "loss": 2.0}, {"step": 1, "loss": None}, {"step": 2, "loss": 1.0}]
+    (curve,) = report.curves_from_log(rows)
+    assert list(curve.steps) == [0, 1, 2] and curve.values[0] == 2.0 and curve.values[1] != curve.values[1]
+
+
 def test_log_is_read_and_curves_named(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     rows = [

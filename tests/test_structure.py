@@ -14,13 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
-    "errors", "jsonfile", "machine", "records", "boxes", "batch", "dist", "progress", "lookup", "run",
-    "whole", "data",
+    "errors", "ranges", "whole", "jsonfile", "machine", "records", "boxes", "batch", "dist", "progress",
+    "lookup", "run",
+    "lock", "outputs", "data",
     "model", "losses", "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search",
     "serve",
     "export", "bench", "gallery", "measure", "demo", "demo_tasks", "photos", "ablate", "convert", "average",
-    "ask",
-    "failures", "cli", "__main__",
+    "failures", "ask",
+    "cli", "__main__",
 ]  # fmt: skip
 
 LONGEST = 400  # lines

@@ -235,3 +235,10 @@ def tiny_loaded_for(part: Part, labels: tuple[str, ...] = ()) -> Loaded:
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
     return Loaded(model.eval(), tokenizer, 30, 20, prompt="the " if part == "captions" else "")
+
+
+def with_sources(run: Any) -> Any:
+    """The run with a source, which does not exist, wherever it may have some."""
+    parts = [name for name in ("train", "pairs", "regions") if hasattr(run.data, name)]
+    source = (SourceConfig("none.jsonl"),)
+    return replace(run, data=replace(run.data, **dict.fromkeys(parts, source)))

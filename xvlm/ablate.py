@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,14 @@ from xvlm.errors import InputError
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
 from xvlm.jsonfile import read_json
+from xvlm.lock import locked_by_main
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
 from xvlm.recipes import photos as photos_recipe
 from xvlm.report import Bars, bars_svg, read_log, write_svg
-from xvlm.run import write_json
+from xvlm.run import write_json, write_text
 from xvlm.tasks.pretrain import PretrainRun
+from xvlm.train.run_folder import check_reports, remove_run
 from xvlm.train.start import say, train
 
 TIMED = 16
@@ -71,15 +72,18 @@ def run_ablation(on: str, root: Path, out: Path, minutes: float) -> dict[str, di
     else:
         raise InputError(f"on is {on!r}; it may be 'scenes' or 'photos'")
     table: dict[str, dict[str, float]] = {}
-    for name, run in variants(base).items():
-        folder = out / name.replace(" ", "-")
-        done = folder / "metrics.json"
-        if not done.exists():
-            run = fitted(run, folder, minutes)
-            say(f"--- {name}: {minutes:g} minutes of training, {run.optim.steps} steps")
-            write_json(done, measure(run, folder, retrieval, grounding, 1 if on == "scenes" else None))
-        table[name] = read_json(done, allow_nan=True)
-        write_table(out, on, minutes, table)
+    check_reports(out, ("table.md", "table.json", "ablation.svg"), out / "coarse")
+    with locked_by_main(out):
+        for name, run in variants(base).items():
+            folder = out / name.replace(" ", "-")
+            done = folder / "metrics.json"
+            check_reports(folder, ("metrics.json",))
+            if not done.exists():
+                run = fitted(run, folder, minutes)
+                say(f"--- {name}: {minutes:g} minutes of training, {run.optim.steps} steps")
+                write_json(done, measure(run, folder, retrieval, grounding, 1 if on == "scenes" else None))
+            table[name] = read_json(done, allow_nan=True)
+            write_table(out, on, minutes, table)
     say((out / "table.md").read_text())
     return table
 
@@ -97,7 +101,7 @@ def fitted(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:
         at = [row["seconds"] for row in read_log(timing / "log.jsonl")]
         seconds = float(np.median(np.diff(at[4:])))
         write_json(kept, {"steps": max(TIMED, round(60 * minutes / seconds)), "seconds_a_step": seconds})
-        shutil.rmtree(timing)
+        remove_run(timing)
     return replace(run, optim=replace(run.optim, steps=read_json(kept)["steps"]))
 
 
@@ -126,7 +130,7 @@ def write_table(out: Path, on: str, minutes: float, table: dict[str, dict[str, f
     text = (
         f"Trained on {on}, {minutes:g} minutes a variant, retrieval reranked by matching.\n\n{header}{rows}"
     )
-    (out / "table.md").write_text(text)
+    write_text(out / "table.md", text)
     write_svg(out / "ablation.svg", bars_svg(chart(on, table)))
 
 

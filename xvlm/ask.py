@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from tyro.conf import Positional
 
+from xvlm.data.limits import change_limits
+from xvlm.errors import printable
 from xvlm.model.decoding import CAPTION, Decoding
+from xvlm.ranges import GreyBits, PositiveInt
+from xvlm.run import json_text
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
+MaxPixels = Annotated[PositiveInt, tyro.conf.arg(help="largest image that is read, in pixels")]
+Grey = Annotated[GreyBits, tyro.conf.arg(help="significant bits of 16-bit grey; 0: seen from the image")]
+Device = Annotated[
+    str | None, tyro.conf.arg(help="cpu, cuda or cuda:NUMBER; by default the GPU where there is one")
+]
 
 
 def ground(
@@ -20,6 +29,9 @@ def ground(
     model: Path = Path("runs/demo"),
     draw: Path | None = None,
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: Grey = 0,
+    device: Device = None,
 ) -> None:
     """Where is this phrase in the image?
 
@@ -29,13 +41,18 @@ def ground(
         model: model folder, run folder or hub repository.
         draw: write the image with the box to this file.
     """
-    from xvlm.gallery._show import picture
+    from xvlm.data.user_images import open_any
+    from xvlm.gallery._show import check_picture_output, save_picture
     from xvlm.predict import Predictor
     from xvlm.report import DrawnBox, draw_box
 
-    box, score = Predictor.load(model).image(image).ground(phrase)
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
     if draw is not None:
-        draw_box(picture(image), [DrawnBox(box, f"{phrase} {score:.2f}")]).save(draw)
+        check_picture_output(draw, image)
+    box, score = Predictor.load(model, device).image(image).ground(phrase)
+    if draw is not None:
+        label = phrase if math.isnan(score) else f"{phrase} {score:.2f}"
+        save_picture(draw_box(open_any(image).image, [DrawnBox(box, label)]), draw)
     show({"phrase": phrase, "box_xyxy": [round(edge, 2) for edge in box], "score": score}, json)
 
 
@@ -44,6 +61,9 @@ def match(
     texts: Positional[tuple[str, ...]],
     model: Path = Path("runs/demo"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: Grey = 0,
+    device: Device = None,
 ) -> None:
     """How well does each text describe the image?
 
@@ -54,12 +74,13 @@ def match(
     """
     from xvlm.predict import Predictor
 
-    scores = Predictor.load(model).image(image).match(texts)
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    scores = Predictor.load(model, device).image(image).match(texts)
     if json:
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
     else:
         for text, score in sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1]):
-            print(f"{score:.4f}  {text}")
+            print(f"{score:.4f}  {printable(text)}")
 
 
 def caption(
@@ -67,6 +88,9 @@ def caption(
     decoding: Annotated[Decoding, tyro.conf.arg(name="")] = CAPTION,
     model: Path = Path("runs/captioning"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: Grey = 0,
+    device: Device = None,
 ) -> None:
     """What does the image show?
 
@@ -76,11 +100,12 @@ def caption(
     """
     from xvlm.predict import Predictor
 
-    found = Predictor.load(model).image(image).captions(decoding)
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    found = Predictor.load(model, device).image(image).captions(decoding)
     if json:
         show({"captions": found}, json)
     else:
-        print("\n".join(found))
+        print("\n".join(map(printable, found)))
 
 
 def ask(
@@ -89,6 +114,9 @@ def ask(
     answers: tuple[str, ...] | None = None,
     model: Path = Path("runs/vqa"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: Grey = 0,
+    device: Device = None,
 ) -> None:
     """Answer a question about the image.
 
@@ -100,8 +128,16 @@ def ask(
     """
     from xvlm.predict import Predictor
 
-    answer, score = Predictor.load(model).image(image).ask(question, answers)
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    best = Predictor.load(model, device).image(image).ask_all(question, answers)
+    answer, score = best[0]
+    if json:
+        listed = [{"answer": text, "score": share} for text, share in best]
+        show({"question": question, "answer": answer, "score": score, "best": listed}, json)
+        return
     show({"question": question, "answer": answer, "score": score}, json)
+    for text, share in best[1:]:
+        print(f"{share:.4f}  {text}")
 
 
 def compare(
@@ -110,6 +146,9 @@ def compare(
     statement: Positional[str],
     model: Path = Path("runs/nlvr2"),
     json: Json = False,
+    max_pixels: MaxPixels = 100_000_000,
+    grey_bits: Grey = 0,
+    device: Device = None,
 ) -> None:
     """Is this statement about two images true?
 
@@ -121,14 +160,17 @@ def compare(
     """
     from xvlm.predict import Predictor
 
-    truth = Predictor.load(model).compare(left, right, statement)
+    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    truth = Predictor.load(model, device).compare(left, right, statement)
     show({"statement": statement, "truth": truth}, json)
 
 
 def show(value: dict[str, Any], as_json: bool) -> None:
     """JSON on one line, or a name and value a line."""
     if as_json:
-        print(json.dumps(value))
+        print(json_text(value))
         return
     for name, item in value.items():
-        print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {item}")
+        if isinstance(item, float) and math.isnan(item):
+            item = "none"
+        print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {printable(item)}")

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from xvlm.errors import InputError
-from xvlm.model.folder import Loaded, load_model, save_model
+from xvlm.model.folder import Loaded, check_model_output, load_model, local_folder, save_model
 from xvlm.model.resize import fit_positions
+from xvlm.model.vocabulary import check_vocabulary
 
 
 def average(folders: Sequence[str | Path], out: Path, weights: Sequence[float] = ()) -> Loaded:
@@ -31,10 +32,16 @@ def average(folders: Sequence[str | Path], out: Path, weights: Sequence[float] =
     Raises:
         InputError: too few models, weights that do not fit them, or models that are not of one kind.
         FileNotFoundError: a folder that holds no model.
+        OutputError: `out` is one of the models, or something else than a model folder; see
+            `check_model_output`.
     """
     weights = list(weights) or [1.0] * len(folders)
     check(folders, weights)
+    places = [local_folder(folder) for folder in folders]
+    size = (places[0] / "model.safetensors").stat().st_size if places[0].is_dir() else 0
+    check_model_output(out, [*folders, *places], size)
     first = load_model(folders[0])
+    check_vocabulary(first.tokenizer, first.model.config.text.vocab_size, str(folders[0]))
     own = {name: value for name, value in first.model.state_dict().items() if value.is_floating_point()}
     sums = {name: weights[0] * value for name, value in own.items()}
     weighed = dict.fromkeys(own, weights[0])

@@ -17,6 +17,15 @@ from xvlm.errors import InputError
 from xvlm.failures import exit_code
 from xvlm.lookup import find, names
 from xvlm.machine import reuse_freed_memory
+from xvlm.ranges import (
+    FiniteFloat,
+    NonNegativeFloat,
+    PositiveInt,
+    check_options,
+    checked,
+    from_text,
+    hints_of,
+)
 
 
 def demo(out: Path = Path("runs/demo"), tasks: tuple[str, ...] = ()) -> None:
@@ -42,7 +51,7 @@ def ablate(
     on: Literal["scenes", "photos"] = "scenes",
     root: Path = Path("photos"),
     out: Path = Path("runs/ablate"),
-    minutes: float = 20.0,
+    minutes: NonNegativeFloat = 20.0,
 ) -> None:
     """The paper's claim: one budget spent on whole images, on regions, on both, on both without the box loss.
 
@@ -57,7 +66,9 @@ def ablate(
     run_ablation(on, root, out, minutes)
 
 
-def photos(root: Positional[Path], out: Path = Path("runs/photos"), minutes: float = 115.0) -> None:
+def photos(
+    root: Positional[Path], out: Path = Path("runs/photos"), minutes: NonNegativeFloat = 115.0
+) -> None:
     """Train the `photos` recipe on a folder of photographs, measure it on `dev`, write the report.
 
     Args:
@@ -91,8 +102,10 @@ def layers(
     out: Path,
     image_root: str | None = None,
     detections: Path | None = None,
-    powers: tuple[float, ...] = (0.5,),
-    limit: int | None = None,
+    powers: tuple[FiniteFloat, ...] = (0.5,),
+    limit: PositiveInt | None = None,
+    max_pixels: PositiveInt = 100_000_000,
+    allow_remote: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Which cross-modal layer shows best where a phrase is?  Weak grounding by each, in one pass; a table.
 
@@ -104,14 +117,20 @@ def layers(
         detections: file of candidate boxes; by default the boxes of the image's own phrases.
         powers: of the area that a candidate's score is divided by; every one is tried.
         limit: use only the first so many records.
+        max_pixels: largest image.
+        allow_remote: data files may name images by URL.
     """
     from xvlm import dist
+    from xvlm.data.limits import change_limits
     from xvlm.data.sources import open_source
     from xvlm.evaluate._layers import layers_json, layers_table, search_layers
+    from xvlm.outputs import check_output_file, is_json_object
     from xvlm.predict import Predictor
     from xvlm.run import write_json
 
+    change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
     dist.init()
+    check_output_file(out / "layers.json", is_json_object, "JSON object")
     predictor, source = Predictor.load(model, dist.device()), open_source(data, image_root)
     results = search_layers(predictor, source, limit, powers, detections)
     if dist.is_main():
@@ -150,6 +169,7 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         recipe_and_fields: a recipe, then its arguments as name=value, then any field of the run by its dotted
             name (`xvlm train RECIPE --help` lists them); or `--from run.json` in place of the recipe.
     """
+    from xvlm.recipes._published import as_published
     from xvlm.train.start import read_run, say
     from xvlm.train.start import train as train_run
 
@@ -162,16 +182,23 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         while rest and "=" in rest[0] and not rest[0].startswith("-"):
             given.append(rest.pop(0).partition("="))
         run = call_recipe(recipe, {name: value for name, _, value in given})
+        if "--faithful" in rest:
+            run = as_published(run)
     else:
         raise InputError(
             f"xvlm train needs a recipe first ({', '.join(names('recipes'))}), or --from run.json; "
             "`xvlm train RECIPE --help` lists every field"
         )
     prog = f"xvlm train {recipe or '--from run.json'}"
-    asked = tyro.cli(training_options(run), args=rest, prog=prog, description=summary(train))
+    options = training_options(run)
+    asked = tyro.cli(options, args=rest, prog=prog, description=summary(train))
+    check_options(hints_of(options), vars(asked))
     out = asked.out or Path(f"runs/{asked.run.recipe or asked.run.task}")
     measure = find("tasks", asked.run.task).evaluation(asked.run)
-    train_run(asked.run, out, resume=asked.resume, minutes=asked.minutes, evaluate=measure)
+    said = any(word.split("=")[0] == "--precision" for word in rest)
+    train_run(
+        asked.run, out, resume=asked.resume, minutes=asked.minutes, evaluate=measure, new_precision=said
+    )
     say(f"model: {out / 'model'}")
 
 
@@ -186,14 +213,20 @@ def training_options(run: Any) -> Any:
         [
             option("out", Path | None, None, "folder of the run; by default runs/RECIPE"),
             option("resume", tyro.conf.FlagCreatePairsOff[bool], False, "go on with the run in this folder"),
-            option("minutes", float | None, None, "stop, saved, after so many minutes in all sittings"),
+            option(
+                "minutes", NonNegativeFloat | None, None, "stop, saved, after so many minutes in all sittings"
+            ),
             ("run", Annotated[type(run), tyro.conf.arg(name="")], dataclasses.field(default=run)),
         ],
     )
 
 
 def call_recipe(name: str, given: dict[str, str]) -> Any:
-    """The recipe's run; `given` are its function's arguments as text."""
+    """The recipe's run; `given` are its function's arguments as text.
+
+    Raises InputError for an argument that it does not have, or that is no number where there must be one, or
+    out of its range.
+    """
     function = find("recipes", name).recipe
     parameters = inspect.signature(function, eval_str=True).parameters
     for word in given:
@@ -201,7 +234,8 @@ def call_recipe(name: str, given: dict[str, str]) -> Any:
             raise InputError(
                 f"recipe {name} has no argument {word}; it has {', '.join(parameters) or 'none'}"
             )
-    return function(**{word: parameters[word].annotation(value) for word, value in given.items()})
+    arguments = {word: from_text(parameters[word].annotation, value, word) for word, value in given.items()}
+    return function(**arguments)
 
 
 def convert(
@@ -209,10 +243,11 @@ def convert(
     out: Positional[Path],
     to_published: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     tokenizer: str = "",
-    text_heads: int | None = None,
-    vision_heads: int | None = None,
-    local_depth: int | None = None,
-    image_size: int | None = None,
+    text_heads: PositiveInt | None = None,
+    vision_heads: PositiveInt | None = None,
+    local_depth: PositiveInt | None = None,
+    image_size: PositiveInt | None = None,
+    ema: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> None:
     """Take a checkpoint of the published X-VLM, of any kind, into a model folder; or back.
 
@@ -225,6 +260,7 @@ def convert(
         vision_heads: the same of a ViT.
         local_depth: blocks of a ViT that run again for each region, where it is not 768 or 1024 wide.
         image_size: another side of images than the checkpoint's; positions are resized as published.
+        ema: take the running average of the weights that stands beside them in the file.
     """
     from xvlm.convert import convert, convert_back
     from xvlm.model.published_sizes import Unseen
@@ -232,10 +268,12 @@ def convert(
     if to_published:
         print(convert_back(source, out))
     else:
-        convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer)
+        convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer, ema)
 
 
-def average(models: Positional[tuple[str, ...]], out: Path, weights: tuple[float, ...] = ()) -> None:
+def average(
+    models: Positional[tuple[str, ...]], out: Path, weights: tuple[NonNegativeFloat, ...] = ()
+) -> None:
     """A model between several: its weights are their mean.  For models that were trained from one another.
 
     Args:
@@ -282,7 +320,7 @@ def run_command(arguments: list[str]) -> None:
         takes_words(tuple(arguments[1:]))
     else:
         tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
+            {name: checked(command) for name, command in COMMANDS.items()},
             prog="xvlm",
             description="Multi-grained vision-language pre-training.",
             args=arguments,

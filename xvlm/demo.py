@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,20 @@ from xvlm.data.scenes.cases import SceneCases
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
 from xvlm.gallery._run import write_gallery
+from xvlm.gallery._show import save_picture
 from xvlm.gallery.grounding import contact_sheet, grounding_examples
+from xvlm.lock import locked_by_main
 from xvlm.predict import Predictor
 from xvlm.recipes import demo as demo_recipe
 from xvlm.report import Metric
-from xvlm.run import write_json, write_text
+from xvlm.run import json_text, write_json, write_text
 from xvlm.tasks.pretrain import PretrainRun
+from xvlm.train.run_folder import check_reports
 from xvlm.train.start import say, train
 
 UNSEEN = 500
+WRITTEN = ("metrics.json", "predictions.json", "report.html", "unseen.jpg")
+"""Beside the run."""
 
 
 def run_demo(out: Path, run: PretrainRun | None = None) -> dict[str, float]:
@@ -32,8 +36,13 @@ def run_demo(out: Path, run: PretrainRun | None = None) -> dict[str, float]:
     Returns:
         the metrics, as in `metrics.json`.
     """
+    check_reports(out, WRITTEN)
+    with locked_by_main(out):
+        return _run_demo(out, run or demo_recipe.recipe())
+
+
+def _run_demo(out: Path, run: PretrainRun) -> dict[str, float]:
     begun = time.monotonic()
-    run = run or demo_recipe.recipe()
     loaded, state = train(run, out, resume=True)
     predictor = Predictor(loaded)
     size = run.model.vision.image_hw[0]
@@ -56,7 +65,7 @@ def run_demo(out: Path, run: PretrainRun | None = None) -> dict[str, float]:
     }
     write_json(out / "metrics.json", metrics)
     write_predictions(out / "predictions.json", [c.to_json() for c in cases], ranked.to_json())
-    contact_sheet(grounding_examples(cases, 8, seed=3)).save(out / "unseen.jpg", quality=88)
+    save_picture(contact_sheet(grounding_examples(cases, 8, seed=3)), out / "unseen.jpg", quality=88)
     report = write_gallery(
         out / "report.html",
         "xvlm demo",
@@ -103,4 +112,4 @@ def summary_tiles(metrics: dict[str, float], targets: dict[str, float]) -> list[
 
 def write_predictions(path: Path, grounding: list[dict[str, Any]], retrieval: dict[str, Any]) -> None:
     """Predictions with the inputs that they belong to."""
-    write_text(path, json.dumps({"grounding": grounding, "retrieval": retrieval}))
+    write_text(path, json_text({"grounding": grounding, "retrieval": retrieval}))

@@ -20,9 +20,11 @@ from xvlm.evaluate.vqa import evaluate_questions
 from xvlm.evaluate.weak_grounding import evaluate_maps
 from xvlm.gallery._results import write_results
 from xvlm.jsonfile import read_json
+from xvlm.lock import locked_by_main
 from xvlm.lookup import find
 from xvlm.predict import Predictor
 from xvlm.run import Run, write_json
+from xvlm.train.run_folder import check_reports
 from xvlm.train.start import say, train
 
 UNSEEN = 500
@@ -107,6 +109,12 @@ def run_tasks(
         InputError: a task is not one of `TASKS`.
     """
     check_tasks(names)
+    check_reports(out, ("tasks.json",))
+    with locked_by_main(out):
+        return _run_tasks(out, names, adjust)
+
+
+def _run_tasks(out: Path, names: Sequence[str], adjust: Callable[[Any], Run] | None) -> dict[str, float]:
     kept = out / "tasks.json"
     metrics: dict[str, float] = read_json(kept, allow_nan=True) if kept.exists() else {}
     for name in names:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from xvlm.errors import DistributedError
+from xvlm.errors import DistributedError, XVLMError
 
 T = TypeVar("T")
 
@@ -78,14 +80,52 @@ def barrier() -> None:
         dist.barrier()
 
 
+def barrier_without_limit() -> Callable[[], None]:
+    """A barrier for work of one rank that takes longer than the limit of collectives (10 or 30 minutes).
+
+    All ranks make it before the work and call it after; while they wait, signals are answered.
+    """
+    if world() == 1:
+        return lambda: None
+    group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=365)))
+
+    def wait() -> None:
+        arrived = dist.barrier(group, async_op=True)
+        assert arrived is not None
+        while not arrived.is_completed():
+            time.sleep(0.05)
+        arrived.wait()
+        dist.destroy_process_group(group)
+
+    return wait
+
+
 @contextmanager
 def main_first() -> Iterator[None]:
     """The main process goes through first, the others after it: what it writes, they find."""
+    wait = barrier_without_limit()
     if not is_main():
-        barrier()
+        wait()
     yield
     if is_main():
-        barrier()
+        wait()
+
+
+def on_main(work: Callable[[], object]) -> None:
+    """The main process does this, however long it takes; an XVLMError that it raises is raised by all."""
+    wait = barrier_without_limit()
+    found: XVLMError | None = None
+    if is_main():
+        try:
+            work()
+        except XVLMError as error:
+            found = error
+    wait()
+    of_main = gather_objects(None if found is None else (type(found), str(found)))[0]
+    if found is not None:
+        raise found
+    if of_main is not None:
+        raise of_main[0](of_main[1])
 
 
 def device() -> torch.device:
@@ -198,12 +238,17 @@ def copy_from_main(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, 0)
 
 
-def mean_over_ranks(values: Tensor) -> Tensor:
-    """(...) -> the mean of all ranks' values, for logs; no gradient."""
+def sum_over_ranks(values: Tensor) -> Tensor:
+    """(...) -> the sum of all ranks' values; no gradient."""
     values = values.detach().clone()
     if world() > 1:
         dist.all_reduce(values)
-    return values / world()
+    return values
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """(...) -> the mean of all ranks' values, for logs; no gradient."""
+    return sum_over_ranks(values) / world()
 
 
 def gather_objects(value: T) -> list[T]:

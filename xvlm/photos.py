@@ -10,10 +10,12 @@ from xvlm.demo import summary_tiles, write_predictions
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import evaluate_retrieval
 from xvlm.gallery._run import write_gallery
+from xvlm.lock import locked_by_main
 from xvlm.predict import Predictor
 from xvlm.recipes import photos, photos_align
 from xvlm.run import write_json
 from xvlm.tasks.pretrain import PretrainRun
+from xvlm.train.run_folder import check_reports
 from xvlm.train.start import say, train
 from xvlm.train.stem_cache import stem_seconds
 
@@ -33,6 +35,12 @@ def run_photos(
             recipe's.
         run: another run than the recipe's second stage.
     """
+    check_reports(out, ("metrics.json", "predictions.json", "report.html"))
+    with locked_by_main(out):
+        return _run_photos(root, out, minutes, run)
+
+
+def _run_photos(root: Path, out: Path, minutes: float | None, run: PretrainRun | None) -> dict[str, float]:
     dev, phrases = JsonSource(root / "dev.jsonl"), JsonSource(root / "dev_grounding.json")
     spent = 0.0
     if run is None:

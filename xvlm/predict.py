@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from xvlm import dist
 from xvlm.batch import Concepts, Images, Texts
-from xvlm.data.images import Opened, open_image, to_rgb
-from xvlm.data.text import clean_caption, clean_question
+from xvlm.data.images import Opened
+from xvlm.data.queries import TextReader
 from xvlm.data.transforms import EvalTransform
+from xvlm.data.user_images import AnyImage, open_any
 from xvlm.errors import InputError
 from xvlm.model.answers import question_states, rank_answers
 from xvlm.model.attention import ConceptTokens
@@ -27,9 +27,7 @@ from xvlm.model.pairs import judge
 from xvlm.model.text import TextFeatures
 from xvlm.model.vision import ImageFeatures
 from xvlm.model.xvlm import XVLM
-from xvlm.records import BadRecord, BoxXYXY, ImageData
-
-AnyImage = ImageData | Path | Image.Image
+from xvlm.records import BoxXYXY
 
 
 class Grounded(NamedTuple):
@@ -70,7 +68,7 @@ class Entailed(NamedTuple):
 
 
 TOLD = 5
-"""Answers that are told of those that a question could have."""
+"""Number of top answers returned."""
 
 
 class Predictor:
@@ -84,22 +82,29 @@ class Predictor:
         self.model: XVLM = loaded.model.to(device).eval()
         self.tokenizer = loaded.tokenizer
         self.max_words, self.max_tokens = loaded.max_words, loaded.max_tokens
+        self.reader = TextReader(loaded.tokenizer, loaded.max_words, loaded.max_tokens)
         self.prompt = loaded.prompt
         self.device = torch.device(device)
         self.transform = EvalTransform(loaded.model.config.vision.image_hw)
 
     @classmethod
-    def load(cls, folder_or_repo: str | Path, device: torch.device | str = "cpu") -> Predictor:
+    def load(cls, folder_or_repo: str | Path, device: torch.device | str | None = None) -> Predictor:
         """From a model folder, a run's folder (its `model/`), or a hub repository.
 
-        Raises FileNotFoundError if it is none of these.
+        Args:
+            device: by default this process's GPU where there is one, else the CPU.
+        Raises:
+            MissingFileError: it is none of these.
+            InputError: there is no such device.
         """
-        return cls(load_model(folder_or_repo), device)
+        found = usable_device(device)
+        return cls(load_model(folder_or_repo), found)
 
     def image(self, image: AnyImage) -> Photo:
-        """Encode one image: a path, encoded bytes, (H, W, 3) uint8 pixels or a PIL image.
+        """Encode one image: a path or URL, encoded bytes, an open file, a Pillow image, or an array or tensor
+        such as (H, W, 3) or (3, H, W); see `open_any`.
 
-        Raises BadRecord if it is missing or does not decode.
+        Raises BadRecord if it is missing or does not decode, InputError if it is nothing of the kind.
         """
         opened = open_any(image)
         return Photo(self, opened, self.encode_images([self.pixels(opened)]))
@@ -117,11 +122,13 @@ class Predictor:
         return self.model.encode_images(Images(torch.stack(list(pixels))).to(self.device))
 
     def tokens(self, texts: Sequence[str]) -> Texts:
-        """Cleaned and packed.  Raises BadRecord if nothing is left of a text, ValueError for no text."""
+        """Cleaned and packed.
+
+        Raises BadRecord for a text that says nothing to the model, InputError for no text.
+        """
         if isinstance(texts, str) or len(texts) == 0:
             raise InputError(f"texts is {texts!r}; it must be a list of at least one text")
-        ids = [self.tokenizer.encode(clean_caption(text, self.max_words), self.max_tokens) for text in texts]
-        return Texts.pack(ids).to(self.device)
+        return Texts.pack([self.reader.caption(text).ids for text in texts]).to(self.device)
 
     @torch.no_grad()
     def answer(
@@ -143,11 +150,7 @@ class Predictor:
             best: of a longer list of answers, how many are ranked by all their tokens; by the first one alone
                 the others are left behind (published: 128).
         """
-        cleaned = [clean_question(question, self.max_words) for question in questions]
-        for question, rest in zip(questions, cleaned, strict=True):
-            if not rest.strip():
-                raise InputError(f"the question is {question!r}; nothing is left of it after cleaning")
-        ids = [self.tokenizer.encode(question, self.max_tokens) for question in cleaned]
+        ids = [self.reader.question(question).ids for question in questions]
         decoder = self.model.answers
         image_Q = torch.tensor(images, device=self.device)
         looked_at = question_states(self.model, features, Texts.pack(ids).to(self.device), image_Q)
@@ -155,32 +158,15 @@ class Predictor:
             free = Decoding(beams, min_tokens=0, max_tokens=self.max_tokens)
             written = write_texts(decoder, looked_at, [self.tokenizer.cls_id], self.tokenizer.sep_id, free)
             return [[Answered(self.text(one.ids), math.exp(one.log_probability))] for (one,) in written]
-        given = Texts.pack(self.answer_ids(answers, decoder.longest)).to(self.device)
+        distinct = self.reader.answers(answers, decoder.longest)
+        given = Texts.pack([list(ids) for ids in distinct]).to(self.device)
         ranked = rank_answers(decoder, looked_at, given, best)
+        spelled = list(distinct.values())
         first = ranked.answer_Nk[:, :TOLD].tolist(), ranked.probability_Nk[:, :TOLD].tolist()
         return [
-            [Answered(answers[number], share) for number, share in zip(numbers, shares, strict=True)]
+            [Answered(spelled[number], share) for number, share in zip(numbers, shares, strict=True)]
             for numbers, shares in zip(*first, strict=True)
         ]
-
-    def answer_ids(self, answers: Sequence[str], longest: int) -> list[list[int]]:
-        """Token ids of the answers to choose among, their ends included; none is cut.
-
-        Raises InputError if there is none, or if one is empty or has more than `longest` tokens.
-        """
-        if isinstance(answers, str) or not answers:
-            raise InputError(f"answers is {answers!r}; it must be a list of at least one text")
-        found = []
-        for answer in answers:
-            if not answer.strip():
-                raise InputError(f"answers holds {answer!r}; an answer must say something")
-            found.append(self.tokenizer.encode(answer.lower(), longest + 1, end=True))
-            if len(found[-1]) > longest:
-                raise InputError(
-                    f"the answer that begins with {answer[:30]!r} is too long: with its ends it may have "
-                    f"{longest} tokens, as many as this decoder has positions"
-                )
-        return found
 
     @torch.no_grad()
     def describe(
@@ -235,6 +221,7 @@ class Predictor:
         Raises BadRecord for an image that does not decode, MissingPart if the model was not trained for it.
         """
         pixels = [self.pixels(open_any(image)) for image in (left, right)]
+        self.reader.warn([statement])
         return self.judge(pixels[:1], pixels[1:], [statement], [0])[0]
 
     @torch.no_grad()
@@ -258,6 +245,7 @@ class Photo:
     def ground_all(self, phrases: Sequence[str]) -> list[Grounded]:
         """`ground` for several phrases in one pass."""
         texts = self.predictor.encode_texts(phrases)
+        self.predictor.reader.warn(phrases)
         image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
         box_N4, score_N = ground(self.predictor.model, self.features, texts, image_N)
         size = torch.tensor([self.width, self.height, self.width, self.height], dtype=box_N4.dtype)
@@ -267,6 +255,7 @@ class Photo:
     def match(self, texts: Sequence[str]) -> list[float]:
         """For each text the probability that it describes this image."""
         encoded = self.predictor.encode_texts(texts)
+        self.predictor.reader.warn(texts)
         text_R = torch.arange(len(texts), device=self.predictor.device)
         concepts = whole_images(self.predictor.model, self.features)
         logit_R = match_logits(self.predictor.model, concepts, encoded, torch.zeros_like(text_R), text_R)
@@ -282,7 +271,14 @@ class Photo:
             InputError: the question or the list of answers is empty.
             MissingPart: the model was not trained for questions.
         """
-        return self.predictor.answer(self.features, [question], [0], answers, beams, len(answers or ()))[0][0]
+        return self.ask_all(question, answers, beams)[0]
+
+    def ask_all(self, question: str, answers: Sequence[str] | None = None, beams: int = 3) -> list[Answered]:
+        """As `ask`, the likeliest answers: up to 5 of those given, the best first, or the one written."""
+        best = len(answers or ())
+        found = self.predictor.answer(self.features, [question], [0], answers, beams, best)[0]
+        self.predictor.reader.warn([question], question=True)
+        return found
 
     def entails(self, hypothesis: str) -> Entailed:
         """Does a hypothesis follow from the image, or contradict it?
@@ -290,6 +286,7 @@ class Photo:
         Raises MissingPart if the model was not trained for it.
         """
         (probabilities,) = self.predictor.label(self.features, [hypothesis], [0])
+        self.predictor.reader.warn([hypothesis])
         return Entailed(max(probabilities, key=probabilities.__getitem__), probabilities)
 
     def caption(self, decoding: Decoding = CAPTION) -> str:
@@ -306,16 +303,20 @@ class Photo:
         return self.predictor.describe(self.features, decoding)[0]
 
 
-def open_any(image: AnyImage) -> Opened:
-    """Whatever a user has in hand; errors name it.  A PIL image's own EXIF orientation is followed."""
-    if isinstance(image, Image.Image):
-        try:
-            image = np.asarray(to_rgb(ImageOps.exif_transpose(image)))
-        except (OSError, ValueError) as error:
-            raise BadRecord("image does not decode", "image", str(error)) from error
-    if isinstance(image, Path):
-        image = str(image)
-    return open_image(image, key=image if isinstance(image, str) else "image")
+def usable_device(device: torch.device | str | None) -> torch.device:
+    """The device that is asked for; by default this process's GPU, or the CPU.
+
+    Raises InputError for one that does not exist here.
+    """
+    if device is None:
+        return dist.device()
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"device is {device!r}; it must be cpu, cuda or cuda:NUMBER") from error
+    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"device is {str(found)!r}; this machine has {torch.cuda.device_count()} GPUs")
+    return found
 
 
 @torch.no_grad()
@@ -356,10 +357,15 @@ def match_logits(
     concept_R: Tensor,
     text_R: Tensor,
     keys_values: list[Tensor] | None = None,
+    published: bool = False,
 ) -> Tensor:
-    """(R,) log-odds that text `text_R[r]` describes concept `concept_R[r]`; both (R,) int64."""
+    """(R,) log-odds that text `text_R[r]` describes concept `concept_R[r]`; both (R,) int64.
+
+    Args:
+        published: give the logit of the match alone, by which the published evaluation ranks.
+    """
     logits_R2 = model.match(model.fuse_cls(texts, text_R, concepts, concept_R, keys_values))
-    return logits_R2[:, 1] - logits_R2[:, 0]
+    return logits_R2[:, 1] if published else logits_R2[:, 1] - logits_R2[:, 0]
 
 
 @torch.no_grad()

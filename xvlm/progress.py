@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
@@ -28,8 +29,7 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, start: int = 0, line_seconds: float = 15.0) -> None:
-        title = printable(title)
-        self.title, self.total, self.start = title, total, start
+        self.title, self.total, self.start = printable(title), total, start
         self.line_seconds = line_seconds
         self.main = dist.is_main()
         self.begun = self.last_line = time.monotonic()
@@ -44,13 +44,13 @@ class Progress:
             console=self.console,
             disable=not (self.main and sys.stderr.isatty()),
         )
-        self.task = self.bar.add_task(title, total=total, completed=start, numbers="")
+        self.task = self.bar.add_task(escape(self.title), total=total, completed=start, numbers="")
         self.bar.start()
 
     def update(self, done: int, numbers: str = "") -> None:
         """`done` of all are done; `numbers` stand behind."""
         numbers = printable(numbers)
-        self.bar.update(self.task, completed=done, numbers=numbers)
+        self.bar.update(self.task, completed=done, numbers=escape(numbers))
         now = time.monotonic()
         due = now - self.last_line > self.line_seconds
         ended = done == self.total and now - self.begun > self.line_seconds

@@ -38,6 +38,18 @@ class BadRecord(XVLMError, ValueError):
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something of a sample that is used otherwise than it stands: a box clipped, a text cut.
+
+    It is counted under `reason` and reported as a bad record is, but it is none.
+    """
+
+    reason: str
+    key: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
 class Concept:
     """An object, a region or the whole image, with the texts that describe it.
 
@@ -61,9 +73,11 @@ class Record:
         image: see `ImageData`.
         concepts: captions are concepts without a box.
         extra: what some task needs besides (questions, answers, ...), by name.
+        bad: what of it cannot be used, each element with its reason; the rest can.
     """
 
     key: str
     image: ImageData
     concepts: tuple[Concept, ...]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    bad: tuple[BadRecord, ...] = field(default=(), compare=False)

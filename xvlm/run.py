@@ -8,14 +8,30 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from xvlm.errors import InputError
+from xvlm.ranges import (
+    LARGEST_INT,
+    Decay,
+    Epsilon,
+    GreyBits,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Probability,
+    Seed,
+    hints_of,
+    validate,
+)
+from xvlm.whole import whole_file
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Run")
@@ -40,22 +56,22 @@ class OptimConfig:
         ema: decay of the running average of the weights that is evaluated and saved; 0 keeps none.
     """
 
-    steps: int = 1000
-    epochs: float = 0.0
-    lr: float = 1e-4
-    new_multiplier: float = 2.0
-    vision_multiplier: float = 1.0
-    text_multiplier: float = 1.0
-    decoder_multiplier: float = 1.0
-    warmup: int = 100
-    warmup_share: float = 0.0
+    steps: PositiveInt = 1000
+    epochs: NonNegativeFloat = 0.0
+    lr: NonNegativeFloat = 1e-4
+    new_multiplier: NonNegativeFloat = 2.0
+    vision_multiplier: NonNegativeFloat = 1.0
+    text_multiplier: NonNegativeFloat = 1.0
+    decoder_multiplier: NonNegativeFloat = 1.0
+    warmup: NonNegativeInt = 100
+    warmup_share: Probability = 0.0
     schedule: Literal["linear", "cosine"] = "linear"
-    final_lr: float = 0.0
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    clip: float = 1.0
-    ema: float = 0.0
+    final_lr: NonNegativeFloat = 0.0
+    weight_decay: NonNegativeFloat = 0.01
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
+    eps: Epsilon = 1e-8
+    clip: NonNegativeFloat = 1.0
+    ema: Decay = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,23 +90,35 @@ class Run:
         keep_best: a number that is measured, such as `grounding_acc50`: the model that has the highest is
             kept in the folder `best`; empty: none is.
         max_bad: share of records read that may be bad before the run stops.
+        max_pixels: of an image (width x height); larger ones are bad records.
+        grey_bits: significant bits of grey images that are stored in 16; 0: seen from each image.
+        allow_remote: data files may name images by URL; a remote data file or image root needs no permission.
+        allow_private: URLs may lead to private, loopback and link-local addresses.
         faithful: reproduce the published behaviour where it differs (design, section 5).
     """
 
     recipe: str = ""
     task: str = "pretrain"
-    seed: int = 0
+    seed: Seed = 0
     precision: Literal["fp32", "bf16"] = "fp32"
-    accumulate: int = 1
-    workers: int = 1
-    log_every: int = 1
-    save_every: int = 200
-    eval_every: int = 0
+    accumulate: PositiveInt = 1
+    workers: NonNegativeInt = 1
+    log_every: NonNegativeInt = 1
+    save_every: NonNegativeInt = 200
+    eval_every: NonNegativeInt = 0
     keep_best: str = ""
-    max_bad: float = 0.01
+    max_bad: Probability = 0.01
+    max_pixels: PositiveInt = 100_000_000
+    grey_bits: GreyBits = 0
+    allow_remote: bool = False
+    allow_private: bool = False
     faithful: bool = False
     compile: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        yield from ()
 
 
 def in_steps(run: R, steps_an_epoch: float) -> R:
@@ -115,20 +143,31 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def from_json(kind: type[T], data: Mapping[str, Any], where: str = "") -> T:
+def from_json(kind: type[T], data: Any, where: str = "") -> T:
     """The dataclass `kind` from `to_json`'s output.
 
-    Raises InputError for a name that `kind` does not have, with the nearest that it has, and for a value of
-    another type than the field's.
+    Raises InputError for a name that `kind` does not have, with the nearest that it has, for one that it
+    lacks, and for a value of another type than the field's or out of its range.
     """
-    hints = typing.get_type_hints(kind)
+    tree = _tree(kind, data, where)
+    validate(tree, where)
+    return tree
+
+
+def _tree(kind: type[T], data: Any, where: str) -> T:
+    if not isinstance(data, Mapping):
+        raise InputError(f"{where.rstrip('.') or kind.__name__} is {_shown(data)}; it must be an object")
+    hints = hints_of(kind)
     for name in data:
         if name not in hints:
-            near = difflib.get_close_matches(name, hints, n=1)
+            near = difflib.get_close_matches(str(name), hints, n=1)
             raise InputError(
-                f"{where}{name} is not a field of {kind.__name__}"
+                f"{where}{_name(name)} is not a field of {kind.__name__}"
                 + (f"; did you mean {where}{near[0]}?" if near else f"; it has {', '.join(hints)}")
             )
+    for item in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if item.name not in data and item.default is item.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}{item.name} is missing")
     return kind(**{name: _value(hints[name], value, f"{where}{name}") for name, value in data.items()})
 
 
@@ -136,35 +175,87 @@ _PLAIN = {int: "a whole number", float: "a number", str: "text", bool: "true or 
 
 
 def _value(hint: Any, value: Any, name: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        return from_json(hint, value, f"{name}.")  # type: ignore[arg-type]
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _value(arguments[0], value, name)
     if origin in (typing.Union, types.UnionType):
-        kinds = [kind for kind in arguments if kind is not type(None)]
-        return None if value is None else _value(kinds[0], value, name)
-    if origin is tuple and isinstance(value, list | tuple):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
-        if len(value) != len(kinds):
-            raise InputError(f"{name} is {value}; it must have {len(kinds)} values")
-        return tuple(_value(kind, item, name) for kind, item in zip(kinds, value, strict=True))
-    if origin is Literal and value not in arguments:
-        raise InputError(f"{name} is {value!r}; it may be {' or '.join(map(repr, arguments))}")
-    if hint is float and type(value) is int:
+        return _value_of_any(arguments, value, name)
+    if dataclasses.is_dataclass(hint):
+        return _tree(hint, value, f"{name}.")  # type: ignore[arg-type]
+    if origin is Literal:
+        if not any(type(value) is type(one) and value == one for one in arguments):
+            raise InputError(f"{name} is {_shown(value)}; it may be {' or '.join(map(repr, arguments))}")
+        return value
+    if origin is tuple:
+        return _tuple(arguments, value, name)
+    if origin in (Mapping, dict):
+        if not isinstance(value, Mapping):
+            raise InputError(f"{name} is {_shown(value)}; it must be an object")
+        return dict(value)
+    if hint is float and type(value) is int and abs(value) <= LARGEST_INT:
         return float(value)
-    of_another_type = hint in _PLAIN and type(value) is not hint
-    if of_another_type or origin is tuple or dataclasses.is_dataclass(hint):
-        raise InputError(f"{name} is {value!r}; it must be {_PLAIN.get(hint, 'a list or an object')}")
+    if hint in _PLAIN and type(value) is not hint:
+        raise InputError(f"{name} is {_shown(value)}; it must be {_PLAIN[hint]}")
     return value
 
 
+def _value_of_any(kinds: Sequence[Any], value: Any, name: str) -> Any:
+    """As the first of `kinds` that it fits."""
+    if value is None and type(None) in kinds:
+        return None
+    errors = []
+    for kind in kinds:
+        try:
+            return _value(kind, value, name)
+        except InputError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def _tuple(kinds: Sequence[Any], value: Any, name: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{name} is {_shown(value)}; it must be a list")
+    if kinds[-1:] == (...,):
+        kinds = [kinds[0]] * len(value)
+    if len(value) != len(kinds):
+        raise InputError(f"{name} is {_shown(value)}; it must have {len(kinds)} values")
+    pairs = zip(kinds, value, strict=True)
+    return tuple(_value(kind, item, f"{name}.{number}") for number, (kind, item) in enumerate(pairs))
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: short, whatever it holds."""
+    return reprlib.repr(value)
+
+
+def _name(name: Any) -> str:
+    """An unknown name in an error: as it is where it could be a field's, else short and quoted."""
+    return name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else _shown(name)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON that every reader takes: a number that is not finite becomes null."""
+    plain = to_json(value)
+    try:
+        return json.dumps(plain, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(plain), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON whole or not at all."""
-    write_text(path, json.dumps(to_json(value), indent=1) + "\n")
+    """Write JSON whole or not at all; see `json_text`."""
+    write_text(path, json_text(value, indent=1) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
+    """Write a file whole or not at all.  Raises OutputError where it cannot be written."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")  # half an emoji

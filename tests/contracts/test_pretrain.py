@@ -11,10 +11,11 @@ import torch
 
 from tests.contracts import toys
 from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
+from xvlm.lookup import find
 from xvlm.losses.matching import Negatives, draw_negatives
 from xvlm.model.dropout import Dropout
 from xvlm.tasks import pretrain
-from xvlm.tasks._batch import Collate, collate
+from xvlm.tasks._batch import Collate, collate, first_texts
 from xvlm.tasks.pretrain import LossConfig, freeze_unused
 from xvlm.train.start import train
 
@@ -146,6 +147,39 @@ def test_the_same_text_is_a_negative_in_faithful_mode_only(
     losses = tiny_task(faithful=faithful)(batch)
     assert drawn[0].concept_N.tolist() == ([1, 0] if faithful else [])
     assert losses["itm"].isfinite()
+
+
+@pytest.mark.parametrize("task", ["retrieval", "weak_grounding"])
+def test_faithful_retrieval_never_draws_the_same_image(
+    task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Published: rows of one image are positives of each other, rows of one text are not; no clamp."""
+    forbidden: list[torch.Tensor] = []
+
+    def remember(*arguments: Any) -> Negatives:
+        forbidden.append(arguments[3])
+        return draw_negatives(*arguments)
+
+    monkeypatch.setattr(pretrain, "draw_negatives", remember)
+    run = replace(toys.RUNS[task](), faithful=True)
+    built = find("tasks", task).build(run, tmp_path).task
+    batch = toy_batch(4, ())
+    image, said = torch.tensor([5, 7, 7, 9]), torch.tensor([1, 2, 3, 1])
+    batch = replace(batch, concept_key_N=image, text_key_N=said)
+    with torch.no_grad():
+        built.model.contrastive.temperature.fill_(0.8)
+    losses = built(batch)
+    expected = torch.eye(4, dtype=torch.bool)
+    expected[1, 2] = expected[2, 1] = True
+    assert torch.equal(forbidden[0], expected)
+    assert built.model.contrastive.temperature.item() == pytest.approx(0.8)
+    features = built.model.encode_concepts(built.model.encode_images(batch.images), batch.concepts)[1][:4]
+    texts = built.model.encode_texts(first_texts(batch.texts, 4)).summary_ND
+    head = built.model.contrastive
+    logits = head.embed_concepts(features) @ head.embed_texts(texts).T / 0.8
+    label = expected / expected.sum(1, keepdim=True)
+    by_hand = sum(-(side.log_softmax(1) * label).sum(1).mean() / 2 for side in (logits, logits.T))
+    assert losses["itc"].item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
 def test_the_temperature_stays_within_its_bounds() -> None:

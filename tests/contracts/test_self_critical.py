@@ -15,9 +15,10 @@ from tests.contracts import toys
 from tests.tiny import photo
 from xvlm.data.sources import JsonSource
 from xvlm.data.views import image_key
+from xvlm.errors import InputError
 from xvlm.records import BadRecord
 from xvlm.tasks import self_critical
-from xvlm.tasks.self_critical import SelfCritical, references
+from xvlm.tasks.self_critical import END, SelfCritical, references
 
 
 @pytest.fixture
@@ -117,3 +118,65 @@ def test_log_probability_is_that_of_every_own_token(task: SelfCritical, tmp_path
             logits = writer.step(torch.tensor([given]))
             total += logits.log_softmax(-1)[0, whole[place]].item()
         assert found[number].item() == pytest.approx(total / (len(whole) - start), rel=1e-4)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> SelfCritical:
+    """In faithful mode, with dropout in the model."""
+    run = toys.RUNS["self_critical"]()
+    text = replace(run.model.text, dropout=0.3)
+    run = replace(run, faithful=True, model=replace(run.model, text=text), samples=3)
+    task = self_critical.build(run, tmp_path).task
+    assert isinstance(task, SelfCritical)
+    return task
+
+
+def test_faithful_captions_are_scored_as_they_are_written(published: SelfCritical) -> None:
+    """An end stands after each, and nothing is cleaned: "circle ." holds a word more."""
+    said = ["the red circle", "a scene"]
+    ids = published.tokenizer.encode("the red circle", 40)[1:]
+    unfinished = [*published.prompt, *ids]
+    published.limits = replace(published.limits, max_length=len(unfinished))
+    expected = published.cider.score(f"the red circle {END}", [f"{one} {END}" for one in said])
+    assert published.score(unfinished, said) == pytest.approx(expected) and expected > 0
+    published.tokenizer.decode = lambda _: "the red circle ."  # type: ignore[method-assign]
+    expected = published.cider.score(f"the red circle . {END}", [f"{one} {END}" for one in said])
+    assert published.score(unfinished, said) == pytest.approx(expected)
+
+
+def test_faithful_samples_are_drawn_and_scored_in_the_same_passes(
+    published: SelfCritical, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without dropout the log-probabilities are those of one pass; with it they have a gradient and vary."""
+    batch = self_critical.build(toys.RUNS["self_critical"](), tmp_path).feed[0].batches[0]
+    published.eval()  # nothing is hidden: what is drawn can be scored again
+    drawn, log_R = published.drawn_in_training(batch.images)
+    assert [len(several) for several in drawn] == [3] * len(batch.references)
+    rows = [ids for several in drawn for ids in several]
+    assert all(ids[: len(published.prompt)] == list(published.prompt) for ids in rows)
+    torch.testing.assert_close(log_R, published.log_probability(rows, batch.images), rtol=1e-4, atol=1e-5)
+    assert len({tuple(ids) for ids in rows}) > len(batch.references)
+
+    published.train()
+    modes: list[bool] = []
+    forward = published.model.captions.forward
+
+    def watched(*arguments: Any, **options: Any) -> torch.Tensor:
+        modes.append(published.model.captions.training)
+        return forward(*arguments, **options)
+
+    monkeypatch.setattr(published.model.captions, "forward", watched)
+    losses = published(batch)
+    assert modes and all(modes), "every pass that draws is a training pass"
+    assert len(modes) <= published.limits.max_length, "none is scored again"
+    losses["self_critical"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in published.model.captions.parameters())
+
+
+def test_a_prompt_that_fills_the_caption_is_an_error(tmp_path: Path) -> None:
+    """Nothing would be drawn, and the loss would be 0 / 0."""
+    run = replace(
+        toys.RUNS["self_critical"](), prompt="a picture of the red circle of the scene", max_tokens=6
+    )
+    with pytest.raises(InputError, match="max_tokens is 6; the prompt alone has 6"):
+        self_critical.build(run, tmp_path)

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data import make
-from xvlm.data.checks import check_box, usable_concepts
+from xvlm.data.checks import check_box, hint_at_xyxy, usable_concepts
 from xvlm.data.images import Opened, open_image
 from xvlm.data.sources import JsonSource
 from xvlm.data.tars import TarSource
 from xvlm.data.transforms import EvalTransform, PairsTransform, RegionsTransform
-from xvlm.records import BadRecord, BoxXYXY, Concept, Record
+from xvlm.records import BadRecord, BoxXYXY, Concept, Note, Record
 
 JPEG = make.encoded(make.photo(200, 100))
 
@@ -122,7 +122,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     ("box", "reason"),
     [
         ((300, 10, 350, 50), "box outside the image"),
-        ((150, 10, 250, 50), "box outside the image"),
+        ((151, 10, 251, 50), "box outside the image"),
+        ((150, 60, 250, 140), "box outside the image"),
+        ((-1e308, -1e308, 1e308, 1e308), "box outside the image"),
         ((-60, 10, -10, 50), "box outside the image"),
         ((-1.5, 99.5, 10, 101), "box outside the image"),
         ((10, 10, 10, 50), "box is empty"),
@@ -136,9 +138,15 @@ def test_unusable_box(box: BoxXYXY, reason: str) -> None:
     assert _reason(check_box, box, 200, 100, "k") == reason
 
 
-def test_box_over_the_edge_by_rounding_is_clipped() -> None:
-    assert check_box((-1, -0.5, 202, 101), 200, 100, "k") == (0, 0, 200, 100)
-    assert _reason(check_box, (0, 0, 202.1, 100), 200, 100, "k") == "box outside the image"
+def test_box_that_sticks_out_is_clipped_and_noted() -> None:
+    """Half of it has to lie inside; rounding, up to 1 pixel or 1 %, is not worth a note."""
+    notes: list[Note] = []
+    assert check_box((-1, -0.5, 202, 101), 200, 100, "k", notes) == (0, 0, 200, 100)
+    assert notes == []
+    assert check_box((150, 10, 250, 50), 200, 100, "k", notes) == (150, 10, 200, 50)
+    assert check_box((-6, 20, 40, 60), 200, 100, "k", notes) == (0, 20, 40, 60)
+    assert [(one.reason, one.key) for one in notes] == [("box clipped", "k")] * 2
+    assert notes[1].detail == "box (-6, 20, 40, 60) in an image of 200 x 100"
 
 
 @given(st.tuples(*[st.floats(-50, 250) for _ in range(4)]))
@@ -148,7 +156,33 @@ def test_checked_boxes_lie_inside(box: BoxXYXY) -> None:
     except BadRecord:
         return
     assert 0 <= x0 < x1 <= 200 and 0 <= y0 < y1 <= 100
-    assert max(abs(a - b) for a, b in zip((x0, y0, x1, y1), box, strict=True)) <= 2
+    assert (x1 - x0) * (y1 - y0) >= 0.4999 * (box[2] - box[0]) * (box[3] - box[1])
+
+
+def _bad_boxes(corners: bool) -> list[BadRecord]:
+    """What is bad of 40 boxes in an image of 200 x 100, written as two corners or in another wrong way."""
+    found = []
+    for number in range(40):
+        x, y, w, h = 5 * number % 150, 3 * number % 60, 50, 40
+        last = (x + w, y + h) if corners else (900, 900)  # in the places of width and height
+        try:
+            check_box((x, y, x + last[0], y + last[1]), 200, 100, "k")
+        except BadRecord as error:
+            found.append(error)
+    return found
+
+
+def test_corners_in_place_of_sizes_are_guessed_at() -> None:
+    bad = _bad_boxes(corners=True)
+    assert len(bad) > 10
+    other = BadRecord("no text left", "k", "texts ()")
+    assert hint_at_xyxy([*bad, other]) == (
+        f"{len(bad)} of these {len(bad)} boxes would lie in their images if they were two corners "
+        "x0, y0, x1, y1; boxes are read as x, y, width, height"
+    )
+    copies = [BadRecord(one.reason, one.key, f"nothing left; first of 2: {one.detail}") for one in bad]
+    assert hint_at_xyxy(copies) == hint_at_xyxy(bad)
+    assert hint_at_xyxy(_bad_boxes(corners=False)) == hint_at_xyxy([other]) == hint_at_xyxy([]) == ""
 
 
 def test_bad_concepts_do_not_lose_the_others() -> None:
@@ -228,7 +262,7 @@ def test_invalid_utf8_line(tmp_path: Path) -> None:
     "fields",
     [
         {"caption": 3, "image": "a"},
-        {"caption": ["a", None], "image": "a"},
+        {"caption": [None, 5], "image": "a"},
         {"caption": "a", "image": 7},
         {"caption": "a", "images": []},
         {"elems": "x", "image": "a"},
@@ -272,13 +306,9 @@ def test_base64_of_something_else(tmp_path: Path) -> None:
         open_image(record.image, key=record.key)
 
 
-def test_nan_in_bb_loses_only_its_concept(tmp_path: Path) -> None:
-    line = {
-        "elems": [{"caption": "a", "bb": [math.nan, 1, 5, 5]}, {"caption": "b", "bb": [1, 1, 5, 5]}],
-        "binary": base64.b64encode(JPEG).decode(),
-    }
-    record = JsonSource(make.write_lines(tmp_path / "a.jsonl", [line]))[0]
-    usable, bad = usable_concepts(record, open_image(record.image, key=record.key))
+def test_box_that_is_not_finite_loses_only_its_concept() -> None:
+    boxes = Concept(("a",), (math.nan, 1, 5, 5)), Concept(("b",), (1, 1, 5, 5))
+    usable, bad = usable_concepts(_record(*boxes), _opened())
     assert [concept.texts for concept in usable] == [("b",)]
     assert [error.reason for error in bad] == ["box is not finite"]
 

@@ -6,6 +6,8 @@ import collections
 import json
 import os
 import pickle
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,10 @@ from hypothesis import strategies as st
 
 from tests import refcoco_data
 from tests.refcoco_data import BOXES, IMAGES, SAID, python2_pickle, refs, write_refcoco
-from xvlm.data.refcoco import read_detections, read_plain_pickle, read_refs
+from xvlm.data.plain_pickle import read_plain_pickle
+from xvlm.data.refcoco import boxes_of_image, read_detections, read_refs
 from xvlm.data.sources import open_source
+from xvlm.errors import InputError
 from xvlm.records import BadRecord
 
 
@@ -203,6 +207,42 @@ def test_plain_values_come_back(tmp_path: Path) -> None:
         assert read_plain_pickle(str(tmp_path / "a.p")) == value
 
 
+def doubled(times: int) -> bytes:
+    """Tuples that hold one tuple twice, and so on: of 2 ** times parts, in a few bytes for each."""
+    return b"".join(b"h%ch%c\x86q%c" % (n, n, n + 1) for n in range(times))
+
+
+BOMBS = {
+    "a tuple that doubles": b"\x80\x02K\x01q\x00" + doubled(80) + b".",
+    "as a key": b"\x80\x02}K\x01q\x00" + doubled(80) + b"K\x01s.",
+    "by DUP": b"\x80\x02}K\x01" + b"2\x86" * 80 + b"K\x01s.",
+    "the memo's place": b"\x80\x02]r\xff\xff\xff\x7f.",
+    "a long text": b"\x80\x04\x8d\xff\xff\xff\xff\xff\x00\x00\x00a.",
+    "no end": b"\x80\x02]q\x00",
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_small_pickles_that_would_become_large_are_refused(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "a.p").write_bytes(BOMBS[kind])
+    tracemalloc.start()
+    began = time.monotonic()
+    with pytest.raises(InputError, match=r"a\.p is no pickle of plain values") as caught:
+        read_plain_pickle(str(tmp_path / "a.p"))
+    assert time.monotonic() - began < 1 and tracemalloc.get_traced_memory()[1] < 1_000_000
+    assert len(str(caught.value)) < 400 + len(str(tmp_path))
+    tracemalloc.stop()
+
+
+def test_lists_that_double_are_named_in_a_sentence(tmp_path: Path) -> None:
+    value: Any = []
+    for _ in range(60):
+        value = [value, value]
+    (tmp_path / "a.p").write_bytes(pickle.dumps([{**refs()[0], "ann_id": value}], protocol=2))
+    with pytest.raises(InputError, match=r"ann_id of ref 0 is \[.*, expected int"):
+        read_refs(str(tmp_path / "a.p"))
+
+
 # detections -------------------------------------------------------------------------------------------
 
 
@@ -216,6 +256,23 @@ def test_both_forms_of_detections(tmp_path: Path) -> None:
     ]
     (tmp_path / "dets.json").write_text(json.dumps(mattnet))
     assert read_detections(tmp_path / "dets.json") == {"58": [(1, 2, 31, 42), (5, 5, 15, 15)]}
+
+
+def test_coco_results_and_ids_of_every_spelling(tmp_path: Path) -> None:
+    boxes = [[1, 2, 30, 40], [5, 5, 10, 10]]
+    results = [{"image_id": 58, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]
+    wanted = {"58": [(1, 2, 31, 42), (5, 5, 15, 15)]}
+    padded = [{**one, "image_id": spelled} for one, spelled in zip(results, ("000058", 58.0), strict=True)]
+    for found in (results, padded, {"annotations": results}, {"000000000058": boxes}):
+        (tmp_path / "dets.json").write_text(json.dumps(found))
+        known = read_detections(tmp_path / "dets.json")
+        assert known == wanted
+        for spelled in (58, "58", "00058", 58.0):
+            assert boxes_of_image(known, spelled) == wanted["58"]
+        for other in (None, 59, "x", [58]):
+            assert boxes_of_image(known, other) == ()
+    (tmp_path / "dets.json").write_text(json.dumps({"street_001": boxes[:1]}))
+    assert boxes_of_image(read_detections(tmp_path / "dets.json"), "street_001") == [(1, 2, 31, 42)]
 
 
 @pytest.mark.parametrize(

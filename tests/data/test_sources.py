@@ -21,7 +21,8 @@ from xvlm.data.fields import questions_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.published import Keys, record_from_fields
 from xvlm.data.sources import HuggingFaceSource, JsonSource, open_source
-from xvlm.data.tars import TarSource, build_tar_index, load_tar_index
+from xvlm.data.tar_index import build_tar_index, load_tar_index
+from xvlm.data.tars import TarSource
 from xvlm.records import BadRecord, Concept
 
 JPEG = make.encoded(make.photo(32, 24))
@@ -164,7 +165,7 @@ def test_tar_index_is_written_and_used(tmp_path: Path, monkeypatch: pytest.Monke
     path = make.write_tar(tmp_path / "a.tar", _samples())
     built = build_tar_index(path)
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar.idx"]
-    monkeypatch.setattr("xvlm.data.tars.build_tar_index", lambda path: pytest.fail("index not used"))
+    monkeypatch.setattr("xvlm.data.tar_index.build_tar_index", lambda path: pytest.fail("index not used"))
     loaded = load_tar_index(path)
     for field in ("first", "names", "offsets", "sizes"):
         assert np.array_equal(getattr(loaded, field), getattr(built, field))

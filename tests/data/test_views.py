@@ -102,3 +102,32 @@ def test_as_many_words_are_left_out_as_asked() -> None:
     view, text = TextView(TOKENIZER, word_dropout=0.25), SENTENCE
     left = [len(read(view.row(text, None, 1, rng(seed)).ids).split()) for seed in range(400)]
     assert np.mean(left) / len(WORDS) == pytest.approx(0.75, abs=0.02)
+
+
+def test_what_is_shown_otherwise_than_it_stands_is_noted() -> None:
+    concepts = (
+        Concept(("a red ring", "черный треугольник")),
+        Concept(("a red ж",), (-8, 4, 30, 30)),
+        Concept(("two blue boxes lie",), (4, 4, 30, 30)),
+        Concept(("qwerty zxcvbж",), (4, 4, 30, 30)),
+    )
+    unusable = BadRecord("wrong type", "photo-5", "elems[0].bb is None")
+    record = Record("photo-5", RECORD.image, concepts, {}, (unusable,))
+    sample = RegionsView(PLAIN_REGIONS, TextView(TOKENIZER, max_words=3), max_regions=9)(record, rng(3))
+    assert sample.read == 5 and sample.bad[0] is unusable
+    assert {one.reason for one in sample.bad[1:]} == {"text has only unknown tokens"}
+    assert {one.key for one in (*sample.bad, *sample.notes)} == {"photo-5"}
+    assert sorted(one.reason for one in sample.notes) == [
+        "box clipped",
+        "text has unknown tokens",
+        "text is cut",
+    ]
+    pair = PairsView(PLAIN_PAIRS, TEXT, captions=2)(record, rng(0))
+    assert [read(row.ids) for row in pair.rows] == ["a red ring"]
+    assert [one.reason for one in pair.bad] == ["wrong type", "text has only unknown tokens"]
+
+
+def test_a_caption_whose_known_words_are_left_out_is_shown_whole() -> None:
+    view = TextView(TOKENIZER, word_dropout=0.5)
+    for seed in range(40):
+        assert set(view.row("red ж", None, 1, rng(seed)).ids) - {TOKENIZER.cls_id, TOKENIZER.unk_id}

@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from timm.layers import BatchNormAct2d
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.tiny import tiny_run, tiny_task, toy_samples
 from xvlm import dist
 from xvlm.data.views import Sample
 from xvlm.losses.box import box_losses
-from xvlm.losses.contrastive import contrastive_loss
+from xvlm.losses.contrastive import Positives, contrastive_loss
 from xvlm.losses.matching import Negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
+from xvlm.model.batch_norm import synchronise_batch_norms
 from xvlm.run import OptimConfig
 from xvlm.tasks import pretrain
 from xvlm.tasks._batch import PretrainBatch, collate
@@ -54,7 +56,7 @@ TEXT_KEY = torch.tensor([10, 11, 12, 13, 14, 15, 11, 17])
 CONCEPT_KEY = torch.tensor([20, 21, 20, 23, 24, 25, 26, 20])
 
 
-def contrastive(rows: Sequence[int], faithful: bool = False) -> Values:
+def contrastive(rows: Sequence[int], faithful: bool = False, published: Positives = "diagonal") -> Values:
     here = mine(rows)
     concept = numbers(1, 8, 6)[here].requires_grad_()
     text = numbers(2, 8, 6)[here].requires_grad_()
@@ -66,6 +68,7 @@ def contrastive(rows: Sequence[int], faithful: bool = False) -> Values:
         CONCEPT_KEY[here],
         TEXT_KEY[here],
         faithful,
+        published,
     )
     return with_gradients(loss, concept, text, temperature)
 
@@ -96,6 +99,7 @@ SPLITS = {"even": (4, 4), "uneven": (3, 5), "nothing on rank 1": (8, 0)}
 def losses(_: Path) -> dict[str, Values]:
     """Every loss, with every split of 8 rows."""
     found = {f"{name}, {split}": LOSSES[name](rows) for name in LOSSES for split, rows in SPLITS.items()}
+    found["faithful by image"] = contrastive((4, 4), True, "image")
     return {**found, "faithful": contrastive((4, 4), faithful=True)}
 
 
@@ -137,9 +141,14 @@ def whole_task(
     """`Pretrain.forward` and the gradients of all parameters, one part after the other."""
     task = tiny_task(kind).double().train()
     task.weights = replace(task.weights, global_negatives=global_negatives)
+    if dist.world() > 1:
+        synchronise_batch_norms(task)
     wrapped = DistributedDataParallel(task) if dist.world() > 1 else task
     found = {}
     for name in parts:
+        for module in task.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()  # each part by itself
         batch, blocks = part_batch(name)
         real, pretrain.draw_negatives = pretrain.draw_negatives, next_row(blocks, global_negatives)
         try:
@@ -151,22 +160,65 @@ def whole_task(
         (sum(values.values()) + idle).backward()
         found[name] = {f"loss {n}": dist.mean_over_ranks(v) for n, v in values.items()}
         found[name] |= {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
+        found[name] |= {n: b.clone() for n, b in task.named_buffers() if b.is_floating_point()}
         task.zero_grad()
     return found
 
 
 def tasks(_: Path) -> dict[str, dict[str, Values]]:
-    """Both kinds of encoder that hold no statistics of the batch, both sorts of matching negatives."""
+    """Every kind of encoder, one with statistics of the batch, both sorts of matching negatives."""
     return {
         f"{kind}, {sort}": whole_task(kind, sort == "global")
-        for kind in ("swin", "vit")
+        for kind in ("swin", "vit", "cnn")
         for sort in ("local", "global")
     }
 
 
+NORMS: dict[str, Any] = {
+    "2d": lambda: nn.BatchNorm2d(5),
+    "1d": lambda: nn.BatchNorm1d(5),
+    "without weights": lambda: nn.BatchNorm2d(5, affine=False),
+    "mean of all batches": lambda: nn.BatchNorm2d(5, momentum=None),
+    "timm": lambda: BatchNormAct2d(5, act_layer=nn.SiLU),
+    "float32": lambda: nn.BatchNorm2d(5),
+}
+
+
+def norm_of(name: str, rows: Sequence[int]) -> Values:
+    """Two training steps of a BatchNorm on this rank's rows of 8, its statistics, and one in evaluation."""
+    torch.manual_seed(0)
+    kind = torch.float32 if name == "float32" else torch.float64
+    norm = NORMS[name]().to(kind).train()
+    for parameter in norm.parameters():
+        parameter.data.normal_()
+    if dist.world() > 1:
+        synchronise_batch_norms(norm)
+    wrapped = DistributedDataParallel(norm) if dist.world() > 1 and list(norm.parameters()) else norm
+    shape = (8, 5) if name == "1d" else (8, 5, 3, 4)
+    x, found = numbers(1, *shape).to(kind)[mine(rows)], {}
+    weight = numbers(2, *shape).to(kind)[mine(rows)]
+    for step in range(2):
+        given = (x * (step + 1) + step).requires_grad_()
+        y = wrapped(given)
+        loss = dist.global_mean((y * weight).sum() + y.square().sum() / 3, y.numel())
+        loss.backward()
+        found |= {f"loss {step}": dist.mean_over_ranks(loss), f"rows {step}": y.detach()}
+        found[f"gradient {step}"] = given.grad / dist.world()
+    found |= {f"parameter {n}": p.grad.clone() for n, p in norm.named_parameters()}
+    found |= {f"buffer {n}": b.clone() for n, b in norm.named_buffers()}
+    found["rows evaluated"] = norm.eval()(x)
+    return found
+
+
+def norms(_: Path) -> dict[str, Values]:
+    """Every kind, with even and uneven splits."""
+    return {f"{name}, {rows}": norm_of(name, rows) for name in NORMS for rows in ((4, 4), (3, 5))}
+
+
 def run_of(name: str) -> Any:
     """Runs in which something is missing all the way."""
-    run = tiny_run("convnext", steps=3, accumulate=2 if name == "accumulated" else 1)
+    tower = "cnn" if name == "batch norm" else "convnext"
+    run = tiny_run(tower, steps=3, accumulate=2 if name == "accumulated" else 1)
     data = {
         "no regions": {"regions": ()},
         "no pairs": {"pairs": ()},
@@ -195,6 +247,7 @@ RUNS = [
     "masked words alone",
     "boxes alone",
     "negatives of all ranks",
+    "batch norm",
 ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from tests.tiny import photo, phrase, tiny_config, tiny_tokenizer
 from xvlm.data.sources import JsonSource
 from xvlm.evaluate._layers import search_layers
+from xvlm.evaluate._skipped import Skipped, SkippedSample
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.evaluate.entailment import evaluate_entailment
 from xvlm.evaluate.grounding import evaluate_grounding
@@ -98,6 +99,7 @@ def write(folder: Path) -> None:
         good = [item for item in items if "gone.png" not in str(item)]
         middle = [*good[:1], good[2], {"image": "gone.png", "caption": "a dog"}, *good[3:7]]
         (folder / f"{name}_interrupted.json").write_text(json.dumps(middle))
+        (folder / f"{name}_apart.json").write_text(json.dumps([*items[::2], *items[1::2]]))
         alike = [{**item, **one_file(item)} for item in good]
         (folder / f"{name}_of_one_image.json").write_text(json.dumps(alike))
 
@@ -134,6 +136,7 @@ EVALUATIONS: dict[str, Callable[[Callable[[str], JsonSource], int | None], Found
     "retrieval": lambda source, limit: ranked(source, limit, top=2, batch=2),
     "retrieval, all encoded again": lambda source, limit: ranked(source, limit, top=2, batch=3, memory=0),
     "retrieval, not reranked": lambda source, limit: ranked(source, limit, top=0),
+    "what is skipped": lambda source, limit: ({}, skipped_in(source("boxed"), limit)),
     "retrieval, every pair": lambda source, limit: ranked(source, limit, top=99, rerank="matching"),
 }
 
@@ -142,7 +145,25 @@ PARTS: dict[str, tuple[str, int | None]] = {
     "nothing on rank 0": ("", 1),
     "nothing on rank 1": ("_of_one_image", None),
     "a bad record at the border, within an image": ("_interrupted", None),
+    "records of an image apart": ("_apart", None),
 }
+
+
+@dataclass(frozen=True)
+class Told:
+    """One sample that was skipped, as a prediction."""
+
+    sample: SkippedSample
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self.sample)
+
+
+def skipped_in(source: JsonSource, limit: int | None) -> list[Told]:
+    """Which samples a grounding evaluation skips, in order."""
+    skipped = Skipped()
+    evaluate_grounding(predictor("box", "matching"), source, limit, batch=2, skipped=skipped)
+    return [Told(one) for one in skipped.samples]
 
 
 def ranked(source: Callable[[str], JsonSource], limit: int | None, **options: Any) -> Found:

@@ -61,6 +61,39 @@ def test_faithful_contrastive_gradient_is_one_worlds_share(
     torch.testing.assert_close(cases.contrastive((8, 0))["loss"], one["loss"])
 
 
+def test_faithful_positives_of_one_image_may_be_on_several_ranks(
+    of_losses: list[dict[str, cases.Values]],
+) -> None:
+    """Rows 0, 2 and 7 show one image, the last of them on the other rank."""
+    one = cases.contrastive((8, 0), True, "image")
+    for rank in of_losses:
+        torch.testing.assert_close(rank["faithful by image"]["loss"], one["loss"], rtol=1e-6, atol=1e-9)
+    assert abs(one["loss"] - cases.contrastive((8, 0), True)["loss"]) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def of_norms(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, cases.Values]]:
+    return on_two_ranks(cases.norms, tmp_path_factory.mktemp("norms"))
+
+
+@pytest.mark.parametrize("rows", [(4, 4), (3, 5)])
+@pytest.mark.parametrize("name", cases.NORMS)
+def test_batch_norm_takes_the_statistics_of_all_ranks(
+    name: str, rows: tuple[int, int], of_norms: list[dict[str, cases.Values]]
+) -> None:
+    """Outputs, gradients and running statistics are those of torch's BatchNorm on one process."""
+    one = cases.norm_of(name, rows)
+    two = [rank[f"{name}, {rows}"] for rank in of_norms]
+    exact = {"rtol": 1e-4, "atol": 1e-5} if name == "float32" else {"rtol": 1e-9, "atol": 1e-10}
+    for key, value in one.items():
+        if key.startswith(("rows", "gradient")):
+            torch.testing.assert_close(torch.cat([rank[key] for rank in two]), value, **exact, msg=key)
+        else:
+            for rank in two:
+                torch.testing.assert_close(rank[key], value, **exact, msg=key)
+    assert one["buffer num_batches_tracked"] == 2
+
+
 @pytest.fixture(scope="module")
 def of_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, cases.Values]]]:
     return on_two_ranks(cases.tasks, tmp_path_factory.mktemp("tasks"))
@@ -68,7 +101,7 @@ def of_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
 
 @pytest.mark.parametrize("part", ["pairs", "regions"])
 @pytest.mark.parametrize("negatives", ["local", "global"])
-@pytest.mark.parametrize("kind", ["swin", "vit"])
+@pytest.mark.parametrize("kind", ["swin", "vit", "cnn"])
 def test_the_whole_task_equals_one_process(
     kind: str, negatives: str, part: str, of_tasks: list[dict[str, dict[str, cases.Values]]]
 ) -> None:

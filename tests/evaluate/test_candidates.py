@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xvlm.evaluate._candidates import BLOCK, Ranked, Side, contrastive_candidates
+from xvlm.evaluate._candidates import BLOCK, Pairs, Ranked, Side, contrastive_candidates
 from xvlm.metrics.recall import rank_of_first_true
 
 
@@ -43,7 +43,8 @@ def test_blocks_equal_the_whole_matrix(seed: int) -> None:
         assert len(set(found.index_Qk[q].tolist())) == kept
         true = [row[c] for c in range(len(candidates)) if candidates.thing_N[c] == queries.thing_N[q]]
         false = [row[c] for c in range(len(candidates)) if candidates.thing_N[c] != queries.thing_N[q]]
-        assert found.rank_Q[q] == sum(score >= max(true) for score in false)
+        tied = [sum(score == max(true) for score in scores) for scores in (false, true)]
+        assert found.rank_Q3[q].tolist() == [sum(score > max(true) for score in false), *tied]
 
 
 class Largest(TorchDispatchMode):
@@ -72,7 +73,7 @@ def test_the_whole_matrix_never_exists() -> None:
 @settings(max_examples=220)
 @given(st.integers(0, 10**6))
 def test_reranking_orders_the_first_and_leaves_the_others(seed: int) -> None:
-    """Against a plain sort, wrong ones first where scores tie; ranks of what is not reranked stay."""
+    """Against a plain sort; the place of what is not reranked is behind all that are."""
     torch.manual_seed(seed)
     things, count = int(torch.randint(1, 9, ())), int(torch.randint(1, 12, ()))
     thing_C = torch.cat((torch.arange(things), torch.randint(things, (count,))))
@@ -83,7 +84,7 @@ def test_reranking_orders_the_first_and_leaves_the_others(seed: int) -> None:
     before = Ranked(best.indices, best.values, rank_of_first_true(score_QC, true_QC))
     other_Qk = torch.randint(4, (things, k)).float()
     queries, candidates = (Side(torch.empty(0), one) for one in (torch.arange(things), thing_C))
-    after = before.reranked(other_Qk, queries, candidates)
+    after = before.reranked(other_Qk, queries, candidates, Pairs.same(thing_C))
     assert torch.equal(after.index_Qk[:, k:], before.index_Qk[:, k:])
     assert torch.equal(after.score_Qk[:, k:], before.score_Qk[:, k:])
     for q in range(things):
@@ -91,7 +92,15 @@ def test_reranking_orders_the_first_and_leaves_the_others(seed: int) -> None:
         found = zip(after.score_Qk[q, :k].tolist(), after.index_Qk[q, :k].tolist(), strict=True)
         assert sorted(found) == sorted(pairs)
         assert after.score_Qk[q, :k].tolist() == sorted((score for score, _ in pairs), reverse=True)
-        worst_first = sorted((-score, int(thing_C[c]) == q) for score, c in pairs)
-        true = [place for place, (_, is_true) in enumerate(worst_first) if is_true]
-        assert after.rank_Q[q] == (true[0] if true else before.rank_Q[q])
-        assert true or before.rank_Q[q] >= k
+        true = [score for score, c in pairs if thing_C[c] == q]
+        false = [score for score, c in pairs if thing_C[c] != q]
+        # What is not reranked stands behind the better ones and all the first, among its equals there.
+        old = score_QC[q][true_QC[q]].max()
+        behind = [c for c in range(len(thing_C)) if c not in before.index_Qk[q, :k].tolist()]
+        if true:
+            better = sum(score > max(true) for score in false)
+            tied = [sum(score == max(true) for score in scores) for scores in (false, true)]
+        else:
+            better = k + sum(score_QC[q, c] > old for c in behind if not true_QC[q, c])
+            tied = [sum(score_QC[q, c] == old for c in behind if true_QC[q, c] == t) for t in (False, True)]
+        assert after.rank_Q3[q].tolist() == [int(better), *map(int, tied)]

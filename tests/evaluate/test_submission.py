@@ -120,9 +120,12 @@ def test_questions_of_a_test_set(photos: Path) -> None:
     """Ids stay what they are; where there are none, records and places name questions."""
     items: list[dict[str, Any]] = [
         {"image": NAMES[0], "question": "what is red?", "question_id": 262148000},
-        {"image": NAMES[1], "question": "who?", "question_id": 0},
+        {"image": NAMES[1], "question": "the car?", "question_id": 0},
         {"image": NAMES[2], "question": "is it a dog?"},
-        {"image": NAMES[3], "questions": [{"question": "who?"}, {"question": "why?", "question_id": "x"}]},
+        {
+            "image": NAMES[3],
+            "questions": [{"question": "the car?"}, {"question": "a tree?", "question_id": "x"}],
+        },
     ]
     source = source_of(photos, items)
     assert isinstance(source, JsonSource)
@@ -140,10 +143,10 @@ def test_answers_that_cannot_be(photos: Path) -> None:
     seen = predictor_of("answers").image(photos / NAMES[0])
     for answers in ([], (), "red"):
         with pytest.raises(ValueError, match="must be a list of at least one text"):
-            seen.ask("who?", answers)
+            seen.ask("the car?", answers)
     with pytest.raises(ValueError, match="answers holds ' '; an answer must say something"):
-        seen.ask("who?", ["red", " "])
+        seen.ask("the car?", ["red", " "])
     longest = "dog " * 46  # with its ends as long as the decoder's 48 positions
-    assert seen.ask("who?", [longest, "red"]).text in (longest, "red")
+    assert seen.ask("the car?", [longest, "red"]).text in (longest, "red")
     with pytest.raises(ValueError, match=r"begins with 'dog dog .* it may have 48 tokens"):
-        seen.ask("who?", [longest + "dog", "red"])
+        seen.ask("the car?", [longest + "dog", "red"])

@@ -25,9 +25,8 @@ WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
 def names() -> list[str]:
-    """Every file of the folder; none where there is no folder."""
-    found = folder()
-    return sorted(path.name for path in found.iterdir()) if found else []
+    """Every file of the folder."""
+    return sorted(path.name for path in folder().iterdir())
 
 
 def pretraining() -> list[str]:
@@ -42,13 +41,13 @@ def pretraining() -> list[str]:
 @functools.cache
 def checkpoint(name: str) -> dict[str, Tensor]:
     """The tensors of a published checkpoint, `swin224` say."""
-    path = folder(needed=True) / f"{name}.pth"
+    path = folder() / f"{name}.pth"
     return torch.load(path, weights_only=True)["model"]  # type: ignore[no-any-return]
 
 
 def tensors(name: str) -> dict[str, Tensor]:
     """A file of tensors, `swin224_inputs` say; images come as float64."""
-    found = load_file(folder(needed=True) / f"{name}.safetensors")
+    found = load_file(folder() / f"{name}.safetensors")
     return {key: value.double() if value.is_floating_point() else value for key, value in found.items()}
 
 
@@ -96,9 +95,9 @@ def assert_same(found: Tensor, published: Tensor, what: str, relative: float = R
 
 def rows(name: str) -> Any:
     """A JSON file of the folder."""
-    return json.loads((folder(needed=True) / name).read_text())
+    return json.loads((folder() / name).read_text())
 
 
 def path(name: str) -> Path:
     """Where a golden file is."""
-    return folder(needed=True) / name
+    return folder() / name

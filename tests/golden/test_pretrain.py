@@ -18,7 +18,7 @@ from xvlm.tasks._batch import PretrainBatch
 from xvlm.tasks.pretrain import LossConfig, Pretrain
 from xvlm.train.optim import build_optimizer
 
-NAMES = files.pretraining() or ["swin224"]
+NAMES = files.pretraining()
 PARTS = {"image": batches.image_batch, "region": batches.region_batch}
 LOSSES = {
     "image": {"itc": "itc", "itm": "itm", "mlm": "mlm"},

@@ -18,6 +18,7 @@ from xvlm.model.answers import question_states, rank_answers
 from xvlm.model.attention_map import attention_maps
 from xvlm.model.decoder import followed
 from xvlm.model.generate import Limits, Writer, beam_search, greedy, write
+from xvlm.predict import match_logits
 
 LIMITS = Limits(end=3, min_length=6, max_length=14)
 
@@ -57,10 +58,10 @@ def test_retrieval_losses_where_two_rows_show_one_image() -> None:
     texts = model.encode_texts(files.packed(given["text_ids"], given["text_atts"]))
     rows = torch.arange(len(cls_CD))
     head = model.contrastive
-    loss = contrastive_loss(
-        head.embed_concepts(cls_CD), head.embed_texts(texts.summary_ND), head.temperature, given["idx"], rows
-    )
-    assert_same(loss, published["loss_itc"], "loss_itc")
+    embedded = head.embed_concepts(cls_CD), head.embed_texts(texts.summary_ND)
+    for faithful in (False, True):
+        loss = contrastive_loss(*embedded, head.temperature, given["idx"], rows, faithful, "image")
+        assert_same(loss, published["loss_itc"], f"loss_itc, faithful={faithful}")
     concept_R = torch.cat((rows, published["neg_image_idx"], rows))
     text_R = torch.cat((rows, rows, published["neg_text_idx"]))
     same = same_thing(given["idx"], rows, given["idx"], rows)
@@ -88,8 +89,8 @@ def test_two_stage_scores() -> None:
         best_Qk = sims_QC.topk(4, dim=1).indices
         query_R, candidate_R = torch.arange(len(sims_QC)).repeat_interleave(4), best_Qk.flatten()
         image_R, text_R = (query_R, candidate_R) if "i2t" in key else (candidate_R, query_R)
-        logits = model.match(model.fuse(texts, text_R, concepts, image_R).cls_RD)
-        scores_QC = torch.full_like(sims_QC, -100).index_put((query_R, candidate_R), logits[:, 1])
+        logit_R = match_logits(model, concepts, texts, image_R, text_R, published=True)
+        scores_QC = torch.full_like(sims_QC, -100).index_put((query_R, candidate_R), logit_R)
         assert_same(scores_QC, published[key], key)
 
 

@@ -65,6 +65,26 @@ def test_faithful_knows_only_the_diagonal() -> None:
     assert published.item() == pytest.approx(cross_entropy.item())
 
 
+def test_faithful_by_image_knows_rows_of_one_image() -> None:
+    """Retrieval and weak grounding pass images' ids; written out for four rows of which two show one image.
+
+    Rows 1 and 2 show image 7; rows 0 and 3 say the same, which the published code does not look at.
+    """
+    concept, text = vectors(4, 1), vectors(4, 2)
+    image, said = torch.tensor([5, 7, 7, 9]), torch.tensor([1, 2, 3, 1])
+    label = torch.tensor([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]).double()
+    logits = concept @ text.T / 0.1
+    expected = sum(-(side.log_softmax(1) * label).sum(1).mean() / 2 for side in (logits, logits.T))
+    arguments = (concept, text, torch.tensor(0.1), image, said)
+    by_image = contrastive_loss(*arguments, faithful=True, published="image")
+    assert by_image.item() == pytest.approx(expected.item())
+    diagonal = contrastive_loss(*arguments, faithful=True)
+    assert diagonal.item() == pytest.approx(
+        sum(F.cross_entropy(side, torch.arange(4)) / 2 for side in (logits, logits.T)).item()
+    )
+    assert abs(by_image - diagonal) > 0.005
+
+
 def test_all_the_same_thing_is_right_whatever_is_said() -> None:
     """Only the spread costs: with equal vectors the loss is the entropy of the even label."""
     same = torch.zeros(3, dtype=torch.int64)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.tiny import tiny_config
+from xvlm.errors import InputError, MissingFileError
+from xvlm.model import weights as weights_module
 from xvlm.model.text import TextConfig
 from xvlm.model.weights import (
     bert_config,
@@ -269,6 +275,88 @@ def test_where_weights_are_looked_for(tmp_path: Path) -> None:
         bert_folder(str(tmp_path))
     write_bert(tmp_path / "inner", bert_tensors())
     assert bert_folder(str(tmp_path)) == tmp_path / "inner"
+
+
+def test_a_package_is_found_without_running_any_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python imports `a` to find `a.b`; so only top-level names are taken."""
+    for name in ("evil_package", "evil_package/inner"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert find_weights("python:evil_package") == tmp_path / "evil_package"
+    for spec in ("python:evil_package.inner", "python:", "python:../x", "python:a b"):
+        with pytest.raises(InputError, match="must name a package by one word"):
+            find_weights(spec)
+    assert not (tmp_path / "harm").exists() and "evil_package" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["python:timm", "https://example.org/x", "evil/repository", "/etc", "..", "../x", "a\0b", "hf-hub:a/b"],
+)
+def test_what_a_file_names_is_not_trusted(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_module, "snapshot_download", None)
+    for find in (find_weights, bert_folder):
+        with pytest.raises(InputError, match=r"a file names .* type the name yourself"):
+            find(spec, trusted=False)
+
+
+def test_what_a_file_may_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bert(tmp_path / "data" / "bert", bert_tensors())
+    assert bert_folder("data/bert", trusted=False) == Path("data/bert")
+    asked: list[str] = []
+
+    def download(name: str, **_: Any) -> str:
+        asked.append(name)
+        return str(tmp_path / "data")
+
+    monkeypatch.setattr(weights_module, "snapshot_download", download)
+    for name in ("bert-base-uncased", "roberta-base", "google-bert/bert-base-uncased"):
+        assert bert_folder(name, trusted=False) == tmp_path / "data" / "bert"
+    assert asked == ["bert-base-uncased", "roberta-base", "google-bert/bert-base-uncased"]
+    (tmp_path / "outside").symlink_to("/usr")
+    with pytest.raises(InputError, match="a file names"):
+        find_weights("outside", trusted=False)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin", ".pth"])
+@pytest.mark.parametrize("data", [b"", b"x", bytes(5000), b"PK\x03\x04" + bytes(100), b"\x80\x02."])
+def test_a_damaged_file_is_named(data: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"damaged{suffix}"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=re.escape(str(path))):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "found", [3, [torch.ones(1)], {"a": 1}, {1: torch.ones(1)}, {"a": {"b": torch.ones(1)}}]
+)
+def test_a_file_of_something_else_is_named(found: Any, tmp_path: Path) -> None:
+    torch.save(found, tmp_path / "a.pth")
+    with pytest.raises(InputError, match="no dictionary of tensors by name"):
+        read_tensors(tmp_path / "a.pth")
+
+
+def test_a_nested_pickle_ends_at_once(tmp_path: Path) -> None:
+    """Small as a file, its text would fill the memory; it is never written out."""
+    nested: Any = []
+    for _ in range(60):
+        nested = [nested, nested]
+    torch.save({"a": nested}, tmp_path / "a.pth")
+    begun = time.monotonic()
+    with pytest.raises(InputError, match="no dictionary of tensors by name"):
+        read_tensors(tmp_path / "a.pth")
+    assert time.monotonic() - begun < 5
+
+
+def test_tensors_are_not_read_from_devices(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    for path in (Path("/dev/zero"), tmp_path / "pipe.pth", tmp_path / "none.pth"):
+        with pytest.raises(MissingFileError, match="is no file of tensors"):
+            read_tensors(path)
 
 
 def test_a_folder_must_hold_one_file_of_tensors(tmp_path: Path) -> None:

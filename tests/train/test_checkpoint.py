@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from tests.small_disk import fill, small_disk
+from xvlm.errors import InputError, OutputError
 from xvlm.run import OptimConfig
 from xvlm.train import checkpoint
 from xvlm.train.checkpoint import KEEP, State
 from xvlm.train.log import keep_before
-from xvlm.train.optim import Average, build_optimizer
+from xvlm.train.optim import Average, build_optimizer, first_not_finite
+
+__all__ = ["small_disk"]
+FILES = ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json")
 
 
 class Net(nn.Module):
@@ -108,6 +115,126 @@ def test_another_model_is_told_by_name(tmp_path: Path) -> None:
         checkpoint.load(folder, model, build_optimizer(model, OptimConfig(), ()), None)
 
 
+def flipped(path: Path) -> None:
+    """One bit of the last byte."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def another_step(path: Path) -> None:
+    """JSON that is valid, and of a checkpoint."""
+    path.write_text(path.read_text().replace('"step": 2', '"step": 3'))
+
+
+DAMAGES = [(name, how) for name in FILES for how in (flipped, cut, emptied, removed)]
+
+
+@pytest.mark.parametrize(("name", "how"), [*DAMAGES, ("state.json", another_step)])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_older(
+    name: str, how: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, optimizer, average = fresh()
+    for number in (1, 2):
+        step(model, optimizer, average, number)
+        folder = checkpoint.save(tmp_path, State(step=number), model, optimizer, average)
+    how(folder / name)
+    with pytest.raises(InputError, match=f"step_00000002.*{name}"):
+        checkpoint.load(folder, *fresh(1))
+    older = checkpoint.newest_intact(tmp_path)
+    assert older is not None and older.name == "step_00000001"
+    assert checkpoint.load(older, *fresh(1)).step == 1
+    said = capsys.readouterr().err
+    assert "step_00000002 is damaged" in said and name in said and "step_00000001 is used" in said
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["damaged_step_00000002", "step_00000001"]
+    for number in (2, 3):  # it is not counted among those that are kept
+        checkpoint.save(tmp_path, State(step=number), model, optimizer, average)
+    newest = checkpoint.newest_intact(tmp_path)
+    assert newest is not None and newest.name == "step_00000003"
+    assert (tmp_path / "checkpoints" / "step_00000002").exists()
+
+
+def test_where_all_are_damaged_nothing_begins_anew(tmp_path: Path) -> None:
+    model, optimizer, average = fresh()
+    for number in (1, 2):
+        cut(checkpoint.save(tmp_path, State(step=number), model, optimizer, average) / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(InputError, match="no checkpoint in .* is intact"):
+            checkpoint.newest_intact(tmp_path)
+
+
+def as_before(folder: Path) -> None:
+    """As 5607df6 wrote it: without checksums."""
+    record = json.loads((folder / "state.json").read_text())
+    for name in ("checksums", "checksum", "without_state"):
+        del record[name]
+    (folder / "state.json").write_text(json.dumps(record))
+
+
+def test_checkpoints_without_checksums(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They go on; a cut file, NaN, and an optimiser without state are noticed all the same."""
+    model, optimizer, average = fresh()
+    step(model, optimizer, average, 1)
+    folder = checkpoint.save(tmp_path, State(step=1), model, optimizer, average)
+    as_before(folder)
+    assert checkpoint.newest_intact(tmp_path) == folder and checkpoint.load(folder, *fresh(1)).step == 1
+    tensors = load_file(folder / "optimizer.safetensors")
+    save_file({}, folder / "optimizer.safetensors")
+    with pytest.raises(InputError, match="lacks the optimiser's state of"):
+        checkpoint.load(folder, *fresh(1))
+    few = {name: value for name, value in tensors.items() if name != "conv.weight/exp_avg"}
+    save_file(few, folder / "optimizer.safetensors")
+    with pytest.raises(InputError, match=r"lacks the optimiser's state of conv\.weight$"):
+        checkpoint.load(folder, *fresh(1))
+    few = {name: value for name, value in tensors.items() if not name.startswith("conv.weight/")}
+    save_file(few, folder / "optimizer.safetensors")
+    checkpoint.load(folder, *fresh(1))
+    assert "none is taken for conv.weight" in capsys.readouterr().err
+    save_file(tensors, folder / "optimizer.safetensors")
+    weights = load_file(folder / "model.safetensors")
+    weights["temperature"].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(InputError, match="weight temperature is not finite"):
+        checkpoint.newest_intact(tmp_path)
+
+
+def test_what_had_no_gradient_needs_no_state(tmp_path: Path) -> None:
+    model, optimizer, average = fresh()
+    model.conv(torch.zeros(1, 3, 3, 3)).sum().backward()
+    optimizer.step()
+    folder = checkpoint.save(tmp_path, State(step=1), model, optimizer, average)
+    checkpoint.load(folder, *fresh(1))
+    record = json.loads((folder / "state.json").read_text())
+    assert record["without_state"] == ["norm.weight", "norm.bias", "temperature"]
+
+
+def test_a_full_disk_leaves_the_one_before(small_disk: Path) -> None:
+    """Wherever it becomes full."""
+    model, optimizer, average = fresh()
+    step(model, optimizer, average, 0)
+    first = checkpoint.save(small_disk, State(step=1), model, optimizer, average)
+    for leave_bytes in range(0, 24_000, 4096):
+        fill(small_disk, leave_bytes)
+        said = r"step_00000002 cannot be written: .*No space left"
+        with pytest.raises(OutputError, match=said):
+            checkpoint.save(small_disk, State(step=2), model, optimizer, average)
+        assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["step_00000001"]
+        assert checkpoint.damage(first) is None
+
+
 def test_nothing_in_it_is_a_pickle(tmp_path: Path) -> None:
     model, optimizer, average = fresh()
     folder = checkpoint.save(tmp_path, State(step=1), model, optimizer, average)
@@ -143,3 +270,14 @@ def test_log_lines_of_later_steps_are_dropped(tmp_path: Path) -> None:
     assert kept == [line for line in lines if int(str(line["step"])) <= 3]
     keep_before(path, 0)
     assert path.read_text() == ""
+
+
+def test_the_first_that_is_not_finite_is_named() -> None:
+    tensors = {"large": torch.full((4,), 1e30), "count": torch.tensor(3), "good": torch.zeros(2)}
+    assert first_not_finite(tensors) is None
+    assert first_not_finite({}) is None
+    for value in (float("nan"), float("inf"), -float("inf")):
+        assert (
+            first_not_finite({**tensors, "bad": torch.tensor([0.0, value]), "z": torch.tensor(value)})
+            == "bad"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from tests.published import golden
 from tests.tiny import tiny_config, tiny_model
@@ -78,6 +79,33 @@ def test_faithful_decays_the_temperature() -> None:
     assert found["contrastive.text.bias"][1] == 0.0
     assert found["text.embedding.norm.weight"][1] == 0.0
     assert found["matching.1.weight"][1] == 0.1  # the LayerNorm of a head, as published
+
+
+def test_faithful_decays_the_positions_of_a_vit_and_no_relative_table() -> None:
+    """The published grouping asks for "bias" or a norm in the name, which a relative table has."""
+    for kind, name, decay in (
+        ("vit", "vision.model.pos_embed", 0.1),
+        ("vit", "vision.model.cls_token", 0.1),
+        ("swin", "vision.model.layers.0.blocks.0.attn.relative_position_bias_table", 0.0),
+    ):
+        optimizer = build_optimizer(tiny_model(kind), CONFIG, (), faithful=True)
+        found = {one: group["weight_decay"] for group in optimizer.param_groups for one in group["names"]}
+        assert found[name] == decay, name
+
+
+def test_faithful_warm_up_begins_at_nothing() -> None:
+    """Published: step / W while it rises, then as here; the first update changes no weight."""
+    config = OptimConfig(steps=8, warmup=4)
+    shares = [rate(config, step, faithful=True) for step in range(8)]
+    assert shares == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25])
+    model = tiny_model("cnn")
+    optimizer = build_optimizer(model, config, ())
+    before = [p.clone() for p in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert set_rate(optimizer, config, 0, faithful=True) == 0.0
+    optimizer.step()
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from xvlm.data.images import open_image
 from xvlm.data.sources import JsonSource
 from xvlm.data.stem_views import StemViews
 from xvlm.model.vision import VisionConfig, VisionEncoder, build_vision
-from xvlm.records import BadRecord, Record
+from xvlm.records import BadRecord
 from xvlm.tasks._build import SourceConfig
 from xvlm.train import stem_cache
 from xvlm.train.start import train
@@ -83,26 +83,24 @@ def test_interrupted_and_resumed(
     """Stopped behind the first block, and between the last block and the list of keys."""
     monkeypatch.setattr(stem_cache, "BLOCK", 2)
 
-    read: list[int] = []
+    opened: list[str] = []
 
-    class Stopping(JsonSource):
-        def __getitem__(self, index: int) -> Record:
-            if index == len(self) - 1 and index not in read:
-                read.append(index)
-                raise KeyboardInterrupt
-            read.append(index)
-            return super().__getitem__(index)
+    def stopping(image: Any, key: str) -> Any:
+        opened.append(Path(image).name)
+        if opened == [f"{number}.jpg" for number in range(5)]:
+            raise KeyboardInterrupt
+        return open_image(image, key=key)
 
-    stopping = Stopping(Path(photos[1].image).parent / "photos.jsonl")  # type: ignore[arg-type]
+    monkeypatch.setattr(stem_cache, "open_image", stopping)
     with pytest.raises(KeyboardInterrupt):
-        keep_stem(encoder, [stopping], tmp_path, 4, SCALE, workers=0)
+        keep_stem(encoder, [photos], tmp_path, 4, SCALE, workers=0)
     assert not (tmp_path / "views.json").exists()
-    keep_stem(encoder, [stopping], tmp_path, 4, SCALE, workers=0)
-    assert read == [0, 1, 2, 3, 4, 4]
+    keep_stem(encoder, [photos], tmp_path, 4, SCALE, workers=0)
+    assert opened == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "4.jpg", "4.jpg"]
     assert contents(tmp_path) == contents(kept)
     (tmp_path / "views.json").unlink()
-    keep_stem(encoder, [stopping], tmp_path, 4, SCALE, workers=0)
-    assert read == [0, 1, 2, 3, 4, 4]
+    keep_stem(encoder, [photos], tmp_path, 4, SCALE, workers=0)
+    assert len(opened) == 6
     assert contents(tmp_path) == contents(kept)
 
 

@@ -25,6 +25,7 @@ from xvlm.data.randaugment import ALL, rand_augment
 from xvlm.data.sources import JsonSource
 from xvlm.data.transforms import PairsTransform, pixels_3hw, random_resized_crop
 from xvlm.progress import tracked
+from xvlm.ranges import NonNegativeInt, PositiveInt
 from xvlm.records import Record
 
 WIDTH, HEIGHT = 640, 480
@@ -118,7 +119,12 @@ def images_per_second(folder: Path, size: int, workers: int, batch: int, steps: 
 
 
 def bench(
-    size: int = 224, images: int = 64, repeats: int = 5, workers: int = 2, batch: int = 32, steps: int = 24
+    size: PositiveInt = 224,
+    images: PositiveInt = 64,
+    repeats: PositiveInt = 5,
+    workers: NonNegativeInt = 2,
+    batch: PositiveInt = 32,
+    steps: PositiveInt = 24,
 ) -> dict[str, Any]:
     """Reading 640 x 480 JPEGs.
 

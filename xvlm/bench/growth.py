@@ -28,6 +28,7 @@ from xvlm.evaluate.retrieval import match_pairs
 from xvlm.losses.contrastive import similarity, soft_cross_entropy
 from xvlm.model.vision import build_vision
 from xvlm.progress import tracked
+from xvlm.ranges import PositiveInt
 from xvlm.report import write_svg
 from xvlm.report.growth import Growth, growth_svg
 from xvlm.tasks.pretrain import PretrainRun
@@ -131,7 +132,7 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 
 
-def bench(recipe: str = "base_4m", repeats: int = 3, pictures: Path | None = None) -> dict[str, Any]:
+def bench(recipe: str = "base_4m", repeats: PositiveInt = 3, pictures: Path | None = None) -> dict[str, Any]:
     """Time and memory against size.
 
     Args:

@@ -22,16 +22,17 @@ from xvlm.evaluate._states import TextStates
 from xvlm.evaluate.retrieval import match_pairs
 from xvlm.model.xvlm import build_model
 from xvlm.progress import tracked
+from xvlm.ranges import NonNegativeInt, PositiveInt
 from xvlm.train.loop import autocast
 
 
 @torch.no_grad()
 def bench(
     recipe: str = "base_4m",
-    size: int = 384,
-    images: int = 4,
-    candidates: int = 64,
-    repeats: int = 5,
+    size: NonNegativeInt = 384,
+    images: PositiveInt = 4,
+    candidates: PositiveInt = 64,
+    repeats: PositiveInt = 5,
     plain: bool = True,
 ) -> dict[str, Any]:
     """Matching of texts with images.

@@ -23,6 +23,7 @@ from xvlm.errors import InputError
 from xvlm.lookup import find
 from xvlm.model.xvlm import PRETRAINING, build_model
 from xvlm.progress import tracked
+from xvlm.ranges import PositiveInt
 from xvlm.run import OptimConfig
 from xvlm.tasks._batch import PretrainBatch
 from xvlm.tasks.pretrain import Pretrain, PretrainRun
@@ -81,7 +82,7 @@ def difference(task: Pretrain, batch: PretrainBatch) -> float:
     return max(float((fast[name] - slow[name]).abs() / slow[name].abs().clamp(min=1e-3)) for name in slow)
 
 
-def bench(recipe: str = "base_4m", repeats: int = 5, padded: bool = True) -> dict[str, Any]:
+def bench(recipe: str = "base_4m", repeats: PositiveInt = 5, padded: bool = True) -> dict[str, Any]:
     """A pre-training step of a recipe's model.
 
     Args:

@@ -7,17 +7,24 @@ boxes always speak of the upright image at full resolution, even where it is dec
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from PIL import ExifTags, Image
 
-from xvlm.data import files
-from xvlm.errors import InputError
+from xvlm.data import files, headers
+from xvlm.data.limits import current
+from xvlm.data.modes import to_rgb
+from xvlm.errors import MissingPackageError
 from xvlm.records import BadRecord, BoxXYXY, ImageData
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-MAX_PIXELS = 100_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Formats that are read: decoders in C that start no other program.  Of several frames, or
+pictures of one JPEG (MPO), the first is taken."""
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _TURNS = {  # EXIF orientation -> what brings the stored image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -90,9 +97,9 @@ class Opened:
         if isinstance(self.data, np.ndarray):
             return Image.fromarray(self.data), (0.0, 0.0, float(self.width), float(self.height))
         try:
-            stored = Image.open(io.BytesIO(self.data), formats=FORMATS)
+            stored = open_pillow(self.data)
             extent: BoxXYXY = (0.0, 0.0, *map(float, stored.size))  # type: ignore[assignment]
-            if at_least and stored.format == "JPEG":
+            if at_least and stored.format in ("JPEG", "MPO"):
                 wanted = at_least[::-1] if self.orientation in _TURNS_SIDEWAYS else at_least
                 drafted = stored.draft(stored.mode, (max(1, int(wanted[0])), max(1, int(wanted[1]))))
                 extent = tuple(map(float, drafted[1])) if drafted else extent  # type: ignore[assignment]
@@ -102,6 +109,7 @@ class Opened:
             raise
         except Exception as error:  # Pillow's decoders raise almost any type on damaged files
             raise BadRecord("image does not decode", self.key, f"{type(error).__name__}: {error}") from error
+        del stored
         if late_turn:
             raise BadRecord("image does not decode", self.key, "EXIF orientation behind the pixels")
         if self.orientation == 1:
@@ -109,39 +117,101 @@ class Opened:
         return rgb.transpose(_TURNS[self.orientation]), turn_box(extent, *rgb.size, self.orientation)
 
 
-def open_image(image: ImageData, *, key: str, max_pixels: int = MAX_PIXELS) -> Opened:
+def open_image(image: ImageData, *, key: str, max_pixels: int | None = None, trusted: bool = False) -> Opened:
     """Read an image's header; pixels are decoded later, when their crop and size are known.
 
+    Args:
+        image: of an array (H, W, 3), values are uint8.
+        max_pixels: by default that of `limits.current()`.
+        trusted: a person typed the path or URL, so that a URL may lead to a private address.
     Raises:
-        BadRecord: "image file missing", "image file unreadable", "image does not decode" (not one of
-            `FORMATS`, or an array of another shape), "image too large" (more than `max_pixels`, found
-            before memory for them is taken).
+        BadRecord: "image file missing", "image file unreadable", "image does not decode" (none of the formats
+            that are read, or an array of another shape), "image too large" (more than `max_pixels`, or more
+            memory or time than they would need; found before it is taken).
     """
+    max_pixels = current().max_pixels if max_pixels is None else max_pixels
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             found = f"array {image.shape} {image.dtype}, expected (H, W, 3) uint8"
             raise BadRecord("image does not decode", key, found)
-        _check_pixels(image.shape[1], image.shape[0], key, max_pixels)
+        check_size(image.shape[1], image.shape[0], key, max_pixels)
         return Opened(image, key, image.shape[1], image.shape[0])
-    data = image if isinstance(image, bytes) else _read_file(image, key)
+    data = image if isinstance(image, bytes) else _read_file(image, key, trusted)
     try:
-        stored = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        scans = headers.check_encoded(data)
+        stored = open_pillow(data)
+        headers.check_opened(stored, scans, max_pixels)
+        orientation = _orientation(stored)
+    except headers.TooLarge as error:
         raise BadRecord("image too large", key, str(error)) from error
+    except headers.Refused as error:
+        raise BadRecord("image does not decode", key, str(error)) from error
     except Image.UnidentifiedImageError as error:
-        found = f"{len(data)} bytes that are none of {', '.join(FORMATS)}"
-        raise BadRecord("image does not decode", key, found) from error
+        raise BadRecord("image does not decode", key, _unknown_format(data)) from error
     except Exception as error:  # Pillow's parsers raise almost any type on damaged headers
         raise BadRecord("image does not decode", key, f"{type(error).__name__}: {error}") from error
     width, height = stored.size
-    _check_pixels(width, height, key, max_pixels)
-    try:
-        orientation = _orientation(stored)
-    except Exception as error:  # likewise for EXIF blocks
-        raise BadRecord("image does not decode", key, f"EXIF: {type(error).__name__}: {error}") from error
     if orientation in _TURNS_SIDEWAYS:
         width, height = height, width
     return Opened(data, key, width, height, orientation)
+
+
+def check_size(width: int, height: int, key: str, max_pixels: int | None = None) -> None:
+    """Raise BadRecord if an image of this size has more than `max_pixels`, by default the limits' number."""
+    max_pixels = current().max_pixels if max_pixels is None else max_pixels
+    try:
+        headers.check_size(width, height, max_pixels)
+    except headers.TooLarge as error:
+        raise BadRecord("image too large", key, str(error)) from error
+
+
+def open_pillow(data: bytes) -> Image.Image:
+    """An image of which the header is read, by a decoder that is trusted; Pillow's limit is off."""
+    with _no_pillow_limit():
+        return Image.open(io.BytesIO(data), formats=readable_formats(data[:64]))
+
+
+@contextmanager
+def _no_pillow_limit() -> Iterator[None]:
+    """Sizes are checked here, by `Limits`; Pillow's own limit is one for the whole program."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def readable_formats(start: bytes) -> tuple[str, ...]:
+    """Those of `FORMATS` that the installed Pillow has, and HEIC where a file starts so."""
+    return _pillow_formats() + (("HEIF",) if _is_heic(start) and _heic_opener() else ())
+
+
+@cache
+def _pillow_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _is_heic(start: bytes) -> bool:
+    brands = start[8:64] if start[4:8] == b"ftyp" else b""
+    return b"avif" not in brands and any(brand in brands for brand in _HEIC_BRANDS)
+
+
+@cache
+def _heic_opener() -> bool:
+    """Register Pillow's opener for HEIC; false without the package."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
+def _unknown_format(data: bytes) -> str:
+    if _is_heic(data[:64]) and not _heic_opener():
+        return "HEIC, which needs the package pillow-heif: pip install 'xvlm[heic]'"
+    return f"{len(data):,} bytes that are none of {', '.join(readable_formats(data[:64]))}"
 
 
 def turn_box(box_xyxy: BoxXYXY, width: float, height: float, orientation: int) -> BoxXYXY:
@@ -161,51 +231,28 @@ def turn_box(box_xyxy: BoxXYXY, width: float, height: float, orientation: int) -
     return turned[orientation]
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode -> 8-bit RGB.  Transparent parts show white; 16-bit values are scaled from their full range.
-
-    Raises:
-        InputError: float or 32-bit pixels whose range is not known.
-    """
-    if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
-    full = 1.0 if pixels.dtype.kind == "f" else 65535
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= full):  # also true for NaN
-        raise InputError(f"{pixels.dtype} pixels from {low} to {high}; only 0 to {full} has a known meaning")
-    return np.round(pixels * (255 / full)).astype(np.uint8)
-
-
 def _orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1  # Pillow turns TIFF itself, in the header's size already
+    _check_exif(image)
     # not PngImageFile.getexif, which decodes the pixels first
     found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return found if found in _TURNS else 1
 
 
-def _check_pixels(width: int, height: int, key: str, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise BadRecord("image too large", key, f"{width} x {height}, at most {max_pixels:,} pixels allowed")
+def _check_exif(image: Image.Image) -> None:
+    """Check EXIF before Pillow parses it, also where PNG keeps it as text."""
+    headers.check_tags(image.info.get("exif") or b"")
+    if raw := image.info.get("Raw profile type exif"):
+        headers.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))
 
 
-def _read_file(path: str, key: str) -> bytes:
+def _read_file(path: str, key: str, trusted: bool) -> bytes:
     try:
-        return files.read_all(path)
+        return files.read_image(path, trusted)
     except FileNotFoundError as error:
         raise BadRecord("image file missing", key, path) from error
-    except OSError as error:
-        raise BadRecord("image file unreadable", key, f"{path}: {error}") from error
-    except ValueError as error:  # a null byte in the path; an unknown protocol in a URL
-        raise BadRecord("image file unreadable", key, f"{path!r}: {error}") from error
+    except MissingPackageError as error:
+        raise BadRecord("image needs a package that is not installed", key, str(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path, an unknown protocol
+        raise BadRecord("image file unreadable", key, str(error)) from error

@@ -10,8 +10,8 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,20 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data._utils.pin_memory import pin_memory
 
+from xvlm.data.checks import BOX_REASONS, hint_at_xyxy
 from xvlm.data.order import WINDOW, Order
 from xvlm.data.sources import Source
 from xvlm.data.workers import Stream
 from xvlm.errors import InputError, TooManyBadRecordsError, XVLMError
-from xvlm.records import BadRecord, Record
+from xvlm.records import BadRecord, Note, Record
+from xvlm.whole import AppendFile
 
 View = Callable[[Record, np.random.Generator], Any]
 """One record -> one sample for `collate`; may raise BadRecord.
 
 A sample that left out bad concepts may say so in an attribute `bad` (a tuple of BadRecord), and in `read` how
-many concepts it looked at (1 where there is no such attribute).
+many concepts it looked at (1 where there is no such attribute); in `notes` (a tuple of Note) it may say what
+it uses otherwise than it stands.
 """
 
 ATTEMPTS = 20
@@ -75,6 +78,7 @@ class Fed:
         read: how many records (or concepts, see `View`) were looked at, the bad ones included.
         bad: those that could not be used.
         turns: optimiser steps that the batches are for, as many for each.
+        notes: what is used otherwise than it stands.
     """
 
     step: int
@@ -83,6 +87,7 @@ class Fed:
     read: int
     bad: list[BadRecord]
     turns: int = 1
+    notes: list[Note] = field(default_factory=list)
 
     def by_turn(self) -> list[list[Any]]:
         """The batches of each optimiser step."""
@@ -146,6 +151,7 @@ class Feed(Dataset[Fed]):
         keys: dict[str, list[str]] = {}
         turns: dict[bool, list[dict[str, list[Any]]]] = {}
         read, bad = 0, []
+        notes: list[Note] = []
         for reader in self._readers:
             part, turn = reader.part, reader.part.turn(step)
             if turn is None:
@@ -161,6 +167,7 @@ class Feed(Dataset[Fed]):
                 samples[part.name] = [one.sample for one in taken[number * size : (number + 1) * size]]
             read += sum(one.read for one in taken)
             bad += [record for one in taken for record in one.bad]
+            notes += [note for one in taken for note in getattr(one.sample, "notes", ())]
         try:
             batches = [self.collate(samples) for shared in sorted(turns) for samples in turns[shared]]
         except (XVLMError, OSError, MemoryError) as error:
@@ -168,7 +175,7 @@ class Feed(Dataset[Fed]):
             raise
         except Exception as error:
             raise RuntimeError(f"step {step}: collate failed on {keys}: {_describe(error)}") from error
-        return Fed(step, batches, keys, read, bad, len(turns))
+        return Fed(step, batches, keys, read, bad, len(turns), notes)
 
 
 @dataclass(frozen=True)
@@ -264,6 +271,8 @@ class BadRecords:
         self.read = 0
         self.counts: Counter[str] = Counter()
         self.first_keys: dict[str, list[str]] = {}
+        self.noted: Counter[str] = Counter()
+        self._bad_boxes: list[BadRecord] = []
 
     def add(self, fed: Fed) -> None:
         """Count one step."""
@@ -275,9 +284,15 @@ class BadRecords:
             if self.counts[one.reason] < 3:
                 self.first_keys.setdefault(one.reason, []).append(one.key)
             self.counts[one.reason] += 1
+            if one.reason in BOX_REASONS and len(self._bad_boxes) < LOGGED_PER_REASON:
+                self._bad_boxes.append(one)
+        for note in fed.notes:
+            if self.noted[note.reason] < LOGGED_PER_REASON:
+                lines.append(json.dumps({"note": note.reason, "key": note.key, "detail": note.detail}))
+            self.noted[note.reason] += 1
         if lines and self.log is not None:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write("\n".join(lines) + "\n")
+            with closing(AppendFile(self.log)) as file:
+                file.write("".join(line + "\n" for line in lines).encode())
 
     def check(self) -> None:
         """Raise TooManyBadRecordsError if more than `max_share` of at least `least_read` records was bad."""
@@ -287,17 +302,30 @@ class BadRecords:
         reasons = _told(self.counts, self.first_keys)
         raise TooManyBadRecordsError(
             f"{total} of {self.read} records read are bad, more than {self.max_share:.2%} (--max-bad): "
-            f"{reasons}" + (f"; see {self.log}" if self.log is not None else "")
+            f"{reasons}"
+            + (f"; see {self.log}" if self.log is not None else "")
+            + (f"; {hint}" if (hint := hint_at_xyxy(self._bad_boxes)) else "")
         )
+
+    def note_lines(self) -> list[str]:
+        """What was used otherwise than it stands, with counts, a line for each kind."""
+        where = f"; see {self.log}" if self.log is not None else ""
+        return [f"{count} x {reason} (used){where}" for reason, count in self.noted.most_common()]
 
     def state_dict(self) -> dict[str, Any]:
         """Counts and first keys, as plain values."""
-        return {"read": self.read, "counts": dict(self.counts), "first_keys": dict(self.first_keys)}
+        return {
+            "read": self.read,
+            "counts": dict(self.counts),
+            "first_keys": dict(self.first_keys),
+            "noted": dict(self.noted),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
         self.read = state["read"]
         self.counts = Counter(state["counts"])
+        self.noted = Counter(state.get("noted", {}))
         self.first_keys = {reason: list(keys) for reason, keys in state["first_keys"].items()}
 
 

@@ -4,13 +4,20 @@ A mirrored photo of "the man on the left" shows the man on the right, but "he ha
 answer" must not change.  The rule is conservative: every left or right in a text must stand in one of
 the spatial constructions below, otherwise the text has no mirror image and its image is not flipped; nor is
 it where people write a direction in another way ("topleft", "lft", "at 3 o'clock").
-(The published code never flips when the letters "left" or "right" occur, which "bright" does too.)
+
+The published code has two other rules, which faithful mode follows: mirror whatever the texts say and leave
+them as they are ("always": pre-training, domain stages, retrieval, weak grounding, NLVR2, captions), or do
+not mirror where the letters "left" or "right" occur, as in "bright" ("letters": questions, boxes).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
+
+MirrorRule = Literal["exact", "always", "letters"]
+"""Which images may be mirrored, and what becomes of their texts; "exact" swaps sides as described above."""
 
 _SWAPPED = {"left": "right", "right": "left"}
 _SIDE = r"(?:left|right)"
@@ -67,8 +74,12 @@ def mirror_text(text: str) -> str | None:
     return _DIRECTION.sub(lambda match: _like(match.group(1), _SWAPPED[match.group(1).lower()]), text)
 
 
-def mirror_texts(texts: Sequence[str]) -> tuple[str, ...] | None:
-    """`mirror_text` of each; `None` if one of them has no mirror image."""
+def mirror_texts(texts: Sequence[str], rule: MirrorRule = "exact") -> tuple[str, ...] | None:
+    """The texts of the mirrored image; `None` if it may not be mirrored, see `MirrorRule`."""
+    if rule == "always":
+        return tuple(texts)
+    if rule == "letters":
+        return None if any("left" in text or "right" in text for text in texts) else tuple(texts)
     mirrored = [mirror_text(text) for text in texts]
     known = tuple(text for text in mirrored if text is not None)
     return known if len(known) == len(mirrored) else None

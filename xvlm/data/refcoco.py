@@ -6,17 +6,18 @@ COCO's form.  The pickles were written by Python 2 and are read without running 
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from xvlm.data import files
+from xvlm.data.coco import is_id, same_id
+from xvlm.data.json_text import read_json
+from xvlm.data.plain_pickle import read_plain_pickle
 from xvlm.data.published import record_from_fields
+from xvlm.data.short_repr import short_repr
 from xvlm.errors import InputError
 from xvlm.records import BadRecord, BoxXYXY, Record
 
@@ -95,26 +96,6 @@ def open_refcoco(place: str, image_root: str | None) -> RefCoco:
     return RefCoco(found["folder"], found["split_by"], found["split"] or "", image_root)
 
 
-class _PlainUnpickler(pickle.Unpickler):
-    """Lists, dicts, tuples, texts, numbers; whatever else a pickle asks for is refused before it is made."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only plain values are read")
-
-
-def read_plain_pickle(path: str) -> Any:
-    """A pickle of plain values; texts of Python 2 are read as Latin-1.  Nothing in it is executed.
-
-    Raises FileNotFoundError; ValueError for anything but plain values.
-    """
-    data = files.read_all(path)
-    try:
-        return _PlainUnpickler(io.BytesIO(data), encoding="latin1").load()
-    except Exception as error:  # a damaged or hostile pickle raises almost any type
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"{path} is no pickle of plain values: {detail}") from error
-
-
 def read_refs(path: str) -> list[dict[str, Any]]:
     """The refs of a released file, checked.  Raises FileNotFoundError, or ValueError for another form."""
     refs = read_plain_pickle(path)
@@ -125,7 +106,7 @@ def read_refs(path: str) -> list[dict[str, Any]]:
             raise InputError(f"{path}: ref {number} is a {type(ref).__name__}, expected a dict")
         for name, kind in _REF.items():
             if not isinstance(ref.get(name), kind):
-                found = repr(ref[name])[:40] if name in ref else "missing"
+                found = short_repr(ref[name], 40) if name in ref else "missing"
                 raise InputError(f"{path}: {name} of ref {number} is {found}, expected {kind.__name__}")
         for said in ref["sentences"]:
             if not isinstance(said, dict) or not isinstance(said.get("sent"), str):
@@ -138,7 +119,7 @@ def read_instances(path: str) -> tuple[dict[int, dict[str, Any]], dict[int, Any]
 
     Raises FileNotFoundError, or ValueError for another form.
     """
-    found = _read_json(path)
+    found = read_json(path)
     try:
         images = {one["id"]: one for one in found["images"]}
         if not all("file_name" in one for one in images.values()):
@@ -151,38 +132,55 @@ def read_instances(path: str) -> tuple[dict[int, dict[str, Any]], dict[int, Any]
 
 
 def read_detections(path: str | Path) -> Detections:
-    """Candidate boxes of images, in either released form: `{"IMAGE_ID": [[x, y, w, h, ...], ...]}` (the
-    published evaluation's `dets.json`) or `[{"image_id": ..., "box": [x, y, w, h]}, ...]` (MAttNet's).
+    """Candidate boxes of images, in any released form: `{"IMAGE_ID": [[x, y, w, h, ...], ...]}` (the
+    published evaluation's `dets.json`), `[{"image_id": ..., "box": [x, y, w, h]}, ...]` (MAttNet's), or the same
+    with `bbox` (COCO's results, and its annotations below `annotations`).
 
-    Raises FileNotFoundError, or ValueError for another form.
+    Raises MissingFileError, or InputError for another form.
     """
-    found = _read_json(str(path))
+    found = read_json(str(path))
+    if isinstance(found, Mapping) and isinstance(found.get("annotations"), list):
+        found = found["annotations"]
     by_image: dict[str, list[BoxXYXY]] = {}
     try:
         if isinstance(found, list):
             for one in found:
-                by_image.setdefault(str(one["image_id"]), []).append(box_of(one["box"]))
+                box = one["box"] if "box" in one else one["bbox"]
+                by_image.setdefault(image_id_text(one["image_id"]), []).append(box_of(box))
         else:
             for image_id, boxes in found.items():
-                by_image[image_id] = [box_of(box) for box in boxes]
-    except (TypeError, AttributeError, KeyError, ValueError) as error:
+                by_image.setdefault(image_id_text(image_id), []).extend(box_of(box) for box in boxes)
+    except (TypeError, AttributeError, KeyError, ValueError, OverflowError) as error:
         raise InputError(
             f"{path} is no file of detections, {{image_id: [[x, y, w, h], ...]}} or "
-            f"[{{image_id, box}}, ...]: {type(error).__name__} {error}"
+            f"[{{image_id, box or bbox}}, ...]: {type(error).__name__} {str(error)[:200]}"
         ) from error
     return by_image
+
+
+def image_id_text(image_id: Any) -> str:
+    """An image's id as `Detections` has it: 123, "123" and "000000123" are the same.
+
+    Raises InputError for what is neither a whole number nor a text.
+    """
+    if isinstance(image_id, float) and image_id.is_integer():
+        image_id = int(image_id)  # tables write whole numbers so
+    if not is_id(image_id):
+        raise InputError(f"image_id is {short_repr(image_id)}; it may be a whole number or a text")
+    return str(same_id(image_id))
+
+
+def boxes_of_image(detections: Detections, image_id: Any) -> Sequence[BoxXYXY]:
+    """The candidate boxes of an image, whose id may be spelled as it likes; none if it has none."""
+    try:
+        return detections.get(image_id_text(image_id), ())
+    except InputError:
+        return ()
 
 
 def box_of(box_xywh: Sequence[Any]) -> BoxXYXY:
     """x, y, w, h, and perhaps more behind them.  Raises InputError or TypeError for what is no box."""
     x, y, w, h = (float(edge) for edge in box_xywh[:4])
     if not all(map(math.isfinite, (x, y, w, h))) or w < 0 or h < 0:
-        raise InputError(f"{list(box_xywh[:4])} is no box x, y, w, h")
+        raise InputError(f"{short_repr(list(box_xywh[:4]))} is no box x, y, w, h")
     return x, y, x + w, y + h
-
-
-def _read_json(path: str) -> Any:
-    try:
-        return json.loads(files.read_all(path))
-    except ValueError as error:
-        raise InputError(f"{path} is no JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""Where records come from: random access to JSON files, tar shards, Hugging Face datasets.
+"""Where records come from: random access to JSON files, tar shards, Hugging Face datasets, schemes.
 
 A source knows its length and the sizes of its storage blocks, so that the order of samples can be a
 pure function of the seed and still read few files at a time.
@@ -6,10 +6,9 @@ pure function of the seed and still read few files at a time.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
@@ -17,7 +16,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from xvlm.data import files
-from xvlm.data.images import to_rgb
+from xvlm.data.json_source import JsonSource
+from xvlm.data.modes import to_rgb
 from xvlm.data.published import USUAL_KEYS, Keys, record_from_fields
 from xvlm.data.refcoco import open_refcoco
 from xvlm.data.tars import TarSource
@@ -45,95 +45,6 @@ class Source(Protocol):
 
 Opener = Callable[[str, Mapping[str, str], str | None], Source]
 """(rest, options, image root) -> source, of a scheme."""
-
-
-class JsonSource:
-    """JSON lists and JSON-lines files in the published shapes (see `published.py`), told apart by content.
-
-    Lines are found once, on opening, and parsed when asked for; lists are parsed on opening.
-
-    Args:
-        paths: a file, glob or folder, local or remote, or a list of them.
-        image_root: where image paths start; by default each file's own folder.
-    Raises:
-        FileNotFoundError: a path names no file.
-        InputError: a list file is not valid JSON.
-    """
-
-    def __init__(self, paths: files.Paths, image_root: str | None = None, keys: Keys = USUAL_KEYS) -> None:
-        found = files.expand(paths)
-        self.name = files.name_of(paths)
-        self._root = image_root
-        self._keys = keys
-        self._parts = [_open_part(path) for path in found]
-        self.shards: Sequence[int] = [len(part) for part in self._parts]
-        self._ends = np.cumsum(self.shards)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def __getitem__(self, index: int) -> Record:
-        shard, place = files.locate(self._ends, index)
-        part = self._parts[shard]
-        key, fields = part.read(place)
-        root = os.path.dirname(part.path) if self._root is None else self._root
-        return record_from_fields(fields, key=key, image_root=root, keys=self._keys)
-
-
-@dataclass(frozen=True)
-class _ListFile:
-    path: str
-    items: list[Any]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def read(self, place: int) -> tuple[str, Any]:
-        return f"{self.path}[{place}]", self.items[place]
-
-
-@dataclass(frozen=True)
-class _LinesFile:
-    """Lines that are not blank: where each starts, how long it is, its number in the file from 1."""
-
-    path: str
-    starts: np.ndarray
-    sizes: np.ndarray
-    numbers: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def read(self, place: int) -> tuple[str, Any]:
-        key = f"{self.path}:{self.numbers[place]}"
-        line = files.read_range(self.path, int(self.starts[place]), int(self.sizes[place]))
-        try:
-            return key, json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise BadRecord("line is not JSON", key, str(error)) from error
-
-
-def _open_part(path: str) -> _ListFile | _LinesFile:
-    with files.open_binary(path) as file:
-        if file.read(4096).lstrip().startswith(b"["):
-            file.seek(0)
-            return _ListFile(path, _load_list(path, file.read()))
-        file.seek(0)
-        starts, sizes, numbers, position = [], [], [], 0
-        for number, line in enumerate(file, start=1):
-            if not line.isspace():
-                starts.append(position)
-                sizes.append(len(line))
-                numbers.append(number)
-            position += len(line)
-    return _LinesFile(path, *(np.array(column, np.int64) for column in (starts, sizes, numbers)))
-
-
-def _load_list(path: str, data: bytes) -> list[Any]:
-    try:
-        return json.loads(data)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise InputError(f"{path} begins as a JSON list but does not parse: {error}") from error
 
 
 class HuggingFaceSource:
@@ -182,7 +93,9 @@ def _hugging_face_image(value: Any, key: str) -> ImageData:
             return np.asarray(to_rgb(ImageOps.exif_transpose(value)))
         except (OSError, ValueError) as error:
             raise BadRecord("image does not decode", key, str(error)) from error
-    if isinstance(value, (str, bytes, np.ndarray)):
+    if isinstance(value, str):
+        return files.check_named_by_data(value)
+    if isinstance(value, (bytes, np.ndarray)):
         return value
     expected = "expected a PIL image, bytes, a path, an array, or a dict of bytes and path"
     raise BadRecord("wrong type", key, f"image is {type(value).__name__}, {expected}")
@@ -229,7 +142,7 @@ SCHEMES: dict[str, Opener] = {
 _JSON_SUFFIXES = (".json", ".jsonl", ".ndjson", "")  # published pre-training files have no suffix
 
 
-def open_source(spec: str, image_root: str | None = None, **keys: Any) -> Source:
+def open_source(spec: str, image_root: str | None = None, keys: Keys | None = None, **names: Any) -> Source:
     """Open what a command line names.
 
     Args:
@@ -237,20 +150,24 @@ def open_source(spec: str, image_root: str | None = None, **keys: Any) -> Source
             `scenes:train:20000?seed=0&image_size=128`, `scene-questions:train:8000?about=count,relation`,
             `refcoco:FOLDER:unc:val` (see `refcoco.py`).
         image_root: where image paths start.
-        keys: fields of `Keys`, where a file uses other names.
+        keys: names of fields, where a file uses other ones than the usual.
+        names: fields of `Keys`, in place of those of `keys`.
     Raises:
         MissingFileError, InputError: with what would be allowed.
     """
+    keys = replace(keys or USUAL_KEYS, **names)
     scheme, colon, rest = spec.partition(":")
+    if colon and scheme in SCHEMES and keys != USUAL_KEYS:
+        raise InputError(f"{spec} has fields of its own, whose names are no options: found {keys}")
     if colon and scheme in SCHEMES:
         place, _, query = rest.partition("?")
         return SCHEMES[scheme](place, dict(parse_qsl(query, keep_blank_values=True)), image_root)
     paths = files.expand(spec)
     suffixes = {os.path.splitext(path)[1].lower() for path in paths}
     if suffixes == {".tar"}:
-        return TarSource(spec, image_root, Keys(**keys))
+        return TarSource(spec, image_root, keys)
     if suffixes <= set(_JSON_SUFFIXES):
-        return JsonSource(spec, image_root, Keys(**keys))
+        return JsonSource(spec, image_root, keys)
     raise InputError(
         f"{spec!r} names files with suffixes {sorted(suffixes)}; allowed are .tar, or .json, .jsonl, .ndjson "
         f"and none, or the schemes {sorted(SCHEMES)}"

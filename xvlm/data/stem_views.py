@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from xvlm.data.images import Opened
-from xvlm.data.mirror import mirror_texts
+from xvlm.data.mirror import MirrorRule, mirror_texts
 from xvlm.data.transforms import WHOLE, Kept, box_in_view, mirror_box, mirror_concepts
 from xvlm.records import BadRecord, BoxXYXY, Concept
 
@@ -72,12 +72,13 @@ class StemPairs:
 
     views: StemViews
     flip: bool = True
+    mirror: MirrorRule = "exact"
 
     def __call__(
         self, image: Opened, texts: Sequence[str], rng: np.random.Generator
     ) -> tuple[Tensor, tuple[str, ...]]:
         """Returns (C, h, w) bfloat16, and the texts, which change if the view is mirrored."""
-        mirrored = mirror_texts(texts) if self.flip and rng.random() < 0.5 else None
+        mirrored = mirror_texts(texts, self.mirror) if self.flip and rng.random() < 0.5 else None
         pixels, _ = self.views.draw(image.key, rng, mirrored is not None)
         return pixels, tuple(texts) if mirrored is None else mirrored
 
@@ -90,6 +91,7 @@ class StemRegions:
     min_inside: float = 0.5
     flip: bool = True
     tries: int = field(default=8)
+    mirror: MirrorRule = "exact"
 
     def __call__(
         self, image: Opened, concepts: Sequence[Concept], rng: np.random.Generator
@@ -98,7 +100,7 @@ class StemRegions:
 
         A view that shows no boxed concept, though there are some, is drawn again a few times.
         """
-        mirrored = mirror_concepts(concepts) if self.flip and rng.random() < 0.5 else None
+        mirrored = mirror_concepts(concepts, self.mirror) if self.flip and rng.random() < 0.5 else None
         boxed = any(concept.box_xyxy is not None for concept in concepts)
         for _ in range(self.tries):
             pixels, where = self.views.draw(image.key, rng, mirrored is not None)

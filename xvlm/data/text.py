@@ -15,9 +15,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from xvlm.data.short_repr import short_repr
+from xvlm.data.tokenizer_file import MAX_WORD_CHARACTERS, check_ids, read_tokenizer_json, reading_tokenizer
 from xvlm.errors import InputError, MissingFileError
-from xvlm.records import BadRecord
+from xvlm.records import BadRecord, Note
+from xvlm.whole import whole_file
 
+MAX_CHARACTERS = 100_000
+"""Of a text that are looked at; no model here sees as many."""
 _PUNCTUATION = re.compile(r"[,.'!?\"()*#:;~]")
 _SPECIAL_NAMES = {
     "pad": ("[PAD]", "<pad>"),
@@ -36,6 +41,13 @@ def _first_words(text: str, max_words: int | None) -> str:
     return text if max_words is None else " ".join(text.split(" ")[:max_words])
 
 
+ONLY_UNKNOWN = "text has only unknown tokens"
+"""Reason of a bad record: whatever the text says, the model would see the same."""
+PARTLY_UNKNOWN = "text has unknown tokens"
+CUT = "text is cut"
+"""Reasons of notes about texts of which the model sees a part."""
+
+
 def clean_caption(text: str, max_words: int | None = None) -> str:
     """Lower case, no punctuation, runs of white space made one space (published `pre_caption`).
 
@@ -45,8 +57,32 @@ def clean_caption(text: str, max_words: int | None = None) -> str:
     cleaned = _drop_punctuation(text).replace("<person>", "person")
     cleaned = re.sub(r"\s{2,}", " ", cleaned).rstrip("\n").strip(" ")
     if not cleaned:
-        raise BadRecord("no text left after cleaning", detail=f"text was {text!r}")
+        raise BadRecord("no text left after cleaning", detail=f"text was {short_repr(text)}")
     return _first_words(cleaned, max_words)
+
+
+def cut_words(text: str, max_words: int | None, key: str, notes: list[Note] | None) -> str:
+    """The first words of a cleaned text; `notes` takes a `Note` if that is not all."""
+    cut = _first_words(text, max_words)
+    if notes is not None and len(cut) < len(text):
+        notes.append(Note(CUT, key, f"{max_words} of {text.count(' ') + 1} words of {short_repr(text)}"))
+    return cut
+
+
+def encode_caption(
+    tokenizer: Tokenizer,
+    text: str,
+    max_words: int | None,
+    max_tokens: int,
+    key: str = "",
+    notes: list[Note] | None = None,
+) -> list[int]:
+    """Token ids of a text, cleaned as captions are; see `Tokenizer.encode_known`.
+
+    Raises BadRecord if nothing is left of the text, or nothing that the vocabulary knows.
+    """
+    cleaned = cut_words(clean_caption(text), max_words, key, notes)
+    return tokenizer.encode_known(cleaned, max_tokens, key=key, notes=notes)
 
 
 def clean_question(text: str, max_words: int | None = None) -> str:
@@ -63,11 +99,12 @@ class Tokenizer:
     """
 
     def __init__(self, core: tokenizers.Tokenizer) -> None:
-        """Wrap a WordPiece (BERT) or byte-level BPE (RoBERTa) tokenizer; anything else is a ValueError."""
+        """Wrap a WordPiece (BERT) or byte-level BPE (RoBERTa) tokenizer; anything else is an InputError."""
         core.no_padding()
         core.no_truncation()
         core.encode_special_tokens = True  # a caption that says "<mask>" or "[SEP]" is ordinary text
         vocab = core.get_vocab(with_added_tokens=True)
+        check_ids(vocab)
         special = {role: _special_id(vocab, role) for role in _SPECIAL_NAMES}
         self._core = core
         self.cls_id, self.sep_id = special["cls"], special["sep"]
@@ -83,15 +120,21 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
-        """Read tokenizer.json, else vocab.txt (BERT, uncased), else vocab.json + merges.txt (RoBERTa)."""
+        """Read tokenizer.json, else vocab.txt (BERT, uncased), else vocab.json + merges.txt (RoBERTa).
+
+        Raises MissingFileError or InputError.
+        """
         folder = Path(folder)
-        if (folder / "tokenizer.json").is_file():
-            return cls(tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
-        if (folder / "vocab.txt").is_file():
-            return cls(_wordpiece(models.WordPiece.from_file(str(folder / "vocab.txt"), unk_token="[UNK]")))
-        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            vocab, merges = str(folder / "vocab.json"), str(folder / "merges.txt")
-            return cls(_byte_level_bpe(models.BPE.from_file(vocab, merges)))
+        if (file := folder / "tokenizer.json").is_file():
+            return cls(read_tokenizer_json(file))
+        if (file := folder / "vocab.txt").is_file():
+            with reading_tokenizer(file):
+                model = models.WordPiece.from_file(str(file), unk_token="[UNK]")
+            return cls(_wordpiece(model))
+        if (file := folder / "vocab.json").is_file() and (merges := folder / "merges.txt").is_file():
+            with reading_tokenizer(merges), reading_tokenizer(file):
+                bpe = models.BPE.from_file(str(file), str(merges))
+            return cls(_byte_level_bpe(bpe))
         raise MissingFileError(
             f"no tokenizer in {folder}: expected tokenizer.json, or vocab.txt, or vocab.json with merges.txt"
         )
@@ -100,7 +143,7 @@ class Tokenizer:
     def train_wordpiece(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
         """Learn an uncased WordPiece vocabulary of about `vocab_size` tokens; same texts, same result."""
         core = _wordpiece(models.WordPiece(unk_token="[UNK]"))
-        texts = list(texts)
+        texts = [_without_long_words(core, text) for text in texts]
         # The trainer numbers the `##` characters in the order of a randomly seeded hash map and breaks ties
         # by number; naming them beforehand makes two runs agree.
         letters = {letter for text in texts for word in _words(core, text) for letter in word[1:]}
@@ -112,8 +155,8 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into `folder`, which is made if need be."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._core.save(str(Path(folder) / "tokenizer.json"))
+        with whole_file(Path(folder) / "tokenizer.json") as partial:
+            partial.write_text(self._core.to_str(pretty=True), encoding="utf-8")
 
     def encode(self, text: str, max_tokens: int, end: bool = False, allow_empty: bool = False) -> list[int]:
         """`[CLS]` + tokens, with `end` also `[SEP]`; at most `max_tokens` ids, cut from the right.
@@ -125,10 +168,52 @@ class Tokenizer:
         room = max_tokens - 1 - end
         if room < 1:
             raise InputError(f"max_tokens is {max_tokens}; it must be at least {2 + end}")
-        tokens = self._core.encode(text, add_special_tokens=False).ids[:room]
+        tokens = self._tokens(text)[:room]
         if not tokens and not allow_empty:
-            raise BadRecord("no text left after cleaning", detail=f"{text!r} has no tokens")
+            raise BadRecord("no text left after cleaning", detail=f"{short_repr(text)} has no tokens")
         return [self.cls_id, *tokens, *([self.sep_id] if end else [])]
+
+    def encode_known(
+        self,
+        text: str,
+        max_tokens: int,
+        end: bool = False,
+        key: str = "",
+        notes: list[Note] | None = None,
+        prompt_tokens: int = 0,
+    ) -> list[int]:
+        """`encode`, for a text that has to say something to the model.
+
+        Args:
+            key: of the record, in notes and errors.
+            notes: takes a `Note` if some of the tokens are unknown, and one if some are cut.
+            prompt_tokens: tokens at the beginning that are not the text's own.
+        Raises:
+            BadRecord: the text has no tokens, or none that the vocabulary knows among those that are not cut.
+        """
+        ids = self.encode(text, max_tokens, end)
+        own = ids[1 + prompt_tokens : len(ids) - end]
+        unknown = own.count(self.unk_id)
+        if own and unknown == len(own):
+            raise BadRecord(ONLY_UNKNOWN, key, short_repr(text))
+        if notes is not None and unknown:
+            notes.append(Note(PARTLY_UNKNOWN, key, f"{unknown} of {len(own)} tokens of {short_repr(text)}"))
+        if (
+            notes is not None
+            and len(ids) == max_tokens
+            and (count := len(self._tokens(text))) > len(ids) - 1 - end
+        ):
+            notes.append(
+                Note(CUT, key, f"{len(own)} of {count - prompt_tokens} tokens of {short_repr(text)}")
+            )
+        return ids
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._core.encode(text[:MAX_CHARACTERS], add_special_tokens=False).ids  # type: ignore[no-any-return]
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token as it stands in the vocabulary; `None` if it is not there."""
+        return self._core.token_to_id(token)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens left out."""
@@ -149,6 +234,13 @@ class Tokenizer:
     def __setstate__(self, state: str) -> None:
         # not the core's own pickling, which forgets `encode_special_tokens`
         Tokenizer.__init__(self, tokenizers.Tokenizer.from_str(state))
+
+
+def _without_long_words(core: tokenizers.Tokenizer, text: str) -> str:
+    """The text without words too long to be known: to learn them takes the square of their length."""
+    if max(map(len, text.split()), default=0) <= MAX_WORD_CHARACTERS:
+        return text
+    return " ".join(word for word in _words(core, text) if len(word) <= MAX_WORD_CHARACTERS)
 
 
 def _wordpiece(model: models.WordPiece) -> tokenizers.Tokenizer:

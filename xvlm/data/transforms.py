@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xvlm.data import randaugment
 from xvlm.data.images import Opened
-from xvlm.data.mirror import mirror_texts
+from xvlm.data.mirror import MirrorRule, mirror_texts
 from xvlm.records import BoxXYXY, Concept
 
 WHOLE: BoxXYXY = (0.0, 0.0, 1.0, 1.0)
@@ -50,6 +50,7 @@ class PairsTransform:
             image (see `mirror_text`) stays as it is.
         rand_augment: (operations, level of 10), or `None`.
         fast: see `Opened.resized`.
+        mirror: which images may be mirrored; see `MirrorRule`.
     """
 
     size: tuple[int, int]
@@ -58,6 +59,7 @@ class PairsTransform:
     flip: bool = True
     rand_augment: tuple[int, int] | None = (2, 7)
     fast: bool = True
+    mirror: MirrorRule = "exact"
 
     def __call__(
         self, image: Opened, texts: Sequence[str], rng: np.random.Generator
@@ -66,7 +68,7 @@ class PairsTransform:
         crop_xyxy = _all_of(image)
         if self.crop:
             crop_xyxy = random_resized_crop(image.width, image.height, self.scale, rng)
-        mirrored = mirror_texts(texts) if self.flip and rng.random() < 0.5 else None
+        mirrored = mirror_texts(texts, self.mirror) if self.flip and rng.random() < 0.5 else None
         view = image.resized(crop_xyxy, self.size, fast=self.fast)
         if mirrored is not None:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -83,7 +85,7 @@ class RegionsTransform:
     `min_inside` of their area is in view, clipped to it.  Without boxes the view is the whole image.
 
     Attributes:
-        size, crop, flip, fast: as in `PairsTransform`.
+        size, crop, flip, fast, mirror: as in `PairsTransform`.
         rand_augment: (operations, level of 10) of those that move no pixel, or `None`.
     """
 
@@ -93,6 +95,7 @@ class RegionsTransform:
     flip: bool = True
     rand_augment: tuple[int, int] | None = (2, 7)
     fast: bool = True
+    mirror: MirrorRule = "exact"
 
     def __call__(
         self, image: Opened, concepts: Sequence[Concept], rng: np.random.Generator
@@ -105,7 +108,7 @@ class RegionsTransform:
         crop_xyxy = _all_of(image)
         if self.crop and boxes:
             crop_xyxy = _crop_around(boxes[rng.integers(len(boxes))], image, rng)
-        mirrored = mirror_concepts(concepts) if self.flip and rng.random() < 0.5 else None
+        mirrored = mirror_concepts(concepts, self.mirror) if self.flip and rng.random() < 0.5 else None
         view = image.resized(crop_xyxy, self.size, fast=self.fast)
         if mirrored is not None:
             view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
@@ -189,11 +192,11 @@ def mirror_box(box_xyxy: BoxXYXY) -> BoxXYXY:
     return 1 - x1, y0, 1 - x0, y1
 
 
-def mirror_concepts(concepts: Sequence[Concept]) -> list[Concept] | None:
-    """The concepts with mirrored texts; boxes stay.  `None` if one text has no mirror image."""
+def mirror_concepts(concepts: Sequence[Concept], rule: MirrorRule = "exact") -> list[Concept] | None:
+    """The concepts with mirrored texts; boxes stay.  `None` if the image may not be mirrored."""
     mirrored = []
     for concept in concepts:
-        texts, attributes = mirror_texts(concept.texts), mirror_texts(concept.attributes)
+        texts, attributes = mirror_texts(concept.texts, rule), mirror_texts(concept.attributes, rule)
         if texts is None or attributes is None:
             return None
         mirrored.append(replace(concept, texts=texts, attributes=attributes))

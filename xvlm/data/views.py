@@ -14,12 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from xvlm.data.checks import usable_concepts
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.masking import mask_tokens
 from xvlm.data.stem_views import StemPairs, StemRegions
-from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.text import Tokenizer, clean_caption, cut_words
 from xvlm.data.transforms import Kept, PairsTransform, RegionsTransform
-from xvlm.records import BadRecord, BoxXYXY, Record
+from xvlm.records import BadRecord, BoxXYXY, Note, Record
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,14 @@ class Sample:
         pixels: (3, height, width) uint8, or what the encoder's frozen stem made of them (C, h, w).
         bad: concepts that could not be used.
         read: concepts that were looked at.
+        notes: boxes that were clipped, texts that were cut or are known in part.
     """
 
     pixels: Tensor
     rows: tuple[Row, ...]
     bad: tuple[BadRecord, ...] = ()
     read: int = 1
+    notes: tuple[Note, ...] = ()
 
 
 def key_of(text: str) -> int:
@@ -81,14 +83,25 @@ class TextView:
     faithful: bool = False
     word_dropout: float = 0.0
 
-    def row(self, text: str, box_xyxy: BoxXYXY | None, concept_key: int, rng: np.random.Generator) -> Row:
-        """Raises BadRecord if no text is left after cleaning."""
-        cleaned = clean_caption(text, self.max_words)
+    def row(
+        self,
+        text: str,
+        box_xyxy: BoxXYXY | None,
+        concept_key: int,
+        rng: np.random.Generator,
+        key: str = "",
+        notes: list[Note] | None = None,
+    ) -> Row:
+        """One text as a row; `key` and `notes` as in `rows`.
+
+        Raises BadRecord if no text is left after cleaning, or none that the vocabulary knows.
+        """
+        cleaned = cut_words(clean_caption(text), self.max_words, key, notes)
         shown = cleaned
         if self.word_dropout and box_xyxy is None:
             words = cleaned.split()
             shown = " ".join(w for w in words if rng.random() >= self.word_dropout) or cleaned
-        ids = self.tokenizer.encode(shown, self.max_tokens)
+        ids = self._ids(shown, cleaned, key, notes)
         if not self.mask_probability:
             return Row(ids, ids, (), (), box_xyxy, concept_key, key_of(cleaned))
         masked = mask_tokens(
@@ -101,20 +114,34 @@ class TextView:
         )
         return Row(ids, masked.ids, masked.positions, masked.targets, box_xyxy, concept_key, key_of(cleaned))
 
+    def _ids(self, shown: str, cleaned: str, key: str, notes: list[Note] | None) -> list[int]:
+        """Tokens of what is shown of a text; of all of it, if the known words are those left out."""
+        try:
+            return self.tokenizer.encode_known(shown, self.max_tokens, key=key, notes=notes)
+        except BadRecord:
+            if shown == cleaned:
+                raise
+            return self.tokenizer.encode_known(cleaned, self.max_tokens, key=key, notes=notes)
+
     def rows(
         self,
         said: Iterable[tuple[str, BoxXYXY | None, int]],
         key: str,
         rng: np.random.Generator,
         max_rows: int | None = None,
+        notes: list[Note] | None = None,
     ) -> tuple[tuple[Row, ...], list[BadRecord]]:
         """Rows of (text, box, concept key), as many as `max_rows`; and, named by the record's key, the texts
-        of which nothing was left."""
+        of which nothing was left, or nothing that the vocabulary knows.
+
+        Args:
+            notes: takes a `Note` for each text that was cut, or of which some words are not known.
+        """
         rows: list[Row] = []
         empty: list[BadRecord] = []
         for text, box_xyxy, concept_key in said:
             try:
-                rows.append(self.row(text, box_xyxy, concept_key, rng))
+                rows.append(self.row(text, box_xyxy, concept_key, rng, key, notes))
             except BadRecord as error:
                 empty.append(BadRecord(error.reason, key, error.detail))
             if len(rows) == max_rows:
@@ -153,21 +180,22 @@ class PairsView:
     text: TextView
     captions: int = 1
     boxes_as_captions: bool = False
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         """Raises BadRecord if the record has no caption or its image cannot be used."""
         record = captions_only(record, self.boxes_as_captions)
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
-        concepts, bad = usable_concepts(record, opened)
+        opened = open_image(record.image, key=record.key)
+        notes: list[Note] = []
+        concepts, bad = usable_concepts(record, opened, notes)
         texts = [text for concept in concepts for text in concept.texts]
         chosen = rng.permutation(len(texts))[: self.captions]
         pixels, texts_seen = self.transform(opened, [texts[i] for i in chosen], rng)
         key = image_key(record)
-        rows, empty = self.text.rows(((text, None, key) for text in texts_seen), record.key, rng)
+        said = ((text, None, key) for text in texts_seen)
+        rows, empty = self.text.rows(said, record.key, rng, notes=notes)
         if not rows:
             raise empty[-1]
-        return Sample(pixels, rows, bad=(*bad, *empty))
+        return Sample(pixels, rows, bad=(*bad, *empty), notes=tuple(notes))
 
 
 @dataclass(frozen=True)
@@ -185,28 +213,35 @@ class RegionsView:
     max_regions: int = 5
     texts: int = 1
     caption: bool = True
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         """Raises BadRecord if nothing of the record can be used."""
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
-        usable, bad = usable_concepts(record, opened)
+        opened = open_image(record.image, key=record.key)
+        notes: list[Note] = []
+        usable, bad = usable_concepts(record, opened, notes)
         if not self.caption:
             usable = [concept for concept in usable if concept.box_xyxy is not None]
         if not usable:
             raise BadRecord("no concept", record.key, "the record has neither boxes nor captions to use")
         pixels, kept = self.transform(opened, usable, rng)
-        rows, unusable = rows_of(record, kept, self.text, self.max_regions, self.texts, rng)
-        return Sample(pixels, rows, bad=(*bad, *unusable), read=len(record.concepts))
+        rows, unusable = rows_of(record, kept, self.text, self.max_regions, self.texts, rng, notes)
+        read = len(record.concepts) + len(record.bad)
+        return Sample(pixels, rows, bad=(*bad, *unusable), read=read, notes=tuple(notes))
 
 
 def rows_of(
-    record: Record, kept: Sequence[Kept], text: TextView, max_rows: int, texts: int, rng: np.random.Generator
+    record: Record,
+    kept: Sequence[Kept],
+    text: TextView,
+    max_rows: int,
+    texts: int,
+    rng: np.random.Generator,
+    notes: list[Note] | None = None,
 ) -> tuple[tuple[Row, ...], list[BadRecord]]:
     """Up to `max_rows` rows from the concepts in view, and the texts of which nothing was left.
 
     A caption comes first; then every boxed concept in random order with one of its texts, then again with
-    another one, until each has had `texts` rows.
+    another one, until each has had `texts` rows.  `notes` takes what is said of texts, see `TextView.rows`.
 
     Raises BadRecord if not one row is left.
     """
@@ -227,7 +262,8 @@ def rows_of(
             return words, None, image
         return words, one.box_xyxy, key_of(f"{image}#{concept.box_xyxy}")
 
-    rows, bad = text.rows((said_of(one, number) for one, number in drawn), record.key, rng, max_rows)
+    said = (said_of(one, number) for one, number in drawn)
+    rows, bad = text.rows(said, record.key, rng, max_rows, notes)
     if not rows:
         raise (
             bad[0]

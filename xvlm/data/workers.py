@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from xvlm.data.limits import in_workers
 from xvlm.errors import WorkerDiedError
 
 T = TypeVar("T")
@@ -54,7 +55,7 @@ class Stream(Iterator[T]):
                 sampler=indices,
                 num_workers=workers,
                 pin_memory=pin,
-                worker_init_fn=_begin_worker,
+                worker_init_fn=in_workers(_begin_worker),
             )
         )
         self._workers = list(getattr(self._items, "_workers", ()))

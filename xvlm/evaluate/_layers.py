@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xvlm import dist
 from xvlm.data.sources import Source
 from xvlm.errors import InputError
-from xvlm.evaluate._read import check_any, needs
+from xvlm.evaluate._read import check_any, in_order, needs
+from xvlm.evaluate._skipped import Skipped
 from xvlm.evaluate.weak_grounding import looked_at, weak_metrics
 from xvlm.predict import Predictor
-from xvlm.records import BadRecord
+from xvlm.ranges import PositiveInt
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class LayerResult:
 def search_layers(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     powers: Sequence[float] = (0.5,),
     detections: Path | None = None,
-    batch: int = 16,
+    batch: PositiveInt = 16,
 ) -> list[LayerResult]:
     """Weak grounding by every layer and every power of the area; images and texts are encoded once.
 
@@ -53,12 +53,13 @@ def search_layers(
         raise InputError("powers is empty; give at least one power of the area")
     needs(predictor, "matching")
     layers = range(len(predictor.model.fusion.layers))
-    bad: list[BadRecord] = []
-    choices = [choice for *_, choice in looked_at(predictor, source, limit, layers, detections, batch, bad)]
-    choices, bad = dist.collected(choices), dist.collected(bad)
-    check_any(choices, source, "phrase with a box and candidates", bad)
+    skipped = Skipped()
+    found = looked_at(predictor, source, limit, layers, detections, batch, skipped)
+    choices = in_order([(case.number, choice) for case, _, _, choice in found])
+    skipped.gather(len(choices))
+    check_any(choices, source, "phrase with a box and candidates", skipped)
     return [
-        LayerResult(layer, power, weak_metrics(choices, layer, power, len(bad)))
+        LayerResult(layer, power, weak_metrics(choices, layer, power, len(skipped)))
         for layer in layers
         for power in powers
     ]

@@ -1,11 +1,12 @@
-"""Records as they are asked about: whole images with their concepts, in order; bad ones are counted.
+"""Record reading shared by all evaluations: images with their records; unusable samples are told by reason.
 
-Each rank reads a part of its own; `dist.collected` then has everything in the source's order on every rank.
+Each rank reads a part of the images; `in_order` then has everything in the source's order on every rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -16,12 +17,18 @@ from xvlm.data.checks import usable_concepts
 from xvlm.data.images import Opened, open_image
 from xvlm.data.sources import Source
 from xvlm.errors import InputError
+from xvlm.evaluate._candidates import share
+from xvlm.evaluate._images import image_groups, record_count
+from xvlm.evaluate._skipped import Skipped, SkippedSample
 from xvlm.model.xvlm import Part
 from xvlm.predict import Predictor
 from xvlm.progress import tracked
 from xvlm.records import BadRecord, Concept, ImageData, Record
 
 T = TypeVar("T")
+
+ROWS_AT_ONCE = 1024
+"""Texts that are asked about a batch of images in one pass."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +47,19 @@ class Prediction:
 class Photo:
     """An image that decodes: its file, and its pixels (3, height, width) as the model sees them.
 
-    `number` is the record of the source that shows it, the first one of several.
+    `records` are those that show it, each with its number in the source.
     """
 
-    number: int
-    image: ImageData
     opened: Opened
     pixels: Tensor
+    records: tuple[tuple[int, Record], ...]
+
+
+def check_least(least: float, **options: float | None) -> None:
+    """Raises InputError for an option below the least value that it may have; `None` is none."""
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise InputError(f"{name} is {value}; it must be at least {least:g}")
 
 
 def needs(predictor: Predictor, part: Part) -> None:
@@ -54,104 +67,111 @@ def needs(predictor: Predictor, part: Part) -> None:
     getattr(predictor.model, part)
 
 
-def span(source: Source, limit: int | None) -> range:
-    """This rank's part of the first `limit` records; neighbours that show one image file stay together."""
-    count = len(source) if limit is None else min(limit, len(source))
-
-    def border(rank: int) -> int:
-        at = count * rank // dist.world()
-        while 0 < at < count and one_image(source, at):
-            at += 1
-        return at
-
-    return range(border(dist.rank()), border(dist.rank() + 1))
+def numbered(source: Source, numbers: Iterable[int], skipped: Skipped) -> Iterator[tuple[int, Record]]:
+    """Records by number; those that cannot be read are skipped."""
+    for number in numbers:
+        try:
+            yield number, source[number]
+        except BadRecord as error:
+            skipped.append(error)
 
 
-def one_image(source: Source, index: int) -> bool:
-    """Whether a record and the one before it name the same image file."""
-    try:
-        return same_file(source[index - 1], source[index])
-    except BadRecord:
-        return False
+def nothing(record: Record) -> Sequence[Any]:
+    """A record whose loss no submission feels."""
+    return ()
 
 
-def same_file(one: Record | Photo, other: Record | Photo) -> bool:
-    """Whether both name the same image file."""
-    return isinstance(one.image, str) and isinstance(other.image, str) and one.image == other.image
-
-
-def records(source: Source, limit: int | None, bad: list[BadRecord], title: str) -> Iterator[Record]:
-    """This rank's records in order; those that cannot be read go to `bad`."""
-    return (record for _, record in numbered(source, limit, bad, title))
-
-
-def numbered(
-    source: Source, limit: int | None, bad: list[BadRecord], title: str
+def own_records(
+    source: Source, limit: int | None, skipped: Skipped, title: str
 ) -> Iterator[tuple[int, Record]]:
-    """`records`, each with its number in the source."""
-    part = span(source, limit)
-    for index in tracked(part, title, len(part)):
-        try:
-            yield index, source[index]
-        except BadRecord as error:
-            bad.append(error)
+    """This rank's part of the records, each with its number, whatever images they show."""
+    numbers = range(record_count(source, limit))[share(record_count(source, limit))]
+    return numbered(source, tracked(numbers, title, len(numbers)), skipped)
 
 
-def read(
-    predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord], title: str
-) -> Iterator[tuple[Record, list[Concept], Photo]]:
-    """Records in order, with what is usable of them; an image of the record before is not decoded again.
+def photos(
+    predictor: Predictor,
+    source: Source,
+    limit: int | None,
+    skipped: Skipped,
+    title: str,
+    ids: Callable[[Record], Sequence[Any]] = nothing,
+) -> Iterator[Photo]:
+    """This rank's part of the images, in the order of their first records, each decoded once.
 
-    What is not usable goes to `bad`: records, concepts, and texts of which cleaning leaves nothing.
+    Args:
+        ids: what a submission lacks where a record is skipped.
     """
-    photo: Photo | None = None
-    last = -1
-    for number, record in numbered(source, limit, bad, title):
-        try:
-            # Neighbours as `span` has them: one image with a bad record in its middle is two, on any ranks.
-            if photo is None or number != last + 1 or not same_file(record, photo):
-                opened = open_image(record.image, key=record.key)
-                photo = Photo(number, record.image, opened, predictor.pixels(opened))
-            last = number
-            usable, dropped = usable_concepts(record, photo.opened)
-        except BadRecord as error:
-            bad.append(error)
+    groups = image_groups(source, limit, skipped)
+    own = groups[share(len(groups))]
+    for numbers in tracked(own, title, len(own)):
+        records = list(numbered(source, numbers, skipped))
+        if not records:
             continue
-        bad.extend(dropped)
-        yield record, [readable(predictor, concept, record.key, bad) for concept in usable], photo
+        first = records[0][1]
+        try:
+            opened = open_image(first.image, key=first.key)
+            pixels = predictor.pixels(opened)
+        except BadRecord as error:
+            for _, record in records:
+                skipped.append(BadRecord(error.reason, record.key, error.detail), ids(record))
+            continue
+        if not isinstance(first.image, str):  # equal bytes are kept once
+            records = [(number, replace(record, image=first.image)) for number, record in records]
+        yield Photo(opened, pixels, tuple(records))
 
 
-def readable(predictor: Predictor, concept: Concept, key: str, bad: list[BadRecord]) -> Concept:
-    """The concept with those of its texts that have tokens."""
-    return replace(concept, texts=tuple(t for t in concept.texts if has_tokens(predictor, t, key, bad)))
-
-
-def has_tokens(predictor: Predictor, text: str, key: str, bad: list[BadRecord]) -> bool:
-    """Whether cleaning leaves anything of a text; if not, it goes to `bad` under its record's key."""
+def usable(record: Record, photo: Photo, skipped: Skipped, boxed: bool) -> list[Concept]:
+    """The concepts of a record that can be used, of those with a box or of those of the whole image."""
+    wanted = tuple(concept for concept in record.concepts if (concept.box_xyxy is not None) == boxed)
+    if not wanted:
+        return []
     try:
-        predictor.tokens([text])
+        found, bad = usable_concepts(replace(record, concepts=wanted), photo.opened)
     except BadRecord as error:
-        bad.append(BadRecord(error.reason, key, error.detail))
+        skipped.append(error)
+        return []
+    skipped.extend(bad)
+    if photo.opened.orientation == 1:  # boxes on a turned image are other ones anyway
+        given = {concept.box_xyxy for concept in wanted}
+        for _ in (concept for concept in found if concept.box_xyxy not in given):
+            skipped.note("box clipped to the image", record.key)
+    return found
+
+
+def readable(predictor: Predictor, concept: Concept, key: str, skipped: Skipped) -> tuple[str, ...]:
+    """Those of a concept's texts that say something to the model."""
+    return tuple(text for text in concept.texts if has_tokens(predictor, text, key, skipped))
+
+
+def has_tokens(predictor: Predictor, text: str, key: str, skipped: Skipped) -> bool:
+    """Whether a text says anything to the model; if not, it is skipped under its record's key."""
+    try:
+        encoded = predictor.reader.caption(text)
+    except BadRecord as error:
+        skipped.append(BadRecord(error.reason, key, error.detail))
         return False
+    note_losses(encoded.unknown, encoded.cut, key, skipped)
     return True
 
 
-def captioned(
-    read: Iterable[tuple[Record, list[Concept], Photo]], bad: list[BadRecord]
-) -> Iterator[tuple[Record, list[str], Photo]]:
-    """Records with their captions; those without one are counted."""
-    for record, concepts, photo in read:
-        captions = [text for concept in concepts if concept.box_xyxy is None for text in concept.texts]
-        if captions:
-            yield record, captions, photo
-        else:
-            bad.append(BadRecord("no caption", record.key))
+def note_losses(unknown: int, cut: bool, key: str, skipped: Skipped) -> None:
+    """Note a text of which some tokens are unknown, or the end is cut off."""
+    if unknown:
+        skipped.note("text has unknown tokens", key)
+    if cut:
+        skipped.note("text is cut", key)
 
 
-def check_any(found: Sequence[Any], source: Source, what: str, bad: Sequence[BadRecord]) -> None:
+def in_order(found: Sequence[tuple[int, T]]) -> list[T]:
+    """What all ranks found, each with the number of its record: in the source's order, on every rank."""
+    return [one for _, one in sorted(dist.collected(list(found)), key=lambda pair: pair[0])]
+
+
+def check_any(found: Sequence[Any], source: Source, what: str, skipped: Skipped) -> None:
     """Raises InputError, with the first problem, where nothing of `source` could be measured."""
     if not found:
-        raise InputError(f"{source.name} has no {what}; first problem: {bad[0] if bad else 'it is empty'}")
+        raise InputError(f"{source.name} has no {what}; first problem: {skipped.first}")
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -164,3 +184,48 @@ def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
             chunk = []
     if chunk:
         yield chunk
+
+
+def batches(
+    items: Iterable[tuple[Photo, list[T]]], images: int, rows: int = ROWS_AT_ONCE
+) -> Iterator[list[tuple[Photo, list[T]]]]:
+    """Images with what is asked about each, at most so many images and so many questions at a time.
+
+    An image about which nothing is asked is left out; one about which more is asked comes several times.
+    """
+    batch: list[tuple[Photo, list[T]]] = []
+    count = 0
+    for photo, several in items:
+        for part in chunks(several, rows):
+            if len(batch) == images or count + len(part) > rows:
+                yield batch
+                batch, count = [], 0
+            batch.append((photo, part))
+            count += len(part)
+    if batch:
+        yield batch
+
+
+def same_id(value: Any) -> str:
+    """One spelling of an id: "000000123", "123" and 123 are the same."""
+    text = str(value).strip()
+    return str(int(text)) if text.isascii() and text.isdigit() else text
+
+
+_BOX = re.compile(r"box \(([^)]*)\) in an image of (\d+) x (\d+)")
+
+
+def xyxy_hint(bad: Sequence[SkippedSample]) -> str:
+    """A guess at the cause where nearly all bad boxes would fit if read as x0, y0, x1, y1; else empty."""
+    fits = []
+    for one in bad:
+        if found := _BOX.search(one.detail):
+            try:
+                x0, y0, x1, y1 = (float(edge) for edge in found[1].split(","))
+            except ValueError:
+                continue
+            right, bottom = x1 - x0, y1 - y0  # what the file has as width and height
+            fits.append(x0 < right <= int(found[2]) + 1 and y0 < bottom <= int(found[3]) + 1)
+    if not fits or sum(fits) < 0.9 * len(fits):
+        return ""
+    return "; boxes must be x, y, width, height, and these look like x0, y0, x1, y1"

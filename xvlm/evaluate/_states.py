@@ -26,7 +26,7 @@ class Described:
         key: of its record, the first one of several.
         path: of its file; `None` where it is no file.
         number: of that record in the source.
-        texts: one or more.
+        texts: one or more, of all records that show the image.
     """
 
     key: str

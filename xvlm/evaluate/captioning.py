@@ -8,16 +8,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import Tensor
-
 from xvlm import dist
-from xvlm.data.images import open_image
 from xvlm.data.sources import Source
+from xvlm.data.text import clean_caption
 from xvlm.data.views import key_of
-from xvlm.evaluate._read import Prediction, check_any, chunks, needs, readable, records
+from xvlm.evaluate._read import (
+    Photo,
+    Prediction,
+    batches,
+    check_any,
+    check_least,
+    in_order,
+    needs,
+    photos,
+    same_id,
+)
+from xvlm.evaluate._skipped import Skipped
 from xvlm.metrics.captions import caption_scores
-from xvlm.model.decoding import Decoding
+from xvlm.model.decoding import Decoding, TopP
 from xvlm.predict import Predictor
+from xvlm.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from xvlm.records import BadRecord, Record
 
 
@@ -26,7 +36,7 @@ class CaptionPrediction(Prediction):
     """What the model says of one image, and what people said.
 
     Attributes:
-        image_id: see `image_id`.
+        image_id: see `image_id`; of several records as the first one has it.
         references: of a test set none.
         cider: how well they agree; `None` without references.
     """
@@ -40,22 +50,23 @@ class CaptionPrediction(Prediction):
 def evaluate_captions(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
-    beams: int = 3,
-    samples: int = 0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    temperature: float = 1.0,
-    seed: int = 0,
-    min_tokens: int = 5,
-    max_tokens: int = 20,
-    repetition_penalty: float = 1.0,
+    limit: PositiveInt | None = None,
+    beams: PositiveInt = 3,
+    samples: NonNegativeInt = 0,
+    top_k: NonNegativeInt = 0,
+    top_p: TopP = 1.0,
+    temperature: PositiveFloat = 1.0,
+    seed: Seed = 0,
+    min_tokens: NonNegativeInt = 5,
+    max_tokens: PositiveInt = 20,
+    repetition_penalty: PositiveFloat = 1.0,
     java: bool = True,
-    batch: int = 32,
+    batch: PositiveInt = 32,
+    skipped: Skipped | None = None,
 ) -> tuple[dict[str, float], list[CaptionPrediction]]:
     """Every record is an image, with what people said of it where that is known.
 
-    Records of one `image_id` count as one: its first caption, against all references.
+    Records of the same image and `image_id`, wherever they stand, are described once, against all references.
 
     Args:
         beams: of the search for the likeliest caption; 1 is greedy.
@@ -70,6 +81,7 @@ def evaluate_captions(
         repetition_penalty: above 1 makes repeated tokens less likely.
         java: compute what needs Java too, where it is there: the PTB tokenizer, METEOR, SPICE.
         batch: images at a time.
+        skipped: gets what could not be used.
     Returns:
         (metrics, predictions in the source's order); metrics only count where nobody said anything.
     Raises:
@@ -79,21 +91,23 @@ def evaluate_captions(
     decoding = Decoding(
         beams, samples, top_k, top_p, temperature, seed, min_tokens, max_tokens, repetition_penalty
     )
+    check_least(1, limit=limit, batch=batch)
     needs(predictor, "captions")
-    bad: list[BadRecord] = []
-    found: list[CaptionPrediction] = []
-    for chunk in chunks(shown(predictor, source, limit, bad), batch):
-        features = predictor.encode_images([pixels for _, _, pixels in chunk])
+    skipped = Skipped() if skipped is None else skipped
+    told: list[tuple[int, CaptionPrediction]] = []
+    for group in batches(described(predictor, source, limit, skipped), batch, batch):
+        asked = [(photo, *one) for photo, several in group for one in several]
+        features = predictor.encode_images([photo.pixels for photo, *_ in asked])
         # Draws depend on the record alone, not on its neighbours or on where its file lies.
-        seeds = [key_of(f"{seed} {os.path.basename(record.key)}") for record, _, _ in chunk]
+        seeds = [key_of(f"{seed} {os.path.basename(record.key)}") for _, _, record, _ in asked]
         written = predictor.describe(features, decoding, seeds)
-        found += [
-            CaptionPrediction(record.key, record.image, image_id(record), captions[0], references)
-            for (record, references, _), captions in zip(chunk, written, strict=True)
-        ]
-    found, bad = one_an_image(dist.collected(found)), dist.collected(bad)
-    check_any(found, source, "image", bad)
-    counts = {"caption_images": float(len(found)), "caption_bad_records": float(len(bad))}
+        for (_, number, record, said), (caption, *_) in zip(asked, written, strict=True):
+            one = CaptionPrediction(record.key, record.image, image_id(record), caption, said)
+            told.append((number, one))
+    found = in_order(told)
+    skipped.gather(len(found))
+    check_any(found, source, "image", skipped)
+    counts = {"caption_images": float(len(found)), "caption_bad_records": float(len(skipped))}
     labelled = [one for one in found if one.references]
     if not labelled:
         return counts, found
@@ -106,19 +120,30 @@ def evaluate_captions(
     return scores.metrics | counts | {"caption_labelled": float(len(labelled))}, found
 
 
-def shown(
-    predictor: Predictor, source: Source, limit: int | None, bad: list[BadRecord]
-) -> Iterator[tuple[Record, tuple[str, ...], Tensor]]:
-    """Records with what was said of the whole image, and the pixels (3, height, width) that are shown."""
-    for record in records(source, limit, bad, "captions"):
+def described(
+    predictor: Predictor, source: Source, limit: int | None, skipped: Skipped
+) -> Iterator[tuple[Photo, list[tuple[int, Record, tuple[str, ...]]]]]:
+    """Images, each with the first record of every id that it has, and what all records of that id say."""
+    for photo in photos(predictor, source, limit, skipped, "captions", lambda record: [image_id(record)]):
+        of_id: dict[str, tuple[int, Record, tuple[str, ...]]] = {}
+        for number, record in photo.records:
+            first, shown, said = of_id.setdefault(same_id(image_id(record)), (number, record, ()))
+            said = (*said, *references_of(record, skipped))
+            of_id[same_id(image_id(record))] = first, shown, said
+        yield photo, list(of_id.values())
+
+
+def references_of(record: Record, skipped: Skipped) -> list[str]:
+    """What people said of the whole image, in any vocabulary; empty texts are skipped."""
+    usable = []
+    for text in (text for one in record.concepts if one.box_xyxy is None for text in one.texts):
         try:
-            pixels = predictor.pixels(open_image(record.image, key=record.key))
+            clean_caption(text)
         except BadRecord as error:
-            bad.append(error)
-            continue
-        wholes = [concept for concept in record.concepts if concept.box_xyxy is None]
-        usable = [readable(predictor, concept, record.key, bad) for concept in wholes]
-        yield record, tuple(text for concept in usable for text in concept.texts), pixels
+            skipped.append(BadRecord(error.reason, record.key, error.detail))
+        else:
+            usable.append(text)
+    return usable
 
 
 def image_id(record: Record) -> Any:
@@ -133,19 +158,12 @@ def image_id(record: Record) -> Any:
     return int(last) if last.isascii() and last.isdigit() else name
 
 
-def one_an_image(predictions: Sequence[CaptionPrediction]) -> list[CaptionPrediction]:
-    """Those of one image brought together: the first one's caption with the references of all."""
-    kept: dict[tuple[str, str], CaptionPrediction] = {}
-    for one in predictions:
-        key = (repr(one.image_id), one.image if isinstance(one.image, str) else one.key)
-        first = kept.setdefault(key, replace(one, references=()))
-        kept[key] = replace(first, references=(*first.references, *one.references))
-    return list(kept.values())
-
-
 def submission(predictions: Sequence[CaptionPrediction]) -> list[dict[str, Any]]:
-    """What COCO's and nocaps' servers take."""
-    return [{"image_id": one.image_id, "caption": one.caption} for one in predictions]
+    """What COCO's and nocaps' servers take: each id once."""
+    once: dict[str, CaptionPrediction] = {}
+    for one in predictions:
+        once.setdefault(same_id(one.image_id), one)
+    return [{"image_id": one.image_id, "caption": one.caption} for one in once.values()]
 
 
 evaluate = evaluate_captions

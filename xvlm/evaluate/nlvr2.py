@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
-from xvlm import dist
 from xvlm.data.fields import images_of, statements_of
 from xvlm.data.images import open_image
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import check_any, chunks, has_tokens, needs, records
+from xvlm.evaluate._read import check_any, check_least, chunks, has_tokens, in_order, needs, own_records
+from xvlm.evaluate._skipped import Skipped
 from xvlm.predict import Predictor
+from xvlm.ranges import PositiveInt
 from xvlm.records import BadRecord, ImageData
 
 
@@ -27,8 +29,8 @@ class PairPrediction:
 
     @property
     def right(self) -> bool:
-        """Whether the likelier of true and false is the case."""
-        return (self.probability > 0.5) == bool(self.truth)
+        """Whether the likelier of true and false is the case; never for a probability that is no number."""
+        return not isnan(self.probability) and (self.probability > 0.5) == bool(self.truth)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; images that are no paths are left out."""
@@ -37,10 +39,18 @@ class PairPrediction:
 
 
 def evaluate_pairs(
-    predictor: Predictor, source: Source, limit: int | None = None, batch: int = 32
+    predictor: Predictor,
+    source: Source,
+    limit: PositiveInt | None = None,
+    batch: PositiveInt = 32,
+    skipped: Skipped | None = None,
 ) -> tuple[dict[str, float], list[PairPrediction]]:
     """Every record is a statement about two images, or holds several about them.
 
+    Args:
+        limit: use only the first so many records.
+        batch: records at a time.
+        skipped: gets what could not be used.
     Returns:
         (metrics, predictions in the source's order); `nlvr2_consistency` is over the statements of NLVR2 that
         speak of different pairs with the same words.
@@ -48,31 +58,35 @@ def evaluate_pairs(
         MissingPart: the model was not trained for it.
         InputError: there is nothing to measure; the message says why not.
     """
+    check_least(1, limit=limit, batch=batch)
     needs(predictor, "pairs")
-    bad: list[BadRecord] = []
-    predictions: list[PairPrediction] = []
-    for chunk in chunks(records(source, limit, bad, "statements"), batch):
-        cases, pairs, sides = [], [], []
-        for record in chunk:
+    skipped = Skipped() if skipped is None else skipped
+    found: list[tuple[int, PairPrediction]] = []
+    for chunk in chunks(own_records(source, limit, skipped, "statements"), batch):
+        cases: list[tuple[int, str, tuple[ImageData, ImageData], str, int]] = []
+        pairs, sides = [], []
+        for number, record in chunk:
             try:
                 images = images_of(record)
                 said = [
-                    one for one in statements_of(record) if has_tokens(predictor, one[0], record.key, bad)
+                    one for one in statements_of(record) if has_tokens(predictor, one[0], record.key, skipped)
                 ]
                 if said:
                     sides.append([predictor.pixels(open_image(one, key=record.key)) for one in images])
             except BadRecord as error:
-                bad.append(error)
+                skipped.append(error)
                 continue
-            cases += [(record.key, images, statement, truth) for statement, truth in said]
+            cases += [(number, record.key, images, statement, truth) for statement, truth in said]
             pairs += [len(sides) - 1] * len(said)
         if not cases:
             continue
         left, right = zip(*sides, strict=True)
-        found = predictor.judge(left, right, [statement for _, _, statement, _ in cases], pairs)
-        predictions += [PairPrediction(*case, one) for case, one in zip(cases, found, strict=True)]
-    predictions, bad = dist.collected(predictions), dist.collected(bad)
-    check_any(predictions, source, "statement about two images", bad)
+        judged = predictor.judge(left, right, [statement for _, _, _, statement, _ in cases], pairs)
+        for (number, key, images, statement, truth), probability in zip(cases, judged, strict=True):
+            found.append((number, PairPrediction(key, images, statement, truth, probability)))
+    predictions = in_order(found)
+    skipped.gather(len(predictions))
+    check_any(predictions, source, "statement about two images", skipped)
     together: dict[str, list[bool]] = defaultdict(list)
     for one in predictions:
         together[one.statement].append(one.right)
@@ -80,7 +94,7 @@ def evaluate_pairs(
         "nlvr2_acc": sum(one.right for one in predictions) / len(predictions),
         "nlvr2_consistency": sum(map(all, together.values())) / len(together),
         "nlvr2_statements": float(len(predictions)),
-        "nlvr2_bad_records": float(len(bad)),
+        "nlvr2_bad_records": float(len(skipped)),
     }, predictions
 
 

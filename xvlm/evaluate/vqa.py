@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from xvlm import dist
 from xvlm.data.fields import Question, questions_of
-from xvlm.data.images import open_image
 from xvlm.data.sources import Source, open_source
-from xvlm.data.text import clean_question
 from xvlm.errors import InputError
-from xvlm.evaluate._read import Prediction, check_any, chunks, needs, records
+from xvlm.evaluate._read import (
+    Photo,
+    Prediction,
+    batches,
+    check_any,
+    check_least,
+    in_order,
+    needs,
+    note_losses,
+    photos,
+    same_id,
+)
+from xvlm.evaluate._skipped import Skipped
 from xvlm.jsonfile import read_json
 from xvlm.metrics.vqa import commonest_answers, question_type, vqa_accuracy
 from xvlm.predict import Answered, Predictor
+from xvlm.ranges import PositiveInt
 from xvlm.records import BadRecord, Record
 
 
@@ -31,7 +41,7 @@ class QuestionPrediction(Prediction):
         people: what people answered; of a test set nothing.
         score: probability of the answer, see `Answered`.
         best: the likeliest answers with their probabilities; of a written one itself.
-        accuracy: see `vqa_accuracy`; `None` where nobody answered.
+        accuracy: see `vqa_accuracy`, 0 where the model's score is no number; `None` where nobody answered.
     """
 
     question_id: Any
@@ -46,20 +56,24 @@ class QuestionPrediction(Prediction):
 def evaluate_questions(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
+    limit: PositiveInt | None = None,
     answers: Path | Sequence[str] | None = None,
     baseline: str = "",
-    batch: int = 32,
+    batch: PositiveInt = 32,
+    skipped: Skipped | None = None,
 ) -> tuple[dict[str, float], list[QuestionPrediction]]:
     """Every record is a question about an image, or holds several about it.
+
+    Questions about the same image, wherever they stand, are asked on one encoding of it.
 
     Args:
         limit: use only the first so many records.
         answers: choose among these, or those in this file, a JSON list (published: 3,128 of them); without
-            them answers are written freely.
+            them answers are written freely.  One that is not in the vocabulary cannot be chosen, and is told.
         baseline: questions of training, named as `data`: what their commonest answer to each kind of question
             would reach here is measured too, as `vqa_commonest`.
-        batch: records at a time.
+        batch: questions at a time.
+        skipped: gets what could not be used.
     Returns:
         (metrics, predictions in the source's order); metrics only count where nobody answered.  `vqa_exact`,
         where every question has one answer: how often it is given letter for letter (published for VLUE).
@@ -67,48 +81,40 @@ def evaluate_questions(
         MissingPart: the model was not trained for it.
         InputError: there is nothing to measure; the message says why not.
     """
+    check_least(1, limit=limit, batch=batch)
     needs(predictor, "answers")
     answers = answer_list(answers) if isinstance(answers, Path) else answers
     commonest = commonest_in(baseline) if baseline else {}
-    bad: list[BadRecord] = []
-    predictions: list[QuestionPrediction] = []
-    for chunk in chunks(records(source, limit, bad, "questions"), batch):
-        asked: list[tuple[Record, Question]] = []
-        images: list[int] = []
-        pixels: list[Tensor] = []
-        for record in chunk:
-            try:
-                several = [question for question in named(record) if readable(question, record, bad)]
-                if several:
-                    pixels.append(predictor.pixels(open_image(record.image, key=record.key)))
-            except BadRecord as error:
-                bad.append(error)
-                continue
-            asked += [(record, question) for question in several]
-            images += [len(pixels) - 1] * len(several)
-        if not asked:
-            continue
-        texts = [question.text for _, question in asked]
-        found = predictor.answer(predictor.encode_images(pixels), texts, images, answers)
-        for (record, question), best in zip(asked, found, strict=True):
+    skipped = Skipped() if skipped is None else skipped
+    if answers and not isinstance(answers, str):
+        answers, unknown = predictor.reader.known_answers(answers)
+        if dist.is_main():
+            skipped.notes |= {"answer of the list is not in the vocabulary": unknown} if unknown else {}
+    found: list[tuple[int, QuestionPrediction]] = []
+    for group in batches(photos_with_questions(predictor, source, limit, skipped), batch, batch):
+        asked = [(b, *one) for b, (_, several) in enumerate(group) for one in several]
+        features = predictor.encode_images([photo.pixels for photo, _ in group])
+        texts = [question.text for *_, question in asked]
+        answered = predictor.answer(features, texts, [b for b, *_ in asked], answers)
+        for (_, number, record, question), best in zip(asked, answered, strict=True):
             people, (text, score) = question.answers, best[0]
-            accuracy = vqa_accuracy(text, people) if people else None
-            predictions.append(
-                QuestionPrediction(
-                    record.key,
-                    record.image,
-                    question.number,
-                    question.text,
-                    text,
-                    score,
-                    people,
-                    accuracy,
-                    tuple(best),
-                )
+            accuracy = vqa_accuracy(text, people) * (not isnan(score)) if people else None
+            prediction = QuestionPrediction(
+                record.key,
+                record.image,
+                question.number,
+                question.text,
+                text,
+                score,
+                people,
+                accuracy,
+                tuple(best),
             )
-    predictions, bad = dist.collected(predictions), dist.collected(bad)
-    check_any(predictions, source, "question about an image", bad)
-    counts = {"vqa_questions": float(len(predictions)), "vqa_bad_records": float(len(bad))}
+            found.append((number, prediction))
+    predictions = in_order(found)
+    skipped.gather(len(predictions))
+    check_any(predictions, source, "question about an image", skipped)
+    counts = {"vqa_questions": float(len(predictions)), "vqa_bad_records": float(len(skipped))}
     judged = [one.accuracy for one in predictions if one.accuracy is not None]
     if not judged:
         return counts, predictions
@@ -148,6 +154,38 @@ def accuracy_of_commonest(commonest: Mapping[str, str], predictions: Sequence[Qu
     return sum(found) / len(found)
 
 
+def photos_with_questions(
+    predictor: Predictor, source: Source, limit: int | None, skipped: Skipped
+) -> Iterator[tuple[Photo, list[tuple[int, Record, Question]]]]:
+    """Images with the questions about them, each with its record."""
+    for photo in photos(predictor, source, limit, skipped, "questions", ids_of):
+        yield (
+            photo,
+            [
+                (number, record, question)
+                for number, record in photo.records
+                for question in usable_questions(predictor, record, skipped)
+            ],
+        )
+
+
+def usable_questions(predictor: Predictor, record: Record, skipped: Skipped) -> Iterator[Question]:
+    """The questions of a record that say something to the model; the others are skipped."""
+    try:
+        questions = named(record)
+    except BadRecord as error:
+        skipped.append(error)
+        return
+    for question in questions:
+        try:
+            encoded = predictor.reader.question(question.text)
+        except BadRecord as error:
+            skipped.append(BadRecord(error.reason, record.key, error.detail), [question.number])
+            continue
+        note_losses(encoded.unknown, encoded.cut, record.key, skipped)
+        yield question
+
+
 def named(record: Record) -> list[Question]:
     """Its questions; one that has no `question_id` gets the record's key, and its place among several."""
     questions = questions_of(record)
@@ -158,17 +196,20 @@ def named(record: Record) -> list[Question]:
     ]
 
 
+def ids_of(record: Record) -> list[Any]:
+    """The ids of its questions, as far as they can be read."""
+    try:
+        return [question.number for question in named(record)]
+    except BadRecord:
+        return []
+
+
 def submission(predictions: Sequence[QuestionPrediction]) -> list[dict[str, Any]]:
-    """What the VQA challenge's server takes."""
-    return [{"question_id": one.question_id, "answer": one.answer} for one in predictions]
-
-
-def readable(question: Question, record: Record, bad: list[BadRecord]) -> bool:
-    """Whether cleaning leaves anything of the question; if not, it goes to `bad`."""
-    if clean_question(question.text).strip():
-        return True
-    bad.append(BadRecord("no question", record.key, f"nothing is left of {question.text!r}"))
-    return False
+    """What the VQA challenge's server takes: each question once."""
+    once: dict[str, QuestionPrediction] = {}
+    for one in predictions:
+        once.setdefault(same_id(one.question_id), one)
+    return [{"question_id": one.question_id, "answer": one.answer} for one in once.values()]
 
 
 def answer_list(path: Path) -> list[str]:

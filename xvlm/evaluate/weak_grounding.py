@@ -8,21 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xvlm import dist
 from xvlm.boxes import area
-from xvlm.data.refcoco import Detections, box_of, read_detections
+from xvlm.data.refcoco import Detections, box_of, boxes_of_image, read_detections
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import check_any, needs
+from xvlm.evaluate._read import check_any, check_least, in_order, needs, same_id
+from xvlm.evaluate._skipped import Skipped
 from xvlm.evaluate.grounding import Case, GroundingPrediction, encoded_cases
 from xvlm.metrics.grounding import RIGHT_IOU, accuracy, overlaps
 from xvlm.model.attention_map import attention_maps, check_layers
 from xvlm.predict import Predictor, whole_images
+from xvlm.ranges import FiniteFloat, NonNegativeInt, PositiveInt
 from xvlm.records import BadRecord, BoxXYXY
 
 
@@ -43,11 +45,12 @@ class MapPrediction(GroundingPrediction):
 def evaluate_maps(
     predictor: Predictor,
     source: Source,
-    limit: int | None = None,
-    layer: int | None = None,
-    power: float = 0.5,
+    limit: PositiveInt | None = None,
+    layer: NonNegativeInt | None = None,
+    power: FiniteFloat = 0.5,
     detections: Path | None = None,
-    batch: int = 16,
+    batch: PositiveInt = 16,
+    skipped: Skipped | None = None,
 ) -> tuple[dict[str, float], list[MapPrediction]]:
     """Every text of every boxed concept is a case; of its candidates the one with the highest score is taken.
 
@@ -61,6 +64,7 @@ def evaluate_maps(
         power: of the area that a score is divided by.
         detections: a file of candidate boxes by `image_id` (see `read_detections`).
         batch: images at a time.
+        skipped: gets what could not be used.
     Returns:
         (metrics, predictions in the source's order).  `weak_grounding_acc_inclusive` counts pixels as
         RefCOCO's tools do, `weak_grounding_chance` is what a candidate chosen blindly would reach, and
@@ -69,36 +73,36 @@ def evaluate_maps(
         MissingPart: the model has no matching head.
         InputError: no such layer, no case, a file of another form.
     """
+    check_least(1, limit=limit, batch=batch)
     needs(predictor, "matching")
     layer = len(predictor.model.fusion.layers) // 2 if layer is None else layer
-    bad: list[BadRecord] = []
-    predictions: list[MapPrediction] = []
-    choices: list[Choice] = []
+    skipped = Skipped() if skipped is None else skipped
+    found: list[tuple[int, tuple[MapPrediction, Choice]]] = []
     for case, candidates, map_Khw, choice in looked_at(
-        predictor, source, limit, [layer], detections, batch, bad
+        predictor, source, limit, [layer], detections, batch, skipped
     ):
         best, score = choice.best(0, power)
-        predictions.append(
-            MapPrediction(
-                key=case.key,
-                image=case.image,
-                text=case.text,
-                true_xyxy=case.box_xyxy,
-                predicted_xyxy=candidates[best],
-                iou=float(choice.iou_C[best]),
-                score=score,
-                iou_inclusive=float(choice.inclusive_C[best]),
-                split=case.split,
-                ref_id=case.ref_id,
-                candidates_xyxy=candidates,
-                map_hw=rounded(map_Khw[0]),
-            )
+        plain, inclusive = choice.overlap(0, power)
+        prediction = MapPrediction(
+            key=case.key,
+            image=case.image,
+            text=case.text,
+            true_xyxy=case.box_xyxy,
+            predicted_xyxy=candidates[best],
+            iou=plain,
+            score=score,
+            iou_inclusive=inclusive,
+            split=case.split,
+            ref_id=case.ref_id,
+            candidates_xyxy=candidates,
+            map_hw=rounded(map_Khw[0]),
         )
-        choices.append(choice)
-    predictions, bad = dist.collected(predictions), dist.collected(bad)
-    choices = dist.collected(choices)
-    check_any(choices, source, "phrase with a box and candidates", bad)
-    return weak_metrics(choices, 0, power, len(bad)), predictions
+        found.append((case.number, (prediction, choice)))
+    together = in_order(found)
+    skipped.gather(len(together))
+    check_any(together, source, "phrase with a box and candidates", skipped)
+    choices = [choice for _, choice in together]
+    return weak_metrics(choices, 0, power, len(skipped)), [prediction for prediction, _ in together]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,10 +125,15 @@ class Choice:
     inclusive_C: Tensor
 
     def best(self, k: int, power: float) -> tuple[int, float]:
-        """The candidate with the highest score by the k-th layer, and its score."""
+        """The candidate with the highest score by the k-th layer, and its score; NaN if one is no number."""
         score_C = self.inside_KC[k] / self.area_C**power
         best = int(score_C.argmax())
         return best, float(score_C[best])
+
+    def overlap(self, k: int, power: float) -> tuple[float, float]:
+        """How far that candidate overlaps with the true box, plain and by inclusive pixels: 0 for NaN."""
+        best, score = self.best(k, power)
+        return (0.0, 0.0) if isnan(score) else (float(self.iou_C[best]), float(self.inclusive_C[best]))
 
 
 def looked_at(
@@ -134,27 +143,24 @@ def looked_at(
     layers: Sequence[int],
     detections: Path | None,
     batch: int,
-    bad: list[BadRecord],
+    skipped: Skipped,
 ) -> Iterator[tuple[Case, tuple[BoxXYXY, ...], Tensor, Choice]]:
     """This rank's cases, seen by K layers in one pass: (case, candidates, maps (K, h, w), choice).
 
-    Cases without a candidate go to `bad`.
+    Cases without a candidate are skipped.
     """
     check_layers(predictor.model, layers)
-    known = read_detections(detections) if detections else None
-    for asked in encoded_cases(predictor, source, limit, batch, bad):
+    known = by_image(read_detections(detections)) if detections else None
+    for asked in encoded_cases(predictor, source, limit, batch, skipped):
         row_N = torch.arange(len(asked.cases), device=predictor.device)
         whole = whole_images(predictor.model, asked.features)
         maps = attention_maps(predictor.model, asked.texts, row_N, whole, asked.image_N, layers)
         map_NKhw = torch.stack(maps, dim=1).float().cpu()
-        boxes_of: list[dict[BoxXYXY, None]] = [{} for _ in asked.photos]
-        for b, case in asked.cases:
-            boxes_of[b][case.box_xyxy] = None
         for (b, case), map_Khw in zip(asked.cases, map_NKhw, strict=True):
             try:
-                candidates = candidates_of(case, known) or tuple(boxes_of[b])
+                candidates = candidates_of(case, known) or case.boxes_xyxy
             except BadRecord as error:
-                bad.append(error)
+                skipped.append(error)
                 continue
             opened = asked.photos[b].opened
             yield case, candidates, map_Khw, choice_of(case, candidates, map_Khw, opened.height, opened.width)
@@ -175,6 +181,14 @@ def choice_of(case: Case, candidates: Sequence[BoxXYXY], map_Khw: Tensor, height
     )
 
 
+def by_image(known: Detections) -> Detections:
+    """Candidate boxes under one spelling of each image's id."""
+    found: dict[str, list[BoxXYXY]] = {}
+    for image_id, boxes in known.items():
+        found.setdefault(same_id(image_id), []).extend(boxes)
+    return found
+
+
 def candidates_of(case: Case, known: Detections | None) -> tuple[BoxXYXY, ...]:
     """What is given for a case: by a file of detections, or by its own record; nothing where neither speaks.
 
@@ -182,7 +196,7 @@ def candidates_of(case: Case, known: Detections | None) -> tuple[BoxXYXY, ...]:
     """
     if known is not None:
         image_id = case.extra.get("image_id")
-        if found := known.get(str(image_id)):
+        if found := boxes_of_image(known, image_id):
             return tuple(found)
         detail = "the record has no image_id" if image_id is None else f"image_id {image_id}"
         raise BadRecord("no detections for the image", case.key, detail)
@@ -204,9 +218,8 @@ def rounded(map_hw: Tensor) -> tuple[tuple[float, ...], ...]:
 
 def weak_metrics(choices: Sequence[Choice], k: int, power: float, bad_records: int) -> dict[str, float]:
     """How good the choices by the k-th layer are, with scores over the area to a power."""
-    best = [choice.best(k, power)[0] for choice in choices]
-    iou_N = torch.stack([choice.iou_C[c] for choice, c in zip(choices, best, strict=True)])
-    inclusive_N = torch.stack([choice.inclusive_C[c] for choice, c in zip(choices, best, strict=True)])
+    overlaps_N2 = torch.tensor([choice.overlap(k, power) for choice in choices], dtype=torch.float64)
+    iou_N, inclusive_N = overlaps_N2.unbind(1)
     splits = [choice.split for choice in choices]
     chance = sum((choice.iou_C >= RIGHT_IOU).double().mean().item() for choice in choices)
     return {
@@ -234,7 +247,9 @@ def sums_inside(map_HW: Tensor, candidates: Sequence[BoxXYXY]) -> Tensor:
 
 
 def highest_inside(map_HW: Tensor, box_xyxy: BoxXYXY) -> bool:
-    """Whether the highest pixel of a map (height, width) lies in the box."""
+    """Whether the highest pixel of a map (height, width) lies in the box; never where one is no number."""
+    if map_HW.isnan().any():
+        return False
     y, x = divmod(int(map_HW.argmax()), map_HW.shape[1])
     return box_xyxy[0] <= x < box_xyxy[2] and box_xyxy[1] <= y < box_xyxy[3]
 

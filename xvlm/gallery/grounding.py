@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -32,10 +33,11 @@ def sections(found: Sequence[GroundingPrediction]) -> list[Section]:
 def grounding_examples(
     predictions: Sequence[GroundingPrediction], count: int, seed: int = 0
 ) -> list[GroundingExample]:
-    """Some of them, drawn blindly."""
+    """Some of them, drawn blindly from those whose box is made of numbers."""
+    drawable = [p for p in predictions if all(map(math.isfinite, p.predicted_xyxy))]
     return [
         GroundingExample(picture(p.image), p.text, p.true_xyxy, p.predicted_xyxy, p.score, p.iou)
-        for p in drawn(predictions, count, seed)
+        for p in drawn(drawable, count, seed)
     ]
 
 

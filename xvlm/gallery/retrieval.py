@@ -42,7 +42,7 @@ def image_rankings(retrieval: Retrieval, count: int, first: int = 4, seed: int =
     """For a few texts the best images, and the true one if it is not among them."""
     rankings = []
     for t in drawn(range(len(retrieval.texts)), count, seed):
-        shown = listed(retrieval.t2i, t, [int(retrieval.image_T[t])], retrieval.top, first)
+        shown = listed(retrieval.t2i, t, retrieval.images_of(t), retrieval.top, first)
         images = [(picture(retrieval.image(i)), share, true) for i, share, true in shown]
         rankings.append(ImageRanking(retrieval.texts[t], images))
     return rankings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from xvlm.evaluate.weak_grounding import MapPrediction
@@ -33,7 +34,7 @@ def examples(found: Sequence[MapPrediction], count: int, seed: int = 0) -> list[
         GroundingExample(
             *(picture(one.image), one.text, one.true_xyxy, one.predicted_xyxy, one.score, one.iou),
             one.candidates_xyxy,
-            one.map_hw,
+            () if math.isnan(one.score or 0.0) else one.map_hw,
         )
         for one in drawn(found, count, seed)
     ]

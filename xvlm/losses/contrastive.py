@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from xvlm import dist
+
+Positives = Literal["diagonal", "image"]
+"""What the published code counts as positives: each row's own text alone (pre-training), or all rows that
+show the same image (retrieval and weak grounding, which pass the images' ids to both losses)."""
 
 
 def same_thing(
@@ -26,6 +32,7 @@ def contrastive_loss(
     concept_key_N: Tensor,
     text_key_N: Tensor,
     faithful: bool = False,
+    published: Positives = "diagonal",
 ) -> Tensor:
     """Mean of the concept -> text and text -> concept cross-entropies over the global batch.
 
@@ -33,8 +40,8 @@ def contrastive_loss(
         concept_NE, text_NE: (N, E) of unit length; row i of both belongs together.
         temperature: () what cosines are divided by.
         concept_key_N, text_key_N: (N,) see `same_thing`; several positives of a row share its label evenly.
-        faithful: published behaviour: only the diagonal is positive, and each rank's gradient lacks what the
-            other ranks' losses say of its rows.
+        faithful: published behaviour: positives are the `published` ones, and each rank's gradient lacks what
+            the other ranks' losses say of its rows.
     Returns:
         () this rank's part; the mean over ranks is the loss of the global batch.
     """
@@ -43,20 +50,38 @@ def contrastive_loss(
     text_ME = dist.gather(text_NE, counts, everyones_gradient=not faithful)
     if faithful:
         # The published loss is over all rows on each rank, though only its own rows carry a gradient.
-        label_NM = torch.eye(concept_ME.shape[0], device=concept_ME.device, dtype=concept_ME.dtype)
+        key_M = dist.gather(concept_key_N, counts)
+        positive_NM = published_positives(
+            key_M, key_M, torch.arange(len(key_M), device=key_M.device), published
+        )
         concept_NE, text_NE = concept_ME, text_ME
     else:
-        label_NM = same_thing(
+        positive_NM = same_thing(
             concept_key_N, text_key_N, dist.gather(concept_key_N, counts), dist.gather(text_key_N, counts)
-        ).to(concept_NE.dtype)
-        label_NM = label_NM / label_NM.sum(1, keepdim=True)
+        )
+    label_NM = positive_NM.to(concept_NE.dtype)
+    label_NM = label_NM / label_NM.sum(1, keepdim=True)
     to_text_N = soft_cross_entropy(similarity(concept_NE, text_ME, temperature), label_NM)
     to_concept_N = soft_cross_entropy(similarity(text_NE, concept_ME, temperature), label_NM)
     total = (to_text_N + to_concept_N).sum() / 2
     return total / sum(counts) if faithful else total * dist.world() / max(sum(counts), 1)
 
 
-def similarity(a_NE: Tensor, b_ME: Tensor, temperature: Tensor) -> Tensor:
+def published_positives(
+    concept_key_N: Tensor, concept_key_M: Tensor, own_N: Tensor, published: Positives
+) -> Tensor:
+    """(N, M) bool: the positives of faithful mode.
+
+    Args:
+        concept_key_N, concept_key_M: (N,) and (M,) int64, in these tasks one for each image.
+        own_N: (N,) int64 where each of the N rows stands among the M.
+    """
+    if published == "image":
+        return concept_key_N[:, None] == concept_key_M
+    return own_N[:, None] == torch.arange(len(concept_key_M), device=own_N.device)
+
+
+def similarity(a_NE: Tensor, b_ME: Tensor, temperature: Tensor | float) -> Tensor:
     """(N, M) cosines over the temperature.
 
     Never in half precision, in which autocast would multiply: an error of 0.004 at temperature 0.01 is 0.4.

@@ -94,7 +94,7 @@ def draw_assigned(image_BE: Tensor, same_BB: Tensor, temperature: float) -> Assi
     row_Q = ((~same_BB).sum(1) >= 2).nonzero()[:, 0]
     if row_Q.shape[0] == 0:
         return Assigned(row_Q, row_Q, row_Q, row_Q)
-    similarity_QB = image_BE[row_Q] @ image_BE.T / temperature
+    similarity_QB = similarity(image_BE[row_Q], image_BE, temperature)
     other_Q2 = torch.multinomial(_chances(similarity_QB, ~same_BB[row_Q]), 2)
     label_Q = torch.randint(3, row_Q.shape, device=row_Q.device)
     left_Q = torch.where(label_Q == 0, row_Q, other_Q2[:, 0])

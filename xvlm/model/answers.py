@@ -73,9 +73,8 @@ def rank_answers(
     keys_values = decoder.cross.keys_values(questions)
     begin = Texts.pack([[int(answers.ids_T[0]), int(answers.ids_T[0])]])  # only the first token is looked at
     begin = begin.to(device)
-    first_NV = decoder(begin, torch.zeros_like(question_N), questions, question_N, keys_values).log_softmax(
-        -1
-    )
+    first_ND = decoder.states(begin, torch.zeros_like(question_N), questions, question_N, keys_values)
+    first_NV = decoder.predict(first_ND).log_softmax(-1)
     first_NA = first_NV.index_select(1, answers.ids_T[start_A + 1])
     best_Nk = first_NA.topk(k, dim=1)
     answer_R, question_R = best_Nk.indices.flatten(), question_N.repeat_interleave(k)
@@ -83,7 +82,8 @@ def rank_answers(
     at_M, row_M = followed(lengths_R)
     # Rows stand sorted by question, answers repeat: a row is its own text here.
     rows = Texts(answers.ids_T[token_T], lengths_R, answers.longest)
-    logits_MV = decoder(rows, torch.arange(len(answer_R), device=device), questions, question_R, keys_values)
+    row_R = torch.arange(len(answer_R), device=device)
+    logits_MV = decoder.predict(decoder.states(rows, row_R, questions, question_R, keys_values))
     loss_M = F.cross_entropy(logits_MV, rows.ids_T[at_M + 1], reduction="none")
     score_Nk = -loss_M.new_zeros(len(answer_R)).index_add(0, row_M, loss_M).view(count, k)
     if first_twice:

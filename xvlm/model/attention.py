@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xvlm.model.dropout import drop
+from xvlm.model.heads import at_least_float, full_precision
 from xvlm.model.packing import Packing
 
 
@@ -196,7 +197,9 @@ class CrossAttention(nn.Module):
             if self.watched is None:
                 mixed.append(merge_heads(attention(q_sHlK, kv[0], kv[1], mask_s1lP, dropout)))
             else:
-                out, weights_sHlP = attend_visibly(q_sHlK, kv[0], kv[1], mask_s1lP, looking.mean_summary)
+                with full_precision(q_sHlK):  # the weights become a map, by which boxes are ranked
+                    q, k, v = (at_least_float(one) for one in (q_sHlK, kv[0], kv[1]))
+                    out, weights_sHlP = attend_visibly(q, k, v, mask_s1lP, looking.mean_summary)
                 mixed.append(merge_heads(out))
                 weights.append(weights_sHlP)
         if self.watched is not None:

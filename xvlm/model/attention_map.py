@@ -13,6 +13,7 @@ from torch import Tensor
 
 from xvlm.errors import InputError
 from xvlm.model.attention import ConceptTokens, CrossAttention
+from xvlm.model.heads import at_least_float
 from xvlm.model.text import TextFeatures
 from xvlm.model.xvlm import XVLM
 
@@ -29,8 +30,8 @@ def attention_maps(
     least 0; all of one pass.
 
     Attention weights times what of their gradient raises the matching logit, averaged over heads and the
-    text's own tokens.  (The published code averages over padded tokens too, which scales a map by its text's
-    share of the longest one's length.)
+    text's own tokens, never in half precision.  (The published code averages over padded tokens too, which
+    scales a map by its text's share of the longest one's length.)
 
     Args:
         layers: of the cross-modal encoder, from 0.
@@ -59,7 +60,8 @@ def attention_maps(
     for sets, weights in watched:
         # Slot 0 is the summary token, which has no place.
         map_TP = sets.from_bins(
-            (w_sHlP * next(gradients).clamp(min=0)).detach().mean(1)[..., 1:] for w_sHlP in weights
+            (at_least_float(w_sHlP) * at_least_float(next(gradients)).clamp(min=0)).detach().mean(1)[..., 1:]
+            for w_sHlP in weights
         )
         map_RP = map_TP.new_zeros(len(text_R), map_TP.shape[1]).index_add(0, row_T, map_TP[place_T])
         maps.append((map_RP / lengths_R[:, None]).unflatten(1, concepts.grid_hw))

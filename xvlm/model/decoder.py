@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xvlm.batch import Texts
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.fusion import CrossEncoder
-from xvlm.model.heads import LanguageHead
+from xvlm.model.heads import LanguageHead, at_least_float, full_precision
 from xvlm.model.packing import first_tokens
 from xvlm.model.text import TextConfig, TextEncoder
 
@@ -44,12 +44,33 @@ class Decoder(nn.Module):
             (M, V) logits of the token that follows, at every token of every row but the row's last, row after
             row.
         """
+        return self.head(*self._states(texts, text_R, looked_at, looked_at_R, keys_values))
+
+    def states(
+        self,
+        texts: Texts,
+        text_R: Tensor,
+        looked_at: ConceptTokens,
+        looked_at_R: Tensor,
+        keys_values: list[Tensor] | None = None,
+    ) -> Tensor:
+        """(M, D) states from which `forward` predicts; arguments as there, (R,) indices."""
+        return self._states(texts, text_R, looked_at, looked_at_R, keys_values)[0]
+
+    def _states(
+        self,
+        texts: Texts,
+        text_R: Tensor,
+        looked_at: ConceptTokens,
+        looked_at_R: Tensor,
+        keys_values: list[Tensor] | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(M, D) states, and the token embeddings (V, D) that are the output matrix; (R,) indices."""
         features = self.text(texts, causal=True)
         fused = self.cross(features, text_R, looked_at, looked_at_R, keys_values, causal=True)
         lengths_R = texts.lengths_N[text_R]
         at_M, _ = followed(lengths_R)
-        x_MD = fused.states_TD.index_select(0, fused.places(lengths_R)[at_M])
-        return self.head(x_MD, features.token_VD)
+        return fused.states_TD.index_select(0, fused.places(lengths_R)[at_M]), features.token_VD
 
     @property
     def longest(self) -> int:
@@ -57,8 +78,9 @@ class Decoder(nn.Module):
         return self.text.embedding.max_positions - self.text.embedding.first_position
 
     def predict(self, x_MD: Tensor) -> Tensor:
-        """(M, D) states -> (M, V) logits of what follows."""
-        return self.head(x_MD, self.text.embedding.token.weight)
+        """(M, D) states -> (M, V) logits of what follows, to rank or draw by: never in half precision."""
+        with full_precision(x_MD):
+            return self.head(at_least_float(x_MD), self.text.embedding.token.weight)
 
 
 def after_prompt(lengths_R: Tensor, at_M: Tensor, text_M: Tensor, prompt: int) -> Tensor:

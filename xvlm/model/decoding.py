@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
-from xvlm.errors import InputError
+from xvlm.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Range, Seed, validate
+
+TopP = Annotated[float, Range(gt=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -28,32 +32,23 @@ class Decoding:
         InputError: for what cannot be.
     """
 
-    beams: int = 3
-    samples: int = 0
-    top_k: int = 0
-    top_p: float = 1.0
-    temperature: float = 1.0
-    seed: int = 0
-    min_tokens: int = 5
-    max_tokens: int = 20
-    repetition_penalty: float = 1.0
+    beams: PositiveInt = 3
+    samples: NonNegativeInt = 0
+    top_k: NonNegativeInt = 0
+    top_p: TopP = 1.0
+    temperature: PositiveFloat = 1.0
+    seed: Seed = 0
+    min_tokens: NonNegativeInt = 5
+    max_tokens: PositiveInt = 20
+    repetition_penalty: PositiveFloat = 1.0
 
     def __post_init__(self) -> None:
-        allowed = {
-            "beams": (self.beams >= 1, "at least 1"),
-            "samples": (self.samples >= 0, "0 (none is drawn) or more"),
-            "top_k": (self.top_k >= 0, "0 (all tokens) or more"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "temperature": (0 < self.temperature < float("inf"), "above 0"),
-            "max_tokens": (
-                self.max_tokens >= max(1, self.min_tokens),
-                f"{max(1, self.min_tokens)} or more",
-            ),
-            "repetition_penalty": (0 < self.repetition_penalty < float("inf"), "above 0; 1 changes nothing"),
-        }
-        for name, (holds, what) in allowed.items():
-            if not holds:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be {what}")
+        validate(self)
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        if self.max_tokens < self.min_tokens:
+            yield f"max_tokens is {self.max_tokens}; it must be {self.min_tokens} or more, as min_tokens is"
 
     @property
     def drawn(self) -> int:

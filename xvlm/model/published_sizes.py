@@ -17,6 +17,8 @@ from xvlm.model.xvlm import ModelConfig, Part
 KNOWN_HEADS = {768: 12, 1024: 16}
 """Attention heads of the published towers, by their width: base and large."""
 LOCAL_DEPTH = 4
+LARGEST_WINDOW, LARGEST_IMAGE = 64, 4096
+"""Of a Swin, in patches and pixels: tables that are made for larger ones fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,38 @@ def config_of(tensors: Mapping[str, Tensor], unseen: Unseen) -> ModelConfig:
 
     Raises InputError if it is none, or naming the option for a size that cannot be read.
     """
+    for option, number in vars(unseen).items():
+        if number is not None and number < 1:
+            raise InputError(f"--{option.replace('_', '-')} is {number}; it must be 1 or more")
     parts = parts_of(tensors)
-    embed = tensors.get("vision_proj.weight")
+    embeds = "vision_proj.weight" in tensors
     return ModelConfig(
         vision=vision_of(tensors, unseen),
         text=text_of(tensors, unseen, doubled=bool({"pairs", "assignment"} & set(parts))),
-        embed_dim=256 if embed is None else embed.shape[0],
+        embed_dim=shape_of(tensors, "vision_proj.weight", 2)[0] if embeds else 256,
         parts=parts,
     )
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor (...) that has so many axes.  Raises InputError if there is none such."""
+    if name not in tensors:
+        raise InputError(f"the checkpoint lacks {name}")
+    found = tuple(tensors[name].shape)
+    if len(found) != axes or 0 in found:
+        raise InputError(
+            f"the checkpoint's {name} is {found}; it should have {axes} axes, none of them empty"
+        )
+    return found
+
+
+def counted(numbers: Iterable[int], what: str) -> int:
+    """How many layers there are.  Raises InputError where one is missing."""
+    found = sorted(set(numbers))
+    if not found or found != list(range(len(found))):
+        last = found[-1] if found else "none"
+        raise InputError(f"the checkpoint's {what} are incomplete: {len(found)} of them, the last is {last}")
+    return len(found)
 
 
 def parts_of(names: Iterable[str]) -> tuple[Part, ...]:
@@ -85,18 +111,19 @@ def text_of(tensors: Mapping[str, Tensor], unseen: Unseen, doubled: bool) -> Tex
     layers = f"{re.escape(stack)}encoder\\.layer\\.(\\d+)\\."
     numbers = {int(m[1]) for name in tensors if (m := re.match(layers, name))}
     looking = {int(m[1]) for name in tensors if (m := re.match(f"{layers}crossattention\\.", name))}
-    vocab_size, width = tensors[f"{stack}embeddings.word_embeddings.weight"].shape
-    types = tensors[f"{stack}embeddings.token_type_embeddings.weight"].shape[0]
+    vocab_size, width = shape_of(tensors, f"{stack}embeddings.word_embeddings.weight", 2)
+    types = shape_of(tensors, f"{stack}embeddings.token_type_embeddings.weight", 2)[0]
     roberta = types == 1  # RoBERTa has a single token type, BERT two
-    text_layers = min(looking, default=len(numbers))
+    layers_found = counted(numbers, "text layers")
+    text_layers = min(looking, default=layers_found)
     return TextConfig(
         vocab_size=vocab_size,
         width=width,
         heads=heads(unseen.text_heads, width, "--text-heads", "the text stack"),
-        mlp_width=tensors[f"{stack}encoder.layer.0.intermediate.dense.weight"].shape[0],
+        mlp_width=shape_of(tensors, f"{stack}encoder.layer.0.intermediate.dense.weight", 2)[0],
         text_layers=text_layers,
-        cross_layers=(len(numbers) - text_layers) // (2 if doubled else 1),
-        max_positions=tensors[f"{stack}embeddings.position_embeddings.weight"].shape[0],
+        cross_layers=(layers_found - text_layers) // (2 if doubled else 1),
+        max_positions=shape_of(tensors, f"{stack}embeddings.position_embeddings.weight", 2)[0],
         first_position=2 if roberta else 0,
         norm_eps=1e-5 if roberta else 1e-12,
         type_vocab_size=types,
@@ -137,16 +164,25 @@ def swin_of(tensors: Mapping[str, Tensor], unseen: Unseen) -> VisionConfig:
         )
         if found:
             tables[int(found[1]), int(found[2])] = value
-    stages = max(stage for stage, _ in tables) + 1
+            shape_of(tensors, name, 2)
+    stages = counted((stage for stage, _ in tables), "stages of the Swin")
+    depths = [
+        counted((block for stage, block in tables if stage == number), f"blocks of stage {number}")
+        for number in range(stages)
+    ]
     window = (side(tables[0, 0].shape[0]) + 1) // 2
     size = unseen.image_size or swin_image(tensors, window, stages)
+    if window > LARGEST_WINDOW or size > LARGEST_IMAGE:
+        raise InputError(
+            f"the checkpoint's Swin has windows of {window} patches and images of {size} pixels; at most "
+            f"{LARGEST_WINDOW} and {LARGEST_IMAGE} are allowed"
+        )
     stride = 4 * 2 ** (stages - 1)
     if size % stride:
         raise InputError(f"--image-size is {size}; this Swin needs a multiple of {stride}")
-    depths = [sum(stage == number for stage, _ in tables) for number in range(stages)]
     # The published windows fill the last map: 7 at 224, 12 at 384, 15 at 480.
     options = {
-        "embed_dim": tensors["vision_encoder.patch_embed.proj.weight"].shape[0],
+        "embed_dim": shape_of(tensors, "vision_encoder.patch_embed.proj.weight", 4)[0],
         "depths": depths,
         "num_heads": [tables[stage, 0].shape[1] for stage in range(stages)],
         "window_size": size // stride,
@@ -159,9 +195,12 @@ def swin_image(tensors: Mapping[str, Tensor], window: int, stages: int) -> int:
     """Side of the images: a shifted block's mask has one entry a window; without one a window fills the last
     map."""
     for stage in range(stages):
-        mask = tensors.get(f"vision_encoder.layers.{stage}.blocks.1.attn_mask")
-        if mask is not None:
-            return side(mask.shape[0]) * window * 4 * 2**stage
+        name = f"vision_encoder.layers.{stage}.blocks.1.attn_mask"
+        if name in tensors:
+            windows, *inside = shape_of(tensors, name, 3)
+            if inside != [window**2] * 2:
+                raise InputError(f"{name} is for windows of {inside} patches, its table for {window**2}")
+            return side(windows) * window * 4 * 2**stage
     return int(window * 4 * 2 ** (stages - 1))
 
 
@@ -171,19 +210,20 @@ class _ViTNames:
     positions: str
     block: str
     inner: str
+    position_axes: int
 
 
 _CLIP = _ViTNames(
-    "patch_embed.weight", "pos_embed.weight", r"encoder\.layers", "encoder.layers.0.mlp.fc1.weight"
+    "patch_embed.weight", "pos_embed.weight", r"encoder\.layers", "encoder.layers.0.mlp.fc1.weight", 2
 )
-_DEIT = _ViTNames("patch_embed.proj.weight", "pos_embed", "blocks", "blocks.0.mlp.fc1.weight")
+_DEIT = _ViTNames("patch_embed.proj.weight", "pos_embed", "blocks", "blocks.0.mlp.fc1.weight", 3)
 
 
 def vit_of(tensors: Mapping[str, Tensor], unseen: Unseen, name: str, names: _ViTNames) -> VisionConfig:
     """Width, depth, patch and MLP from the tensors; heads from the width or the option."""
     own = {key.removeprefix("vision_encoder."): value for key, value in tensors.items()}
-    width, _, patch, _ = own[names.patches].shape
-    grid = side(own[names.positions].shape[-2] - 1)
+    width, _, patch, _ = shape_of(own, names.patches, 4)
+    grid = side(shape_of(own, names.positions, names.position_axes)[-2] - 1)
     size = unseen.image_size or grid * patch
     if size % patch:
         raise InputError(f"--image-size is {size}; this ViT needs a multiple of its patches' {patch}")
@@ -194,9 +234,12 @@ def vit_of(tensors: Mapping[str, Tensor], unseen: Unseen, name: str, names: _ViT
         )
     options = {
         "embed_dim": width,
-        "depth": 1 + max(int(m[1]) for key in own if (m := re.match(rf"{names.block}\.(\d+)\.", key))),
+        "depth": counted(
+            (int(m[1]) for key in own if (m := re.match(rf"{names.block}\.(\d+)\.", key))),
+            "blocks of the ViT",
+        ),
         "num_heads": heads(unseen.vision_heads, width, "--vision-heads", "the ViT"),
-        "mlp_ratio": own[names.inner].shape[0] / width,
+        "mlp_ratio": shape_of(own, names.inner, 2)[0] / width,
         "patch_size": patch,
     }
     return VisionConfig(name, (size, size), options, local_depth=unseen.local_depth or LOCAL_DEPTH)

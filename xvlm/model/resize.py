@@ -52,10 +52,16 @@ def resize_relative_table(table_QH: Tensor, new: int) -> Tensor:
 
     The old offsets are thought to lie in geometric progression, dense near 0, so that the outermost one meets
     the outermost new one (BEiT's rule, which the published loader uses).
+
+    Raises InputError for windows of fewer than 3 patches, through which no cubic spline goes.
     """
     from scipy.interpolate import RectBivariateSpline  # 38 MB that most who load a model never need
 
     old = side(table_QH.shape[0])
+    if old < 4:
+        raise InputError(
+            f"windows of {(old + 1) // 2} patches are too small to be resized; at least 3 are needed"
+        )
     offsets = geometric_offsets(old // 2, new // 2)
     wanted = np.arange(-(new // 2), new // 2 + 1, dtype=float)
     grid_HYX = table_QH.T.reshape(-1, old, old).double().numpy()

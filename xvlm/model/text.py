@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from xvlm.model.attention import CrossAttention, Looking, SelfAttention
 from xvlm.model.dropout import Dropout
 from xvlm.model.frugal import gelu_linear, tokens_and_matrix
 from xvlm.model.packing import Packing
+from xvlm.ranges import Decay, Epsilon, NonNegativeInt, PositiveInt
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,25 @@ class TextConfig:
             states (MiniLM and other sentence encoders were trained so).
     """
 
-    vocab_size: int = 30522
-    width: int = 768
-    heads: int = 12
-    mlp_width: int = 3072
-    text_layers: int = 6
-    cross_layers: int = 6
-    max_positions: int = 512
-    first_position: int = 0
-    norm_eps: float = 1e-12
-    dropout: float = 0.1
-    type_vocab_size: int = 2
+    vocab_size: PositiveInt = 30522
+    width: PositiveInt = 768
+    heads: PositiveInt = 12
+    mlp_width: PositiveInt = 3072
+    text_layers: NonNegativeInt = 6
+    cross_layers: PositiveInt = 6
+    max_positions: PositiveInt = 512
+    first_position: NonNegativeInt = 0
+    norm_eps: Epsilon = 1e-12
+    dropout: Decay = 0.1
+    type_vocab_size: PositiveInt = 2
     pooling: Literal["first", "mean"] = "first"
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        if self.width % self.heads:
+            yield f"heads is {self.heads}; it must divide width, {self.width}"
+        if self.first_position >= self.max_positions:
+            yield f"first_position is {self.first_position}; {self.max_positions} positions reach no text"
 
 
 class MLP(nn.Module):
@@ -155,8 +164,6 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        if config.width % config.heads:
-            raise InputError(f"width {config.width} is not a multiple of {config.heads} heads")
         if config.pooling not in ("first", "mean"):
             raise InputError(f"pooling is {config.pooling!r}; it may be 'first' or 'mean'")
         self.config = config

@@ -28,7 +28,9 @@ from xvlm.errors import InputError
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.frugal import make_mlps_frugal
 from xvlm.model.frugal_swin import make_blocks_frugal
+from xvlm.model.options import check_image_hw, check_name, check_options
 from xvlm.model.stem import split_stem
+from xvlm.ranges import Decay, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -43,7 +45,7 @@ class VisionConfig:
     Attributes:
         name: of the timm model.
         image_hw: (height, width) in pixels; a multiple of the model's stride.
-        options: keyword arguments of `timm.create_model`.
+        options: keyword arguments of `timm.create_model`; those allowed stand in `model/options.py`.
         mean, std: of the pixels in [0, 1]; CLIP's by default, as published.
         local_depth: ViT only: blocks that run again for each region (published: 4).
         stem_blocks: EfficientNet only: leading blocks that stay frozen, so that their output may be computed
@@ -54,14 +56,14 @@ class VisionConfig:
     """
 
     name: str = "swin_base_patch4_window7_224"
-    image_hw: tuple[int, int] = (224, 224)
+    image_hw: tuple[PositiveInt, PositiveInt] = (224, 224)
     options: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] = CLIP_MEAN
-    std: tuple[float, float, float] = CLIP_STD
-    local_depth: int = 4
-    stem_blocks: int = 0
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] = CLIP_MEAN
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = CLIP_STD
+    local_depth: PositiveInt = 4
+    stem_blocks: NonNegativeInt = 0
     freeze_norm: bool = False
-    patch_dropout: float = 0.0
+    patch_dropout: Decay = 0.0
 
 
 @dataclass(frozen=True)
@@ -277,17 +279,44 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
     return F.pad(torch.cat(parts, dim=1) * 2**0.5, (0, width - 4 * quarter))
 
 
+def check_image_size(model: nn.Module, config: VisionConfig) -> None:
+    """Raise InputError if patches do not cover the images exactly."""
+    patches: Any = getattr(model, "patch_embed", None)
+    feature_info: Any = getattr(model, "feature_info", None)
+    if isinstance(model, VisionTransformer):
+        stride = patches.feat_ratio()
+    elif feature_info:
+        stride = feature_info[-1]["reduction"]
+    else:
+        return
+    if any(side % stride for side in config.image_hw):
+        raise InputError(
+            f"image_hw is {config.image_hw}; height and width must be multiples of {stride}, the stride of "
+            f"{config.name}"
+        )
+
+
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises InputError for a name that timm does not know, a transformer that is no plain ViT, or a setting
-    that is for encoders of another kind.
+    Raises InputError for a name that timm does not know or that is no plain name, an option that is not allowed or
+    that the model cannot take, an image size that is no multiple of the stride, a transformer that is no plain ViT,
+    or a setting for encoders of another kind.
     """
+    check_name(config.name)
+    check_options(config.options)
+    check_image_hw(config.image_hw, config.options)
     if not timm.is_model(config.name):
         near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
         raise InputError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
     options = dict(config.options)
-    model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    try:
+        model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # of any kind: each model checks its options in its own way, or not at all
+        raise InputError(f"timm cannot build {config.name} with options {options}: {error}") from error
+    check_image_size(model, config)
     make_blocks_frugal(model)
     make_mlps_frugal(model)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):

@@ -7,6 +7,7 @@ checkpoint does not give is new, and learns at a higher rate (`train/optim.py`).
 from __future__ import annotations
 
 import importlib.util
+import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,13 +27,38 @@ from xvlm.model.xvlm import XVLM
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
 
-def find_weights(spec: str) -> Path:
+KNOWN_BERTS = (
+    *(
+        f"{owner}{name}"
+        for owner in ("", "google-bert/")
+        for name in ("bert-base-uncased", "bert-large-uncased")
+    ),
+    *(f"{owner}{name}" for owner in ("", "FacebookAI/") for name in ("roberta-base", "roberta-large")),
+)
+"""Hub ids that a checkpoint's own configuration may name."""
+
+
+def find_weights(spec: str, trusted: bool = True) -> Path:
     """A folder or file: a path, `python:PACKAGE` (weights that an installed package ships), or a hub id.
 
-    Raises FileNotFoundError if it is none of these.
+    Nothing of a package is imported or run to find it.
+
+    Args:
+        trusted: a person typed it, or a recipe says so.  What a file says may only be one of `KNOWN_BERTS`,
+            or a folder below the working folder.
+    Raises:
+        MissingFileError: it is none of these.
+        InputError: it is not trusted, and more than a file may name.
     """
+    if not trusted and not _may_be_named_by_a_file(spec):
+        raise InputError(
+            f"a file names {spec[:200]!r}; files may only name {', '.join(KNOWN_BERTS)} or a folder below "
+            "this one.  If you trust it, type the name yourself"
+        )
     if spec.startswith("python:"):
         name = spec.removeprefix("python:")
+        if not name.isidentifier():  # to find a.b, Python would import a
+            raise InputError(f"{spec!r} must name a package by one word, such as python:package")
         found = importlib.util.find_spec(name)
         if found is None or not found.submodule_search_locations:
             raise MissingFileError(
@@ -49,12 +75,20 @@ def find_weights(spec: str) -> Path:
         raise MissingFileError(f"{spec} is neither a path here nor a hub repository: {error}") from error
 
 
+def _may_be_named_by_a_file(spec: str) -> bool:
+    path = Path(spec)
+    below = not path.is_absolute() and path.is_dir() and path.resolve().is_relative_to(Path.cwd())
+    return spec in KNOWN_BERTS or below
+
+
 def tensor_file(path: Path) -> Path:
     """The file itself, or the one file of tensors below a folder.
 
-    Raises FileNotFoundError if there is none, or more than one.
+    Raises MissingFileError if there is none, or more than one, and for a device or a pipe.
     """
     if not path.is_dir():
+        if not path.is_file():
+            raise MissingFileError(f"{path} is no file of tensors")
         return path
     files = sorted(file for suffix in SUFFIXES for file in path.rglob(f"*{suffix}"))
     files = [file for file in files if file.suffix == ".safetensors"] or files
@@ -67,17 +101,39 @@ def tensor_file(path: Path) -> Path:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of one file (or of the one such file below a folder); pickles are read with `weights_only`."""
+    """Tensors of one file (or of the one such file below a folder); of a pickle nothing is run.
+
+    Raises InputError for a damaged file, and for one that holds something else than tensors by name.
+    """
     path = tensor_file(path)
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than tensors and plain containers, or is damaged; it is read with "
+            "weights_only, so that nothing in it is run"
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle raises almost any type
+        raise InputError(f"{path} is no file of tensors, or a damaged one: {str(error)[:500]}") from error
+    others = (
+        [name for name, value in found.items() if not isinstance(value, Tensor)] if _is_dict(found) else [""]
+    )
+    if others:
+        raise InputError(f"{path} holds a {type(found).__name__} that is no dictionary of tensors by name")
+    return dict(found)
 
 
-def bert_folder(spec: str) -> Path:
-    """The folder with `config.json` that `spec` means (see `find_weights`)."""
-    folder = find_weights(spec)
+def _is_dict(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+def bert_folder(spec: str, trusted: bool = True) -> Path:
+    """The folder with `config.json` that `spec` means; arguments and errors as of `find_weights`."""
+    folder = find_weights(spec, trusted)
     if (folder / "config.json").is_file():
         return folder
     inner = [path.parent for path in folder.glob("*/config.json")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from xvlm.model.heads import (
 )
 from xvlm.model.text import TextConfig, TextEncoder, TextFeatures
 from xvlm.model.vision import ImageFeatures, VisionConfig, VisionEncoder, build_vision
+from xvlm.ranges import PositiveFloat, PositiveInt, validate
 
 Part = Literal[
     "contrastive", "matching", "box", "masked", "pairs", "assignment", "answers", "captions", "labels"
@@ -53,11 +54,23 @@ class ModelConfig:
 
     vision: VisionConfig = field(default_factory=VisionConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    embed_dim: int = 256
-    temperature: float = 0.07
+    embed_dim: PositiveInt = 256
+    temperature: PositiveFloat = 0.07
     box_head: Literal["mlp", "point"] = "mlp"
     parts: tuple[Part, ...] = PRETRAINING
     labels: tuple[str, ...] = ()
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        chosen = set(self.parts)
+        about_pairs = chosen & set(ABOUT_PAIRS)
+        if about_pairs and chosen - about_pairs:
+            yield (
+                f"parts is {self.parts}; a cross-modal encoder that looks at pairs serves only "
+                f"{' and '.join(ABOUT_PAIRS)}"
+            )
+        if "labels" in chosen and len(set(self.labels)) < max(2, len(self.labels)):
+            yield f"labels is {self.labels}; it must name at least two, each once"
 
 
 class MissingPart(XVLMError, AttributeError, ValueError):
@@ -171,22 +184,15 @@ def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
 
     Raises InputError for parts that do not go together, and settings that do not exist.
     """
+    validate(config)
     if config.box_head not in BOX_HEADS:
         raise InputError(f"box_head is {config.box_head!r}; it may be {' or '.join(BOX_HEADS)}")
     chosen = set(config.parts)
-    about_pairs = chosen & set(ABOUT_PAIRS)
-    if about_pairs and chosen - about_pairs:
-        raise InputError(
-            f"parts {', '.join(sorted(chosen))}: a cross-modal encoder that looks at pairs serves only "
-            f"{' and '.join(ABOUT_PAIRS)}"
-        )
-    if "labels" in chosen and len(set(config.labels)) < max(2, len(config.labels)):
-        raise InputError(f"labels is {config.labels}; it must name at least two, each once")
     vision = build_vision(config.vision, pretrained=pretrained_vision)
     text = config.text
     parts: dict[str, nn.Module] = {"vision": vision}
     if chosen != {"captions"}:
-        encoder = PairEncoder if about_pairs else CrossEncoder
+        encoder = PairEncoder if chosen & set(ABOUT_PAIRS) else CrossEncoder
         parts |= {"text": TextEncoder(text), "fusion": encoder(text, vision.width)}
     builders = {
         "contrastive": lambda: ContrastiveHead(

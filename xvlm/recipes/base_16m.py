@@ -14,6 +14,9 @@ REGIONS = (*base_4m.REGIONS, "openimages", "obj365", "refcoco_rm_leak")
 def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision: str = "timm") -> PretrainRun:
     """Pre-training in batches three times as large, on shorter texts.
 
+    The published region files of this size hold word pieces with spaces between them (`tokenized`); ordinary
+    text is read the same.
+
     Args:
         root: as for `base_4m`, with cc12m, openimages, obj365 and refcoco_rm_leak besides.
         text: as for `base_4m`.
@@ -23,7 +26,7 @@ def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision:
     data = replace(
         run.data,
         pairs=base_4m.sources(root, PAIRS),
-        regions=base_4m.sources(root, REGIONS),
+        regions=tuple(replace(one, tokenized=True) for one in base_4m.sources(root, REGIONS)),
         pairs_batch=3072,
         regions_batch=1152,
         region_rows=3072,
@@ -31,4 +34,5 @@ def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision:
         max_tokens=30,
         max_masks=6,
     )
-    return replace(run, recipe="base_16m", data=data)
+    optim = replace(run.optim, steps=200_640)  # 38 x 5,280
+    return replace(run, recipe="base_16m", data=data, optim=optim)

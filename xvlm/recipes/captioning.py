@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from xvlm.recipes._published import FLOAT32
 from xvlm.run import OptimConfig
 from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks._dev import FinetuneDev
 from xvlm.tasks._finetune import FinetuneData
 from xvlm.tasks.captioning import CaptioningRun
+
+PUBLISHED = FLOAT32
 
 
 def recipe(

@@ -5,12 +5,13 @@ from __future__ import annotations
 from xvlm.model.text import TextConfig
 from xvlm.model.vision import VisionConfig
 from xvlm.model.xvlm import ModelConfig
+from xvlm.ranges import PositiveInt
 from xvlm.run import OptimConfig
 from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
 
 
-def recipe(scenes: int = 8000) -> PretrainRun:
+def recipe(scenes: PositiveInt = 8000) -> PretrainRun:
     """Pre-training on procedural scenes.
 
     Args:

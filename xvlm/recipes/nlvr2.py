@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from xvlm.recipes._published import FLOAT32
 from xvlm.run import OptimConfig
 from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks._dev import FinetuneDev
 from xvlm.tasks._finetune import FinetuneData
 from xvlm.tasks.nlvr2 import NLVR2Run
+
+PUBLISHED = FLOAT32 | {"optim.new_multiplier": 1.0}
+"""Its wrapper hid from the optimiser which parameters are new: the head learnt at the common rate."""
 
 
 def recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes._photos import model as model_with
 from xvlm.recipes._photos import optim
 from xvlm.tasks._build import Init, SourceConfig
@@ -10,7 +11,7 @@ from xvlm.tasks._finetune import FinetuneData
 from xvlm.tasks.captioning import CaptioningRun
 
 
-def recipe(model: str = "runs/photos/model", root: str = "photos", steps: int = 800) -> CaptioningRun:
+def recipe(model: str = "runs/photos/model", root: str = "photos", steps: PositiveInt = 800) -> CaptioningRun:
     """All captions of a folder of photos.
 
     Args:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import photos
 from xvlm.recipes._photos import model as model_with
 from xvlm.recipes._photos import optim
@@ -14,7 +15,7 @@ from xvlm.tasks.pretrain import LossConfig
 
 
 def recipe(
-    model: str = "runs/photos/model", root: str = "photos", size: int = 288, steps: int = 600
+    model: str = "runs/photos/model", root: str = "photos", size: PositiveInt = 288, steps: PositiveInt = 600
 ) -> GroundingRun:
     """The box loss alone, on phrases of a folder of photos, at a higher resolution.
 

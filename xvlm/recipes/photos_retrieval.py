@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import photos
 from xvlm.recipes._photos import model as model_with
 from xvlm.recipes._photos import optim
@@ -14,7 +15,7 @@ from xvlm.tasks.retrieval import RetrievalRun
 
 
 def recipe(
-    model: str = "runs/photos/model", root: str = "photos", size: int = 288, steps: int = 600
+    model: str = "runs/photos/model", root: str = "photos", size: PositiveInt = 288, steps: PositiveInt = 600
 ) -> RetrievalRun:
     """Contrastive and matching losses on the captions of a folder of photos, at a higher resolution.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes._photos import model as model_with
 from xvlm.recipes._photos import optim
 from xvlm.tasks._build import Init, SourceConfig
@@ -10,7 +11,7 @@ from xvlm.tasks._finetune import FinetuneData
 from xvlm.tasks.vqa import VQARun
 
 
-def recipe(model: str = "runs/photos/model", root: str = "questions", steps: int = 600) -> VQARun:
+def recipe(model: str = "runs/photos/model", root: str = "questions", steps: PositiveInt = 600) -> VQARun:
     """The questions of a folder, for example of DAQUAR.
 
     Args:

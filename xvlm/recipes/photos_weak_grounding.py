@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import photos
 from xvlm.recipes._photos import model as model_with
 from xvlm.recipes._photos import optim
@@ -13,7 +14,9 @@ from xvlm.tasks.pretrain import LossConfig
 from xvlm.tasks.weak_grounding import WeakGroundingRun
 
 
-def recipe(model: str = "runs/photos/model", root: str = "photos", steps: int = 400) -> WeakGroundingRun:
+def recipe(
+    model: str = "runs/photos/model", root: str = "photos", steps: PositiveInt = 400
+) -> WeakGroundingRun:
     """Captions and phrases of a folder of photos as texts of whole images; no box is looked at.
 
     Args:

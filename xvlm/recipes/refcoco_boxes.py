@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from xvlm.recipes._published import FLOAT32
 from xvlm.run import OptimConfig
 from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks._dev import DevConfig
 from xvlm.tasks.grounding import GroundingRun
 from xvlm.tasks.pretrain import DataConfig
+
+PUBLISHED = FLOAT32 | {"keep_best": "grounding_acc50_inclusive"}
 
 
 def recipe(

@@ -8,6 +8,8 @@ from xvlm.recipes import retrieval_coco
 from xvlm.tasks._build import SourceConfig
 from xvlm.tasks.retrieval import RetrievalRun
 
+PUBLISHED = retrieval_coco.PUBLISHED
+
 
 def recipe(model: str = "runs/base", root: str = "data/finetune", images: str = "images") -> RetrievalRun:
     """Ten passes over the captions of Flickr30K.

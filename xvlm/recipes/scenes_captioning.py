@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import _scenes
 from xvlm.tasks._build import Init
 from xvlm.tasks.captioning import CaptioningRun
 
 
 def recipe(
-    model: str = "runs/demo/tasks/scenes_vqa/model", scenes: int = 8000, steps: int = 2100
+    model: str = "runs/demo/tasks/scenes_vqa/model", scenes: PositiveInt = 8000, steps: PositiveInt = 2100
 ) -> CaptioningRun:
     """Two captions of many scenes in each step.
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import _scenes, demo
 from xvlm.tasks._build import Init
 from xvlm.tasks.grounding import GroundingRun
 from xvlm.tasks.pretrain import LossConfig
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 800) -> GroundingRun:
+def recipe(
+    model: str = "runs/demo/model", scenes: PositiveInt = 8000, steps: PositiveInt = 800
+) -> GroundingRun:
     """The box loss alone, on the demo's scenes.
 
     Args:

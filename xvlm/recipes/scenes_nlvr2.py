@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import _scenes
 from xvlm.tasks._build import Init
 from xvlm.tasks.nlvr2 import NLVR2Run
 
 
 def recipe(
-    model: str = "runs/demo/tasks/scenes_vqa/model", scenes: int = 8000, steps: int = 1000
+    model: str = "runs/demo/tasks/scenes_vqa/model", scenes: PositiveInt = 8000, steps: PositiveInt = 1000
 ) -> NLVR2Run:
     """A few statements about many pairs in each step, every third pair about relations alone.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import _scenes
 from xvlm.tasks._build import Init
 from xvlm.tasks.vqa import VQARun
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 2600) -> VQARun:
+def recipe(model: str = "runs/demo/model", scenes: PositiveInt = 8000, steps: PositiveInt = 2600) -> VQARun:
     """A few questions about many scenes in each step, half of the time about relations alone.
 
     Args:

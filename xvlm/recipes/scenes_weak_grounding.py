@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from xvlm.ranges import PositiveInt
 from xvlm.recipes import _scenes, demo
 from xvlm.tasks._build import Init
 from xvlm.tasks.weak_grounding import WeakGroundingRun
 
 
-def recipe(model: str = "runs/demo/model", scenes: int = 8000, steps: int = 300) -> WeakGroundingRun:
+def recipe(
+    model: str = "runs/demo/model", scenes: PositiveInt = 8000, steps: PositiveInt = 300
+) -> WeakGroundingRun:
     """Captions and phrases as texts of whole scenes; no box is looked at.
 
     Args:

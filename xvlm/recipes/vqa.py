@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from xvlm.recipes._published import FLOAT32
 from xvlm.run import OptimConfig
 from xvlm.tasks._build import Init, SourceConfig
 from xvlm.tasks._finetune import FinetuneData
 from xvlm.tasks.vqa import VQARun
+
+PUBLISHED = FLOAT32
 
 
 def recipe(model: str = "runs/base", root: str = "data/finetune", images: str = "images") -> VQARun:
@@ -21,7 +24,7 @@ def recipe(model: str = "runs/base", root: str = "data/finetune", images: str = 
     return VQARun(
         recipe="vqa",
         init=Init(model=model, image_size=384),
-        data=FinetuneData(train=train, batch=192, flip=False, max_words=30),
+        data=FinetuneData(train=train, batch=192, max_words=30),
         optim=OptimConfig(epochs=10, lr=5e-5, warmup_share=0.1, weight_decay=0.01, clip=0.0),
         precision="bf16",
         workers=4,

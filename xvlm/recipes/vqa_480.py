@@ -7,6 +7,8 @@ from dataclasses import replace
 from xvlm.recipes import vqa
 from xvlm.tasks.vqa import VQARun
 
+PUBLISHED = vqa.PUBLISHED
+
 
 def recipe(model: str = "runs/base", root: str = "data/finetune", images: str = "images") -> VQARun:
     """Ten passes at the resolution of the published numbers.

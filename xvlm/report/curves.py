@@ -65,12 +65,14 @@ def read_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """(name, value) of every number in a row; nested names are joined with `/`."""
+    """(name, value) of every number in a row, NaN for null; nested names are joined with `/`."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{key}/")
         elif key != "step" and isinstance(value, (int, float)) and not isinstance(value, bool):
             yield f"{prefix}{key}", float(value)
+        elif value is None:  # how JSON says that a number was not finite
+            yield f"{prefix}{key}", math.nan
 
 
 def curves_from_log(

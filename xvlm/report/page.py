@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -14,6 +12,7 @@ from xvlm.report.curves import Curve
 from xvlm.report.items import GroundingExample, ImageRanking, Metric, Section, TextRanking
 from xvlm.report.style import PAGE_CSS
 from xvlm.report.svg import standalone
+from xvlm.run import write_text
 
 
 def write_report(
@@ -63,12 +62,14 @@ def write_report(
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
-    return _write(path, page)
+    write_text(Path(path), page)
+    return Path(path)
 
 
 def write_svg(path: str | Path, svg: str) -> Path:
     """Save a drawing (`curve_svg`, `bars_svg`) as a file of its own, light or dark as its reader has it."""
-    return _write(path, standalone(svg))
+    write_text(Path(path), standalone(svg))
+    return Path(path)
 
 
 def _section(section: Section) -> str:
@@ -81,19 +82,3 @@ def _section(section: Section) -> str:
         cards = "\n".join(card(item, position) for position, item in items)
         parts.append(f'<div class="{kind}">\n{cards}\n</div>')
     return "\n".join([*parts, "</section>"])
-
-
-def _write(path: str | Path, content: str) -> Path:
-    """Write beside the target and rename: the name never points to half a file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
-        os.chmod(draft, 0o644)  # mkstemp makes it private
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
-    return path

@@ -12,13 +12,19 @@ from torch import nn
 
 from xvlm import dist
 from xvlm.data.cached import CachedSource
+from xvlm.data.fields import answers_in
+from xvlm.data.json_text import is_unicode
 from xvlm.data.loader import Feed
+from xvlm.data.probe import check_images
+from xvlm.data.published import USUAL_KEYS, Keys
 from xvlm.data.sources import Source, open_source
 from xvlm.data.text import Tokenizer, clean_caption
 from xvlm.model.adapt import adapted
 from xvlm.model.folder import Loaded, load_model, local_folder
+from xvlm.model.vocabulary import check_vocabulary
 from xvlm.model.weights import bert_config, bert_folder, find_weights, load_bert, load_vision_by_order
 from xvlm.model.xvlm import ModelConfig, build_model
+from xvlm.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
 from xvlm.records import BadRecord, Record
 
 
@@ -43,13 +49,13 @@ class Init:
     """
 
     model: str = ""
-    image_size: int = 0
+    image_size: NonNegativeInt = 0
     vision: str = ""
     text: str = ""
     spread: bool = False
     tokenizer: str = ""
-    vocab_size: int = 8000
-    corpus: int = 20_000
+    vocab_size: PositiveInt = 8000
+    corpus: PositiveInt = 20_000
 
 
 @dataclass(frozen=True)
@@ -61,12 +67,29 @@ class SourceConfig:
         image_root: where image paths start; empty: beside the file.
         weight: share in a mixture; 0 stands for the number of records.
         cache: keep records in memory once they have been read; for sources that fit.
+        image_key, caption_key: names of the fields with the image and its captions; empty: the usual ones.
+        is_image_rpath: whether the image's field is a path, else base64; unset: by its usual meaning.
+        tokenized: texts are word pieces with spaces between them (the published 16M region files).
     """
 
     path: str
     image_root: str = ""
-    weight: float = 0.0
+    weight: NonNegativeFloat = 0.0
     cache: bool = False
+    image_key: str = ""
+    caption_key: str = ""
+    is_image_rpath: bool | None = None
+    tokenized: bool = False
+
+    @property
+    def keys(self) -> Keys:
+        """Names of fields, as readers take them."""
+        return Keys(
+            self.image_key or None,
+            self.is_image_rpath,
+            self.caption_key or USUAL_KEYS.caption_key,
+            self.tokenized,
+        )
 
 
 @dataclass(frozen=True)
@@ -101,11 +124,12 @@ class Built:
 def open_parts(parts: Mapping[str, Sequence[SourceConfig]]) -> dict[str, list[Source]]:
     """The sources of each part; parts that name the same source share it.
 
-    Raises MissingFileError or InputError for what cannot be opened.
+    Raises MissingFileError or InputError for what cannot be opened, and where nearly no image file is there.
     """
     opened: dict[SourceConfig, Source] = {}
     for config in dict.fromkeys(config for configs in parts.values() for config in configs):
-        source = open_source(config.path, config.image_root or None)
+        source = open_source(config.path, config.image_root or None, config.keys)
+        check_images(source)
         opened[config] = CachedSource(source) if config.cache else source
     return {name: [opened[config] for config in configs] for name, configs in parts.items()}
 
@@ -151,11 +175,10 @@ def texts_of(record: Record) -> list[str]:
     said = [text for concept in record.concepts for text in concept.texts]
     asked = [record.extra, *record.extra.get("questions", ()), *record.extra.get("statements", ())]
     for fields in asked:
-        for name in ("question", "answer", "sentence"):
-            value = fields.get(name)
-            several = value if isinstance(value, list | tuple) else [] if value is None else [value]
-            said += [str(one) for one in several]
-    return [text for text in said if text.strip()]
+        if isinstance(fields, Mapping):
+            said += [str(fields[name]) for name in ("question", "sentence") if fields.get(name) is not None]
+            said += answers_in(fields, record.key)
+    return [text for text in said if text.strip() and is_unicode(text)]
 
 
 def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: int) -> tuple[Loaded, set[str]]:
@@ -168,6 +191,7 @@ def build_loaded(config: ModelConfig, init: Init, tokenizer: Tokenizer, seed: in
         text = dataclasses.replace(text, dropout=config.text.dropout)
     else:
         text = dataclasses.replace(config.text, vocab_size=tokenizer.vocab_size)
+    check_vocabulary(tokenizer, text.vocab_size, init.text or "the model")
     config = dataclasses.replace(config, text=text)
     torch.manual_seed(seed)
     given: set[str] = set()
@@ -187,6 +211,7 @@ def continued(config: ModelConfig, init: Init, seed: int) -> tuple[Loaded, set[s
     """A model folder's model with the parts that the run asks for; see `Init.model`."""
     loaded = load_model(init.model)
     own = loaded.model.config
+    check_vocabulary(loaded.tokenizer, own.text.vocab_size, init.model)
     image_hw = (init.image_size, init.image_size) if init.image_size else own.vision.image_hw
     vision = dataclasses.replace(own.vision, image_hw=image_hw, patch_dropout=config.vision.patch_dropout)
     text = dataclasses.replace(own.text, dropout=config.text.dropout)

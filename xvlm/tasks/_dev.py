@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from xvlm import dist
+from xvlm.data.probe import check_images
 from xvlm.data.refcoco import read_detections
 from xvlm.data.sources import open_source
+from xvlm.evaluate._read import xyxy_hint
+from xvlm.evaluate._skipped import Skipped
 from xvlm.evaluate.grounding import evaluate_grounding
-from xvlm.evaluate.retrieval import evaluate_retrieval
+from xvlm.evaluate.retrieval import Rerank, check_rerank, evaluate_retrieval
 from xvlm.evaluate.vqa import answer_list
 from xvlm.evaluate.weak_grounding import evaluate_maps
 from xvlm.model.folder import Loaded
 from xvlm.predict import Predictor
+from xvlm.ranges import NonNegativeInt
 
 Evaluation = Callable[[Loaded], dict[str, float]]
-"""What a run is measured by while it trains."""
+"""What a run is measured by while it trains.  One with an option `limit` can measure a few records only."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,7 @@ class DevConfig:
         image_root: where their image paths start; empty: beside the file.
         limit: records of each; 0 takes all.
         top: candidates that are reranked by matching for every query; 0: contrastive scores alone.
+        rerank: what they are ordered by, see `evaluate_retrieval`.
         detections: file of candidate boxes for a model without a box head, see `read_detections`; empty: the
             boxes of the image's own phrases.
     """
@@ -38,8 +45,9 @@ class DevConfig:
     retrieval: str = ""
     grounding: str = ""
     image_root: str = ""
-    limit: int = 1000
-    top: int = 16
+    limit: NonNegativeInt = 1000
+    top: NonNegativeInt = 16
+    rerank: Rerank = "both"
     detections: str = ""
 
 
@@ -48,24 +56,33 @@ def measured_zero_shot(dev: DevConfig) -> Evaluation | None:
 
     Raises MissingFileError or InputError, before anything is trained, for a source that cannot be opened.
     """
-    limit, root = dev.limit or None, dev.image_root or None
+    check_rerank(dev.rerank)
+    records, root = dev.limit or None, dev.image_root or None
     grounding = open_source(dev.grounding, root) if dev.grounding else None
     retrieval = open_source(dev.retrieval, root) if dev.retrieval else None
     if grounding is None and retrieval is None:
         return None
+    for source in (grounding, retrieval):
+        if source is not None:
+            check_images(source)
     detections = Path(dev.detections) if dev.detections else None
     if detections:
         read_detections(detections)
 
-    def measure(loaded: Loaded) -> dict[str, float]:
+    def measure(loaded: Loaded, limit: int | None = records) -> dict[str, float]:
         predictor = Predictor(loaded)
-        found = {}
+        found: dict[str, float] = {}
+        skipped = Skipped()
         if grounding and "box" in predictor.model.config.parts:
-            found = evaluate_grounding(predictor, grounding, limit)[0]
+            found = evaluate_grounding(predictor, grounding, limit, skipped=skipped)[0]
         elif grounding:
-            found = evaluate_maps(predictor, grounding, limit, detections=detections)[0]
-        ranked = evaluate_retrieval(predictor, retrieval, limit, dev.top)[0] if retrieval else {}
-        return found | ranked
+            found = evaluate_maps(predictor, grounding, limit, detections=detections, skipped=skipped)[0]
+        tell(skipped, dev.grounding)
+        skipped = Skipped()
+        if retrieval:
+            found |= evaluate_retrieval(predictor, retrieval, limit, dev.top, dev.rerank, skipped=skipped)[0]
+        tell(skipped, dev.retrieval)
+        return found
 
     return measure
 
@@ -83,7 +100,7 @@ class FinetuneDev:
 
     data: str = ""
     image_root: str = ""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     answers: str = ""
 
 
@@ -99,9 +116,20 @@ def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
     if not dev.data:
         return None
     source = open_source(dev.data, dev.image_root or None)
+    check_images(source)
     options = {"answers": answer_list(Path(dev.answers))} if dev.answers else {}
 
-    def numbers(loaded: Loaded) -> dict[str, float]:
-        return measure(Predictor(loaded), source, limit=dev.limit or None, **options)[0]
+    def numbers(loaded: Loaded, limit: int | None = dev.limit or None) -> dict[str, float]:
+        skipped = Skipped()
+        found = measure(Predictor(loaded), source, limit=limit, **options, skipped=skipped)[0]
+        tell(skipped, dev.data)
+        return found
 
     return numbers
+
+
+def tell(skipped: Skipped, data: str) -> None:
+    """Say on the main rank what of the data was not measured, and why."""
+    if dist.is_main():
+        for line in skipped.lines(xyxy_hint(skipped.samples)):
+            print(f"{data}: {line}", file=sys.stderr)

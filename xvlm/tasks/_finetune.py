@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from torch import nn
 
 from xvlm import dist
 from xvlm.data.loader import Feed, Part, View
+from xvlm.data.mirror import MirrorRule
 from xvlm.data.sources import Source
 from xvlm.data.text import Tokenizer
 from xvlm.data.transforms import PairsTransform
 from xvlm.errors import InputError
 from xvlm.model.folder import Loaded
 from xvlm.model.xvlm import ModelConfig
+from xvlm.ranges import CropScale, MaxTokens, PositiveInt
 from xvlm.run import Run
 from xvlm.tasks._build import (
     Built,
@@ -27,6 +29,7 @@ from xvlm.tasks._build import (
     mixture,
     open_parts,
 )
+from xvlm.tasks._conflicts import check_positions, uneven
 from xvlm.tasks._dev import FinetuneDev
 
 
@@ -42,13 +45,13 @@ class FinetuneData:
     """
 
     train: tuple[SourceConfig, ...] = ()
-    batch: int = 64
-    scale: tuple[float, float] = (0.5, 1.0)
+    batch: PositiveInt = 64
+    scale: CropScale = (0.5, 1.0)
     crop: bool = True
     flip: bool = True
     rand_augment: bool = True
-    max_words: int = 40
-    max_tokens: int = 40
+    max_words: PositiveInt = 40
+    max_tokens: MaxTokens = 40
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,13 @@ class FinetuneRun(Run):
     init: Init = field(default_factory=Init)
     data: FinetuneData = field(default_factory=FinetuneData)
     dev: FinetuneDev = field(default_factory=FinetuneDev)
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        yield from uneven("data.batch", self.data.batch, self.accumulate)
+        missing = set(type(self)().model.parts) - set(self.model.parts)
+        if missing:
+            yield f"model.parts is {self.model.parts}; {self.task} trains {', '.join(sorted(missing))} too"
 
 
 @dataclass(frozen=True)
@@ -77,18 +87,23 @@ class Prepared:
     transform: PairsTransform
 
 
-def prepare(run: FinetuneRun, out: Path) -> Prepared:
-    """Open the data and build the model.  Raises InputError if there is no data."""
+def prepare(run: FinetuneRun, out: Path, published_mirror: MirrorRule = "always") -> Prepared:
+    """Open the data and build the model; `published_mirror`: which images faithful mode mirrors.
+
+    Raises InputError if there is no data.
+    """
     data = run.data
     if not data.train:
         raise InputError("the run has no data: data.train is empty")
     sources = open_parts({"train": data.train})["train"]
     tokenizer = build_tokenizer(run.init, sources, out)
     loaded, given = build_loaded(run.model, run.init, tokenizer, run.seed)
+    check_positions(loaded.model.config.text, data.max_tokens)
     loaded = replace(loaded, max_words=data.max_words, max_tokens=data.max_tokens)
     augment = (2, 7) if data.rand_augment else None
     size = loaded.model.config.vision.image_hw
-    transform = PairsTransform(size, data.scale, data.crop, data.flip, augment)
+    mirror: MirrorRule = published_mirror if run.faithful else "exact"
+    transform = PairsTransform(size, data.scale, data.crop, data.flip, augment, mirror=mirror)
     return Prepared(sources, tokenizer, loaded, given, transform)
 
 

@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.checks import usable_concepts
-from xvlm.data.images import MAX_PIXELS, open_image
-from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.images import open_image
+from xvlm.data.text import Tokenizer, clean_caption, cut_words
 from xvlm.data.transforms import PairsTransform
 from xvlm.data.views import captions_only
+from xvlm.errors import InputError
 from xvlm.evaluate.captioning import evaluate_captions
 from xvlm.losses.language import next_token_loss
 from xvlm.model.decoder import after_prompt, followed
 from xvlm.model.xvlm import XVLM, ModelConfig
-from xvlm.records import BadRecord, Record
+from xvlm.ranges import Decay, PositiveInt
+from xvlm.records import BadRecord, Note, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
 from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
@@ -40,6 +42,7 @@ class Captioned:
     pixels: Tensor
     captions: Sequence[Sequence[int]]
     bad: tuple[BadRecord, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,29 +70,40 @@ class CaptionView:
     captions: int = 1
     max_words: int = 40
     max_tokens: int = 40
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Captioned:
         """Raises BadRecord if the record has no caption or its image cannot be used."""
         record = captions_only(record)
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
-        concepts, bad = usable_concepts(record, opened)
+        opened = open_image(record.image, key=record.key)
+        notes: list[Note] = []
+        concepts, bad = usable_concepts(record, opened, notes)
         texts = [text for concept in concepts for text in concept.texts]
         chosen = rng.permutation(len(texts))[: self.captions]
         pixels, shown = self.transform(opened, [texts[place] for place in chosen], rng)
-        cleaned = [clean_caption(text, self.max_words) for text in shown]
-        ids = [caption_ids(self.tokenizer, text, self.prompt, self.max_tokens) for text in cleaned]
-        return Captioned(pixels, ids, tuple(bad))
+        ids, unusable = [], []
+        for text in shown:
+            try:
+                cleaned = cut_words(clean_caption(text), self.max_words, record.key, notes)
+                ids.append(self.caption_ids(cleaned, record.key, notes))
+            except BadRecord as error:
+                unusable.append(BadRecord(error.reason, record.key, error.detail))
+        if not ids:
+            raise unusable[0]
+        return Captioned(pixels, ids, (*bad, *unusable), tuple(notes))
+
+    def caption_ids(self, caption: str, key: str, notes: list[Note]) -> list[int]:
+        """`[CLS]`, prompt, caption, `[SEP]`; what is more than `max_tokens` of the caption is cut."""
+        prompt = len(prompt_ids(self.tokenizer, self.prompt, self.max_tokens)) - 1
+        whole = f"{self.prompt}{caption}"
+        return self.tokenizer.encode_known(whole, self.max_tokens, True, key, notes, prompt)
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> list[int]:
-    """`[CLS]` and the prompt."""
-    return tokenizer.encode(prompt, max_tokens, allow_empty=True)
-
-
-def caption_ids(tokenizer: Tokenizer, caption: str, prompt: str, max_tokens: int) -> list[int]:
-    """`[CLS]`, prompt, caption, `[SEP]`; what is more than `max_tokens` of the caption is cut."""
-    return tokenizer.encode(f"{prompt}{caption}", max_tokens, end=True)
+    """`[CLS]` and the prompt.  Raises InputError if it leaves no room for a caption."""
+    ids = tokenizer.encode(prompt, max_tokens, allow_empty=True)
+    if len(ids) >= max_tokens:
+        raise InputError(f"max_tokens is {max_tokens}; the prompt, {prompt!r}, leaves none for a caption")
+    return ids
 
 
 @dataclass(frozen=True)
@@ -150,8 +164,8 @@ class CaptioningRun(FinetuneRun):
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("captions",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=256))
     prompt: str = PROMPT
-    captions: int = 1
-    smoothing: float = 0.1
+    captions: PositiveInt = 1
+    smoothing: Decay = 0.1
 
 
 RUN = CaptioningRun

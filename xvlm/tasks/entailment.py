@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.fields import labelled_of
-from xvlm.data.images import MAX_PIXELS, open_image
-from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.images import open_image
+from xvlm.data.text import Tokenizer, encode_caption
 from xvlm.data.transforms import PairsTransform
 from xvlm.evaluate.entailment import evaluate_entailment
 from xvlm.model.labels import label_logits
 from xvlm.model.xvlm import XVLM, ModelConfig
-from xvlm.records import BadRecord, Record
+from xvlm.records import BadRecord, Note, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
 from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
@@ -42,6 +42,7 @@ class Hypotheses:
     hypotheses: Sequence[Sequence[int]]
     labels: Sequence[int]
     bad: tuple[BadRecord, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,25 @@ class HypothesisView:
     labels: tuple[str, ...] = LABELS
     max_words: int = 40
     max_tokens: int = 40
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Hypotheses:
         """Raises BadRecord if no hypothesis has a label, or the image cannot be used."""
         several, bad = labelled_of(record, self.labels)
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         pixels, seen = self.transform(opened, [one.text for one in several], rng)
-        ids = [self.tokenizer.encode(clean_caption(text, self.max_words), self.max_tokens) for text in seen]
-        return Hypotheses(pixels, ids, [one.label for one in several], tuple(bad))
+        notes: list[Note] = []
+        ids, labels = [], []
+        for text, one in zip(seen, several, strict=True):
+            try:
+                ids.append(
+                    encode_caption(self.tokenizer, text, self.max_words, self.max_tokens, record.key, notes)
+                )
+                labels.append(one.label)
+            except BadRecord as error:
+                bad.append(BadRecord(error.reason, record.key, error.detail))
+        if not ids:
+            raise bad[-1]
+        return Hypotheses(pixels, ids, labels, tuple(bad), tuple(notes))
 
 
 def collate(parts: Mapping[str, Sequence[Hypotheses]]) -> EntailmentBatch:

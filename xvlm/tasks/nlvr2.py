@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.fields import images_of, some_of, statements_of
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.mirror import mirror_texts
-from xvlm.data.text import Tokenizer, clean_caption
+from xvlm.data.text import Tokenizer, clean_caption, encode_caption
 from xvlm.data.transforms import PairsTransform
 from xvlm.evaluate.nlvr2 import evaluate_pairs
 from xvlm.model.pairs import judge
 from xvlm.model.xvlm import XVLM, ModelConfig
-from xvlm.records import BadRecord, Record
+from xvlm.ranges import NonNegativeInt
+from xvlm.records import BadRecord, Note, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
 from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
@@ -35,6 +36,7 @@ class Judged:
     statements: Sequence[Sequence[int]]
     truths: Sequence[int]
     bad: tuple[BadRecord, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,33 @@ class PairView:
     max_words: int = 40
     max_tokens: int = 40
     statements: int = 0
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Judged:
         """Raises BadRecord if something of the statement, its truth or its two images is missing."""
-        said = some_of(statements_of(record), self.statements, rng)
-        opened = [open_image(one, key=record.key, max_pixels=self.max_pixels) for one in images_of(record)]
+        bad: list[BadRecord] = []
+        said = some_of(statements_of(record, bad), self.statements, rng)
+        opened = [open_image(one, key=record.key) for one in images_of(record)]
         # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
-        texts = [clean_caption(text, self.max_words) for text, _ in said]
-        sides = mirror_texts(texts) != tuple(texts)
+        # (The published code mirrors each image whatever the statement says.)
+        notes: list[Note] = []
+        texts, ids, truths = [], [], []
+        for text, truth in said:
+            try:
+                encoded = encode_caption(
+                    self.tokenizer, text, self.max_words, self.max_tokens, record.key, notes
+                )
+            except BadRecord as error:
+                bad.append(BadRecord(error.reason, record.key, error.detail))
+                continue
+            texts.append(clean_caption(text, self.max_words))
+            ids.append(encoded)
+            truths.append(truth)
+        if not ids:
+            raise bad[-1]
+        sides = mirror_texts(texts, self.transform.mirror) != tuple(texts)
         transform = replace(self.transform, flip=False) if sides else self.transform
         pixels = [transform(one, [], rng)[0] for one in opened]
-        ids = [self.tokenizer.encode(text, self.max_tokens) for text in texts]
-        return Judged(torch.stack(pixels), ids, [truth for _, truth in said])
+        return Judged(torch.stack(pixels), ids, truths, tuple(bad), tuple(notes))
 
 
 def collate(parts: Mapping[str, Sequence[Judged]]) -> PairBatch:
@@ -122,7 +138,7 @@ class NLVR2Run(FinetuneRun):
     task: str = "nlvr2"
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("pairs",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=80))
-    statements: int = 0
+    statements: NonNegativeInt = 0
 
 
 RUN = NLVR2Run

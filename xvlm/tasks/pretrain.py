@@ -6,6 +6,7 @@ several concepts each.  All passes of both parts go through each encoder in one 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,18 +16,20 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.boxes import xyxy_to_cxcywh
 from xvlm.data.loader import Feed, Part, View
+from xvlm.data.mirror import MirrorRule
 from xvlm.data.stem_views import StemPairs, StemRegions, StemViews
 from xvlm.data.transforms import PairsTransform, RegionsTransform
 from xvlm.data.views import PairsView, RegionsView, TextView
 from xvlm.dist import Ring
 from xvlm.errors import InputError
 from xvlm.losses.box import box_losses
-from xvlm.losses.contrastive import contrastive_loss, same_thing
+from xvlm.losses.contrastive import Positives, contrastive_loss, published_positives, same_thing
 from xvlm.losses.matching import draw_negatives, matching_loss
 from xvlm.losses.mlm import masked_language_loss
 from xvlm.model.everyone import Everyone, everyones
 from xvlm.model.fusion import Read
 from xvlm.model.xvlm import XVLM, ModelConfig
+from xvlm.ranges import CropScale, MaxTokens, NonNegativeFloat, NonNegativeInt, PositiveInt, Probability
 from xvlm.run import Run
 from xvlm.tasks._batch import PARTS, Collate, PretrainBatch, first_texts
 from xvlm.tasks._build import (
@@ -39,6 +42,7 @@ from xvlm.tasks._build import (
     mixture,
     open_parts,
 )
+from xvlm.tasks._conflicts import check_positions, pretraining_conflicts
 from xvlm.tasks._dev import DevConfig, Evaluation, measured_zero_shot
 
 
@@ -54,12 +58,12 @@ class LossConfig:
             (published): harder ones, for all ranks' patches and text states on every rank.
     """
 
-    itc: float = 1.0
-    itm: float = 1.0
-    mlm: float = 1.0
-    bbox: float = 1.0
-    giou: float = 1.0
-    easy_negatives: float = 0.0
+    itc: NonNegativeFloat = 1.0
+    itm: NonNegativeFloat = 1.0
+    mlm: NonNegativeFloat = 1.0
+    bbox: NonNegativeFloat = 1.0
+    giou: NonNegativeFloat = 1.0
+    easy_negatives: Probability = 0.0
     global_negatives: bool = False
 
 
@@ -79,13 +83,24 @@ class Passes:
 
 
 class Pretrain(nn.Module):
-    """The model with its losses; DDP wraps this, so that no call bypasses gradient synchronisation."""
+    """The model with its losses; DDP wraps this, so that no call bypasses gradient synchronisation.
 
-    def __init__(self, model: XVLM, losses: LossConfig, faithful: bool = False) -> None:
+    In faithful mode `published` says what is positive; where it is "image", as in retrieval and weak
+    grounding, the temperature is not clamped either: the published code clamps it in pre-training only.
+    """
+
+    def __init__(
+        self,
+        model: XVLM,
+        losses: LossConfig,
+        faithful: bool = False,
+        published: Positives = "diagonal",
+    ) -> None:
         super().__init__()
         self.model = model
         self.weights = losses
         self.faithful = faithful
+        self.published = published
 
     def loss_weights(self) -> dict[str, float]:
         """Weight in the sum of every loss that `forward` may return, by name."""
@@ -121,7 +136,8 @@ class Pretrain(nn.Module):
         passes = Passes()
         matching: dict[str, tuple[slice, slice]] = {}
         if w.itc or w.itm:
-            model.contrastive.clamp_temperature()
+            if not self.faithful or self.published == "diagonal":
+                model.contrastive.clamp_temperature()
             concept_NE = model.contrastive.embed_concepts(cls_CD[:rows])
             text_NE = model.contrastive.embed_texts(texts.summary_ND[:rows])
         for name, part in parts.items():
@@ -133,6 +149,7 @@ class Pretrain(nn.Module):
                     batch.concept_key_N[part],
                     batch.text_key_N[part],
                     self.faithful,
+                    self.published,
                 )
             if w.itm:
                 matching[name] = self.add_matching_passes(passes, batch, part, seen, concept_NE, text_NE)
@@ -203,7 +220,10 @@ class Pretrain(nn.Module):
         keys = batch.concept_key_N, batch.text_key_N
         same_FM = same_thing(*(key[asked_F] for key in keys), *(ring.gather(key[part]) for key in keys))
         if self.faithful:
-            same_FM = (asked_F - part.start)[:, None] == torch.arange(len(text_M), device=own.device)
+            key_N = batch.concept_key_N
+            same_FM = published_positives(
+                key_N[asked_F], ring.gather(key_N[part]), asked_F - part.start, self.published
+            )
         drawn = draw_negatives(
             ring.gather(concept_NE[part].detach()),
             ring.gather(text_NE[part].detach()),
@@ -268,26 +288,26 @@ class DataConfig:
 
     pairs: tuple[SourceConfig, ...] = ()
     regions: tuple[SourceConfig, ...] = ()
-    pairs_batch: int = 64
-    regions_batch: int = 16
-    captions: int = 1
-    max_regions: int = 5
-    region_turns: float = 1.0
-    region_rows: int = 0
-    region_texts: int = 1
-    fused_per_image: int = 0
+    pairs_batch: PositiveInt = 64
+    regions_batch: PositiveInt = 16
+    captions: PositiveInt = 1
+    max_regions: PositiveInt = 5
+    region_turns: NonNegativeFloat = 1.0
+    region_rows: NonNegativeInt = 0
+    region_texts: PositiveInt = 1
+    fused_per_image: NonNegativeInt = 0
     region_captions: bool = True
     boxes_as_captions: bool = False
-    scale: tuple[float, float] = (0.2, 1.0)
+    scale: CropScale = (0.2, 1.0)
     crop: bool = True
     flip: bool = True
     rand_augment: bool = True
-    max_words: int = 40
-    max_tokens: int = 40
-    max_masks: int = 8
-    word_dropout: float = 0.0
-    stem_views: int = 0
-    stem_scale: tuple[float, float] = (0.4, 1.0)
+    max_words: PositiveInt = 40
+    max_tokens: MaxTokens = 40
+    max_masks: PositiveInt = 8
+    word_dropout: Probability = 0.0
+    stem_views: NonNegativeInt = 0
+    stem_scale: CropScale = (0.4, 1.0)
     stem_cache: str = ""
 
 
@@ -301,12 +321,30 @@ class PretrainRun(Run):
     losses: LossConfig = field(default_factory=LossConfig)
     dev: DevConfig = field(default_factory=DevConfig)
 
+    def batches(self) -> dict[str, int]:
+        """Images of each part in a global batch of a step."""
+        data = self.data
+        regions = data.regions_batch
+        if data.pairs and not self.faithful:
+            regions = max(1, round(regions * data.region_turns))
+        batches = {"pairs": data.pairs_batch if data.pairs else 0, "regions": regions if data.regions else 0}
+        return {name: batch for name, batch in batches.items() if batch}
+
+    def conflicts(self) -> Iterator[str]:
+        """What does not fit together, see `validate`."""
+        yield from pretraining_conflicts(self)
+
 
 RUN = PretrainRun
 
 
-def build(run: PretrainRun, out: Path) -> Built:
+def build(
+    run: PretrainRun, out: Path, published: Positives = "diagonal", published_mirror: MirrorRule = "always"
+) -> Built:
     """The task, its data and its model, from a run's configuration.
+
+    Args:
+        published: as in `Pretrain`; published_mirror: which images faithful mode mirrors.
 
     Raises InputError if neither part has a source.
     """
@@ -317,6 +355,7 @@ def build(run: PretrainRun, out: Path) -> Built:
         raise InputError("the run has no data: data.pairs and data.regions are both empty")
     tokenizer = build_tokenizer(run.init, [s for part in sources.values() for s in part], out)
     loaded, given = build_loaded(run.model, run.init, tokenizer, run.seed)
+    check_positions(loaded.model.config.text, data.max_tokens)
     loaded = replace(loaded, max_words=data.max_words, max_tokens=data.max_tokens)
     model = loaded.model
     freeze_unused(model, run.losses, boxes=bool(data.regions))
@@ -332,14 +371,15 @@ def build(run: PretrainRun, out: Path) -> Built:
     size, augment = loaded.model.config.vision.image_hw, (2, 7) if data.rand_augment else None
     pairs: PairsTransform | StemPairs
     regions: RegionsTransform | StemRegions
-    pairs = PairsTransform(size, data.scale, data.crop, data.flip, augment)
-    regions = RegionsTransform(size, crop=data.crop, flip=data.flip, rand_augment=augment)
+    mirror: MirrorRule = published_mirror if run.faithful else "exact"
+    pairs = PairsTransform(size, data.scale, data.crop, data.flip, augment, mirror=mirror)
+    regions = RegionsTransform(size, crop=data.crop, flip=data.flip, rand_augment=augment, mirror=mirror)
     stem: StemPlan | None = None
     if data.stem_views:
         folder = Path(data.stem_cache) if data.stem_cache else out / "stem"
         pairs, regions = (
-            StemPairs(StemViews(folder), data.flip),
-            StemRegions(StemViews(folder), flip=data.flip),
+            StemPairs(StemViews(folder), data.flip, mirror),
+            StemRegions(StemViews(folder), flip=data.flip, mirror=mirror),
         )
         by_name = {source.name: source for part in sources.values() for source in part}
         stem = StemPlan(folder, list(by_name.values()), data.stem_views, data.stem_scale)
@@ -347,13 +387,10 @@ def build(run: PretrainRun, out: Path) -> Built:
         "pairs": PairsView(pairs, text, data.captions, data.boxes_as_captions),
         "regions": RegionsView(regions, text, data.max_regions, data.region_texts, data.region_captions),
     }
-    batches = {"pairs": data.pairs_batch, "regions": data.regions_batch}
-    turns, rows = {}, 0
+    batches, turns, rows = run.batches(), {}, 0
     if run.faithful:
         turns = {"regions": data.region_turns} if sources["pairs"] else {}
         rows = data.region_rows // (dist.world() * run.accumulate)
-    elif sources["pairs"]:
-        batches["regions"] = max(1, round(data.regions_batch * data.region_turns))
     parts = [
         Part(
             name,
@@ -369,7 +406,7 @@ def build(run: PretrainRun, out: Path) -> Built:
     feed = Feed(
         parts, Collate(data.fused_per_image, rows), run.seed, dist.rank(), dist.world(), run.accumulate
     )
-    return Built(Pretrain(model, run.losses, run.faithful), feed, loaded, given, stem)
+    return Built(Pretrain(model, run.losses, run.faithful, published), feed, loaded, given, stem)
 
 
 def evaluation(run: PretrainRun) -> Evaluation | None:

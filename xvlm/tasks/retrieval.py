@@ -1,11 +1,13 @@
 """Fine-tuning for retrieval: contrastive and matching losses on whole images with captions.
 
-Rows that show one image, under whatever captions, are positives of each other and never hard negatives.
+Rows that show one image, under whatever captions, are positives of each other and never hard negatives; so
+are rows of one text, but not in faithful mode.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from xvlm.model.xvlm import ModelConfig
 from xvlm.tasks import pretrain
@@ -23,5 +25,5 @@ class RetrievalRun(PretrainRun):
 
 
 RUN = RetrievalRun
-build = pretrain.build
+build = partial(pretrain.build, published="image")
 evaluation = pretrain.evaluation

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.batch import Images, Movable, Texts
 from xvlm.data.fields import questions_of, some_of
-from xvlm.data.images import MAX_PIXELS, open_image
+from xvlm.data.images import open_image
 from xvlm.data.text import Tokenizer, clean_question
 from xvlm.data.transforms import PairsTransform
 from xvlm.evaluate.vqa import evaluate_questions
@@ -27,7 +27,8 @@ from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.model.answers import question_states
 from xvlm.model.decoder import followed
 from xvlm.model.xvlm import XVLM, ModelConfig
-from xvlm.records import BadRecord, Record
+from xvlm.ranges import NonNegativeInt
+from xvlm.records import BadRecord, Note, Record
 from xvlm.tasks._build import Built
 from xvlm.tasks._dev import Evaluation, measured
 from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
@@ -46,6 +47,7 @@ class Asked:
     answers: Sequence[Sequence[Sequence[int]]]
     weights: Sequence[Sequence[float]]
     bad: tuple[BadRecord, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,15 @@ class QuestionView:
     max_tokens: int = 40
     questions: int = 0
     genome_weight: float = 0.5
-    max_pixels: int = MAX_PIXELS
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
         """Raises BadRecord if there is no question or no answer, or the image cannot be used."""
-        asked = some_of(questions_of(record), self.questions, rng)
+        bad: list[BadRecord] = []
+        notes: list[Note] = []
+        asked = some_of(questions_of(record, bad), self.questions, rng)
         if not all(question.answers for question in asked):
             raise BadRecord("no answer", record.key, f"fields are {sorted(record.extra)}")
-        opened = open_image(record.image, key=record.key, max_pixels=self.max_pixels)
+        opened = open_image(record.image, key=record.key)
         # All texts of an image are mirrored with it, or it is not mirrored.
         said = [(clean_question(one.text, self.max_words), *one.answers) for one in asked]
         pixels, seen = self.transform(opened, [text for texts in said for text in texts], rng)
@@ -99,11 +102,20 @@ class QuestionView:
         for texts in said:
             question, *answers = islice(left, len(texts))
             counts = Counter(answers)
-            questions.append(self.tokenizer.encode(question, self.max_tokens))
+            try:
+                question_ids = self.tokenizer.encode_known(
+                    question, self.max_tokens, key=record.key, notes=notes
+                )
+            except BadRecord as error:
+                bad.append(BadRecord(error.reason, record.key, error.detail))
+                continue
+            questions.append(question_ids)
             ids.append([answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts])
             shares = [count / len(answers) for count in counts.values()]
             weights.append([weight * share for share in shares])
-        return Asked(pixels, questions, ids, weights)
+        if not questions:
+            raise bad[-1]
+        return Asked(pixels, questions, ids, weights, tuple(bad), tuple(notes))
 
 
 def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
@@ -160,7 +172,7 @@ class VQARun(FinetuneRun):
     task: str = "vqa"
     model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("answers",)))
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=192))
-    questions: int = 0
+    questions: NonNegativeInt = 0
 
 
 RUN = VQARun
@@ -168,7 +180,7 @@ RUN = VQARun
 
 def build(run: VQARun, out: Path) -> Built:
     """The task, its data and its model.  Raises InputError if it has no data."""
-    got, data = prepare(run, out), run.data
+    got, data = prepare(run, out, published_mirror="letters"), run.data
     view = QuestionView(got.transform, got.tokenizer, data.max_words, data.max_tokens, run.questions)
     return finish(run, got, view, collate, VQA(got.loaded.model))
 

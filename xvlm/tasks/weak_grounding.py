@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from xvlm.tasks import pretrain
+from xvlm.tasks import pretrain, retrieval
 from xvlm.tasks.pretrain import DataConfig
 from xvlm.tasks.retrieval import RetrievalRun
 
@@ -23,5 +23,5 @@ class WeakGroundingRun(RetrievalRun):
 
 
 RUN = WeakGroundingRun
-build = pretrain.build
+build = retrieval.build
 evaluation = pretrain.evaluation

@@ -9,6 +9,9 @@ from typing import Any
 
 from xvlm import dist
 from xvlm.progress import Progress
+from xvlm.run import json_text
+from xvlm.train.board import Board
+from xvlm.whole import AppendFile, whole_file
 
 
 class Log:
@@ -22,33 +25,31 @@ class Log:
         self.main = dist.is_main()
         if not self.main:
             return
-        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only one process needs it
-
-        out.mkdir(parents=True, exist_ok=True)
         keep_before(self.path, start)
-        self.file = self.path.open("a")
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=start)
+        self.file = AppendFile(self.path)
+        self.board = Board(out / "tensorboard", start)
         self.progress = Progress(title, steps, start, line_seconds)
 
     def step(self, step: int, numbers: dict[str, Any]) -> None:
         """Record the numbers of a finished step (1 is the first)."""
-        if not self.main:
-            return
-        self.file.write(json.dumps({"step": step, **numbers}) + "\n")
-        for name, value in numbers.items():
-            if isinstance(value, int | float):
-                self.board.add_scalar(name, value, step)
-        text = " ".join(f"{k} {v:.3g}" for k, v in numbers.items() if k == "loss" or k in SHOWN)
-        self.progress.update(step, text)
+        if self.main:
+            self._write({"step": step, **numbers}, numbers)
+            text = " ".join(f"{k} {v:.3g}" for k, v in numbers.items() if k == "loss" or k in SHOWN)
+            self.progress.update(step, text)
 
     def event(self, step: int, kind: str, numbers: dict[str, Any]) -> None:
         """Record an evaluation or another event."""
         if self.main:
-            self.file.write(json.dumps({"step": step, "event": kind, **numbers}) + "\n")
-            self.file.flush()
-            for name, value in numbers.items():
-                if isinstance(value, int | float):
-                    self.board.add_scalar(f"{kind}/{name}", value, step)
+            scalars = {f"{kind}/{name}": value for name, value in numbers.items()}
+            self._write({"step": step, "event": kind, **numbers}, scalars)
+
+    def has_event(self, step: int, kind: str) -> bool:
+        """Whether the log holds such an event, on all ranks."""
+        return dist.of_main(lambda: any(_is_event(row, step, kind) for row in _rows(self.path)))
+
+    def _write(self, row: dict[str, Any], scalars: Mapping[str, Any]) -> None:
+        self.file.write((json_text(row) + "\n").encode())
+        self.board.add(row["step"], scalars)
 
     def flush(self) -> None:
         """Bring what was written to the disk, before a checkpoint says that it is there."""
@@ -78,16 +79,29 @@ def published_names(numbers: Mapping[str, float], lr_large: float) -> dict[str, 
 
 def keep_before(path: Path, step: int) -> None:
     """Drop what a log says of steps after `step`: they will be done again."""
-    if not path.exists():
-        return
-    lines = []
-    for line in path.read_text().splitlines():
+    if path.exists():
+        kept = [json.dumps(row) + "\n" for row in _rows(path) if row["step"] <= step]
+        with whole_file(path) as partial:
+            partial.write_text("".join(kept))
+
+
+def steps_logged(path: Path) -> int:
+    """The last step of a log; 0 where there is none."""
+    return max((row["step"] for row in _rows(path)), default=0) if path.exists() else 0
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """What can be read of a log: the last line of a killed process may be cut."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines():
         try:
             row = json.loads(line)
-        except ValueError:  # the last line of a killed process may be cut
+        except ValueError:
             continue
-        if row["step"] <= step:
-            lines.append(line)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(line + "\n" for line in lines))
-    partial.replace(path)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            rows.append(row)
+    return rows
+
+
+def _is_event(row: Mapping[str, Any], step: int, kind: str) -> bool:
+    return row["step"] == step and row.get("event") == kind

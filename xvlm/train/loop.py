@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import signal
+import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -18,10 +20,21 @@ from torch.nn.parallel import DistributedDataParallel
 from xvlm import dist
 from xvlm.data.loader import BadRecords, Feed, load
 from xvlm.errors import InputError, NotFiniteError
+from xvlm.model.batch_norm import synchronise_batch_norms
+from xvlm.outputs import check_room
 from xvlm.run import Run, write_json
 from xvlm.train import checkpoint
 from xvlm.train.log import Log, published_names
-from xvlm.train.optim import Average, build_optimizer, gradient_norm, set_rate, step_clipped
+from xvlm.train.optim import (
+    Average,
+    build_optimizer,
+    first_not_finite,
+    gradient_norm,
+    rate,
+    set_rate,
+    step_clipped,
+)
+from xvlm.whole import AppendFile
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
 """(model, steps done) -> numbers; the model is in evaluation mode, with averaged weights if there are any."""
@@ -51,12 +64,14 @@ def fit(
         minutes: stop (saved, resumable) after this much time in all sittings, whatever is left.
     Raises:
         Interrupted: by Ctrl-C or SIGTERM, after saving.
-        FloatingPointError: a loss is not finite; the batch's keys are in `out/bad_step_rank*.json`.
+        NotFiniteError: a loss is not finite (the batch's keys are in `out/bad_step_rank*.json`), or a weight.
+        OutputError: something cannot be written; what was saved before still is.
     """
     device = dist.device()
+    check_names(run, device)
     task.to(device)
     model: nn.Module = task.model  # type: ignore[assignment]
-    newest = checkpoint.newest(out) if resume else None
+    newest = checkpoint.chosen_by_main(out) if resume else None
     if newest:
         loaded = checkpoint.read_state(newest).loaded
     optimizer = build_optimizer(model, run.optim, loaded, run.faithful)
@@ -64,8 +79,9 @@ def fit(
     state = checkpoint.State(loaded=sorted(loaded))
     if newest:
         state = checkpoint.load(newest, model, optimizer, average)
-    if dist.is_main():
-        write_json(out / "run.json", run)
+    dist.on_main(lambda: begin(run, out, state, checkpoint.bytes_needed(model, average)))
+    if dist.world() > 1:
+        synchronise_batch_norms(task)
     # Where parts take turns, a turn does not reach what is for the other parts.
     wrapped = (
         DistributedDataParallel(task, find_unused_parameters=feed.takes_turns) if dist.world() > 1 else task
@@ -84,6 +100,9 @@ def fit(
         closing(log),
         load(feed, state.step, run.optim.steps, run.workers, device.type == "cuda") as steps,
     ):
+        if newest and evaluate and is_evaluated(run, state.step) and not log.has_event(state.step, "eval"):
+            # It was stopped between saving and measuring.
+            log.event(state.step, "eval", evaluated(evaluate, model, average, state.step))
         task.train()
         while state.step < run.optim.steps:
             t0 = time.monotonic()
@@ -91,7 +110,7 @@ def fit(
             t1 = time.monotonic()
             # Randomness is a function of the step: nothing of it needs to be saved.
             torch.manual_seed((run.seed * 1_000_003 + state.step) * 4096 + dist.rank())
-            lr = set_rate(optimizer, run.optim, state.step)
+            lr = set_rate(optimizer, run.optim, state.step, run.faithful)
             numbers: dict[str, float] = {}
             for batches in fed.by_turn():
                 totals: dict[str, Tensor] = {}
@@ -108,14 +127,7 @@ def fit(
                 means = dist.mean_over_ranks(torch.stack([*totals.values()])).tolist()
                 numbers |= dict(zip(totals, means, strict=True)) | {"grad_norm": float(norm)}
                 if not all(map(math.isfinite, numbers.values())):
-                    write_json(
-                        out / f"bad_step_rank{dist.rank()}.json",
-                        {"step": state.step, **numbers, "keys": fed.keys},
-                    )
-                    raise NotFiniteError(
-                        f"step {state.step}: a loss is not finite ({numbers}); "
-                        f"the keys of its batch are in {out}/bad_step_rank*.json"
-                    )
+                    raise not_finite(out, state.step, numbers, fed.keys, model)
                 step_clipped(optimizer, norm, run.optim.clip)
                 optimizer.zero_grad(set_to_none=True)
             if average:
@@ -142,31 +154,90 @@ def fit(
             done = state.step == run.optim.steps
             late = minutes is not None and state.seconds > 60 * minutes
             asked, over = on_any_rank([stop.asked, late], state.step)
-            if evaluate and (done or (run.eval_every and state.step % run.eval_every == 0)):
-                log.event(state.step, "eval", evaluated(evaluate, model, average, state.step))
-                task.train()
-            if done or over or asked or (run.save_every and state.step % run.save_every == 0):
+            measured = evaluate and not asked and is_evaluated(run, state.step)
+            if done or over or asked or measured or (run.save_every and state.step % run.save_every == 0):
+                check_weights(model, average, state.step, out)
                 log.flush()
-                if dist.is_main():
-                    checkpoint.save(out, state, model, optimizer, average)
-                dist.barrier()
+                dist.on_main(lambda: checkpoint.save(out, state, model, optimizer, average))
             if asked:
                 raise Interrupted(
                     f"stopped after step {state.step} of {run.optim.steps}; "
                     f"it is saved in {out} and --resume goes on"
                 )
+            if evaluate and measured:
+                log.event(state.step, "eval", evaluated(evaluate, model, average, state.step))
+                task.train()
             if over:
                 break
+    for line in ledger.note_lines() if dist.is_main() else ():
+        print(line, file=sys.stderr)
     if average:
         average.swapped(model)
     return state
+
+
+def check_names(run: Run, device: torch.device) -> None:
+    """Raise InputError, before the first step, for a precision or a schedule that does not exist."""
+    autocast(device, run.precision)
+    rate(run.optim, run.optim.warmup)
+
+
+def begin(run: Run, out: Path, state: checkpoint.State, needed_bytes: int) -> None:
+    """Write `run.json`, once it is clear that there is room for a checkpoint."""
+    if state.step < run.optim.steps:
+        check_room(out, needed_bytes, "a checkpoint")
+    note_precision(run, out, state.step)
+    write_json(out / "run.json", run)
+
+
+def note_precision(run: Run, out: Path, step: int) -> None:
+    """Say and log that a run goes on in another precision than before."""
+    path = out / "run.json"
+    before = json.loads(path.read_text()).get("precision") if step and path.exists() else run.precision
+    if before != run.precision:
+        print(f"{out}: goes on in {run.precision} after {step} steps in {before}", flush=True)
+        row = {"step": step, "event": "precision", "before": before, "now": run.precision}
+        with closing(AppendFile(out / "log.jsonl")) as log:
+            log.write((json.dumps(row) + "\n").encode())
+
+
+def is_evaluated(run: Run, step: int) -> bool:
+    """Whether the model is measured after `step` steps."""
+    return step == run.optim.steps or bool(run.eval_every and step % run.eval_every == 0)
+
+
+def not_finite(
+    out: Path, step: int, numbers: Mapping[str, float], keys: Mapping[str, list[str]], model: nn.Module
+) -> NotFiniteError:
+    """The error of a loss or gradient that is not finite; the batch's keys are kept in a file."""
+    told = {name: value if math.isfinite(value) else str(value) for name, value in numbers.items()}
+    write_json(out / f"bad_step_rank{dist.rank()}.json", {"step": step, **told, "keys": keys})
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    weight, gradient = first_not_finite(model.state_dict()), first_not_finite(gradients)
+    where = (
+        f", nor is weight {weight}" if weight else f", nor is the gradient of {gradient}" if gradient else ""
+    )
+    return NotFiniteError(
+        f"step {step}: a loss is not finite ({dict(numbers)}){where}; "
+        f"the keys of its batch are in {out}/bad_step_rank*.json"
+    )
+
+
+def check_weights(model: nn.Module, average: Average | None, step: int, out: Path) -> None:
+    """Raise NotFiniteError, naming a weight, where the model must not be saved."""
+    name = first_not_finite(model.state_dict()) or (average and first_not_finite(average.values))
+    if name:
+        raise NotFiniteError(
+            f"step {step}: weight {name} is not finite, so it is not saved; "
+            f"what was saved before is in {out / 'checkpoints'}"
+        )
 
 
 def evaluated(evaluate: Evaluate, model: nn.Module, average: Average | None, step: int) -> dict[str, float]:
     """`evaluate` on the model, in evaluation mode, with averaged weights."""
     back = average.swapped(model) if average else None
     model.eval()
-    # DDP gives all ranks the main one's statistics of BatchNorm before a step; after it they differ.
+    # Statistics of BatchNorm are of all ranks (model/batch_norm.py); whatever else a buffer holds may not be.
     dist.copy_from_main(model.buffers())
     with torch.no_grad():
         numbers = evaluate(model, step)

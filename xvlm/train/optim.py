@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from xvlm.errors import InputError
 from xvlm.run import OptimConfig
 
 POSITIONS = ("relative_position_bias_table", "pos_embed", "cls_token")
-"""Of vision towers; they do not decay, as published, though they are no vectors."""
+"""Of vision towers; they do not decay, though they are no vectors.  (Published: a ViT's do.)"""
 
 
 def build_optimizer(
@@ -23,17 +23,15 @@ def build_optimizer(
     Args:
         loaded: names of the parameters that came from a checkpoint.  The others are new and learn at
             `new_multiplier` times the rate, unless nothing was loaded at all (then nothing is special).
-        faithful: the published grouping: everything decays but biases and norms named `LayerNorm`.
+        faithful: the published grouping, by names: everything decays but what has "bias" or "norm" in its
+            name, so a ViT's `pos_embed` and `cls_token` do.
     """
     groups: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             multiplier = _multiplier(name, config, loaded)
-            flat = parameter.ndim <= 1 and not (faithful and not _published_no_decay(name))
-            flat = flat or name.endswith(POSITIONS)
-            groups.setdefault((multiplier, 0.0 if flat else config.weight_decay), []).append(
-                (name, parameter)
-            )
+            decay = config.weight_decay if _decays(name, parameter, faithful) else 0.0
+            groups.setdefault((multiplier, decay), []).append((name, parameter))
     return torch.optim.AdamW(
         [
             {
@@ -63,14 +61,20 @@ def _multiplier(name: str, config: OptimConfig, loaded: Collection[str]) -> floa
     return next((rate for start, rate in given.items() if loaded and name.startswith(start)), 1.0)
 
 
-def _published_no_decay(name: str) -> bool:
-    return name.endswith("bias") or "norm" in name
+def _decays(name: str, parameter: Tensor, faithful: bool) -> bool:
+    """Whether a parameter of shape (...) decays."""
+    if faithful:
+        return "bias" not in name and "norm" not in name
+    return parameter.ndim > 1 and not name.endswith(POSITIONS)
 
 
-def rate(config: OptimConfig, step: int) -> float:
-    """Share of the peak learning rate at `step` (0 is the first): linear rise, then fall to `final_lr`."""
+def rate(config: OptimConfig, step: int, faithful: bool = False) -> float:
+    """Share of the peak learning rate at `step` (0 is the first): linear rise, then fall to `final_lr`.
+
+    `faithful`: the rise begins at 0, so that the first update changes nothing (published).
+    """
     if step < config.warmup:
-        return (step + 1) / config.warmup
+        return (step + (not faithful)) / config.warmup
     done = (step - config.warmup) / max(1, config.steps - config.warmup)
     left = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
     if config.schedule not in left:
@@ -78,9 +82,11 @@ def rate(config: OptimConfig, step: int) -> float:
     return config.final_lr + (1 - config.final_lr) * left[config.schedule]
 
 
-def set_rate(optimizer: torch.optim.Optimizer, config: OptimConfig, step: int) -> float:
-    """Set every group's rate for `step`; returns the rate of a group with multiplier 1."""
-    base = config.lr * rate(config, step)
+def set_rate(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, faithful: bool = False
+) -> float:
+    """Set every group's rate for `step`, see `rate`; returns the rate of a group with multiplier 1."""
+    base = config.lr * rate(config, step, faithful)
     for group in optimizer.param_groups:
         group["lr"] = base * group["multiplier"]
     return base
@@ -101,6 +107,16 @@ def step_clipped(optimizer: torch.optim.AdamW, norm: Tensor, clip: float) -> Non
     # 1e-6 as in `clip_grad_norm_`
     optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0) if clip else None  # type: ignore[attr-defined]
     optimizer.step()
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The first name whose tensor holds NaN or infinity; `None` if none does.  Waits for the device once."""
+    floating = {name: value.detach() for name, value in tensors.items() if value.is_floating_point()}
+    norms = torch._foreach_norm(list(floating.values())) if floating else []
+    if not norms or torch.stack([norm.float() for norm in norms]).isfinite().all():
+        return None
+    # A norm may overflow where every element is finite.
+    return next((name for name, value in floating.items() if not value.isfinite().all()), None)
 
 
 class Average:

@@ -1,0 +1,159 @@
+"""Pixels of any mode become the RGB that they mean."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from tests.data import make
+from xvlm.data import modes
+from xvlm.data.images import FORMATS, open_image
+from xvlm.data.limits import limited
+from xvlm.data.modes import to_rgb
+from xvlm.errors import InputError
+from xvlm.records import BadRecord
+
+
+def _grey(values: np.ndarray, format: str = "PNG") -> np.ndarray:
+    """The red channel after reading a grey image of 16 bits."""
+    data = make.encoded(Image.fromarray(values), format)
+    return np.asarray(open_image(data, key="k").image)[:, :, 0]
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_grey_of_fewer_bits_in_16_is_scaled_by_its_range(bits: int, format: str) -> None:
+    """Cameras and scanners store 10 to 14 bits so; taken as 16, they were nearly black."""
+    ramp = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16)
+    grey = _grey(np.tile(ramp, (4, 1)), format)
+    assert np.array_equal(grey[0], np.arange(256))
+
+
+def test_the_range_is_that_of_the_whole_image() -> None:
+    """Not of a strip of it, and not of a crop."""
+    values = np.zeros((3000, 2000), np.uint16)
+    values[0, :] = 1000
+    values[-1, :] = 4000
+    data = make.encoded(Image.fromarray(values), "TIFF")
+    opened = open_image(data, key="k")
+    assert opened.image.getpixel((5, 0)) == (62,) * 3 and opened.image.getpixel((5, 2999)) == (249,) * 3
+    assert opened.resized((0, 0, 2000, 1), (1, 1)).getpixel((0, 0)) == (62,) * 3
+
+
+def test_the_range_can_be_said() -> None:
+    values = np.full((4, 4), 2000, np.uint16)
+    assert _grey(values)[0, 0] == round(2000 * 255 / 2047 / 2) == 125  # 2000 needs 11 bits, hence 12
+    with limited(grey_bits=16):
+        assert _grey(values)[0, 0] == 8
+    with limited(grey_bits=11):
+        assert _grey(values)[0, 0] == 249
+    with limited(grey_bits=10), pytest.raises(BadRecord, match=r"from 2000 to 2000; only 0 to 1023\.0 has"):
+        _grey(values)
+
+
+def test_a_guessed_range_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    modes._say_scaled.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        for value in (3000, 4095, 0, 40_000):
+            _grey(np.full((4, 4), value, np.uint16))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a grey image of 16 bits holds no value above 4095: it is scaled as one of 12 bits, and so are "
+        "others like it; --grey-bits 16 takes them as they are"
+    ]
+
+
+def test_nan_is_found_in_any_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modes, "_STRIP_PIXELS", 8)
+    for row in range(4):
+        pixels = np.full((4, 8), 0.5, np.float32)
+        pixels[row, 3] = np.nan
+        with pytest.raises(InputError, match="known meaning"):
+            to_rgb(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGBA", "LA", "PA", "P", "I;16", "F", "LAB", "CMYK", "YCbCr", "HSV", "1", "RGBX"]
+)
+def test_strips_give_what_the_whole_gives(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = make.photo(40, 30)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 256)
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(photo.convert("L"), np.float32) / 255)
+    elif mode == "LAB":
+        image = ImageCms.profileToProfile(
+            photo, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
+    elif mode in ("PA", "P"):
+        image = photo.quantize(16)
+        image.info["transparency"] = 3
+    else:
+        image = photo.convert(mode)
+        if mode in ("RGBA", "LA"):
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+    whole = np.asarray(to_rgb(image))
+    monkeypatch.setattr(modes, "_STRIP_PIXELS", 100)
+    assert np.array_equal(np.asarray(to_rgb(image)), whole)
+    if mode in ("LAB", "CMYK", "YCbCr", "HSV", "RGBX"):
+        assert np.abs(whole.astype(int) - np.asarray(photo)).mean() < 4
+
+
+@pytest.mark.parametrize("format", ["AVIF", "JPEG2000", "PPM"])
+def test_formats_of_newer_cameras_and_older_tools(format: str) -> None:
+    photo = make.photo(64, 48)
+    opened = open_image(make.encoded(photo, format), key="k")
+    assert (opened.width, opened.height) == (64, 48)
+    assert np.abs(np.asarray(opened.image, int) - np.asarray(photo, int)).mean() < 6
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"P2 2 1 255\n 255 128\n", (255, 128)),
+        (b"P5 2 1 255\n" + bytes([255, 128]), (255, 128)),
+        (b"P4 2 1\n" + bytes([0b01000000]), (255, 0)),
+        (b"P5 2 1 65535\n" + bytes([255, 255, 128, 0]), (255, 128)),
+        (b"P5 2 1 4095\n" + bytes([15, 255, 8, 0]), (255, 128)),
+    ],
+)
+def test_netpbm(data: bytes, expected: tuple[int, int]) -> None:
+    image = open_image(data, key="k").image
+    assert tuple(image.getpixel((x, 0))[1] for x in (0, 1)) == expected  # type: ignore[index]
+
+
+def test_several_pictures_in_one_jpeg() -> None:
+    """MPO, as phones and stereo cameras write it: the first one, reduced while decoding like any JPEG."""
+    first, second = make.photo(640, 480, 1), make.photo(640, 480, 2)
+    file = io.BytesIO()
+    first.save(file, "MPO", save_all=True, append_images=[second], quality=95)
+    opened = open_image(file.getvalue(), key="k")
+    assert np.abs(np.asarray(opened.image, int) - np.asarray(first, int)).mean() < 4
+    assert opened._decode((160, 120))[0].size == (160, 120)
+
+
+def test_heic_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xvlm.data.images._heic_opener", lambda: False)
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400)
+    with pytest.raises(BadRecord) as caught:
+        open_image(data, key="k")
+    assert caught.value.reason == "image does not decode"
+    assert caught.value.detail == "HEIC, which needs the package pillow-heif: pip install 'xvlm[heic]'"
+
+
+def test_heic_where_the_extra_is_installed() -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(make.photo(64, 48)).save(file)
+    opened = open_image(file.getvalue(), key="k")
+    assert opened.image.size == (64, 48)
+
+
+def test_no_decoder_that_starts_programs_or_guesses() -> None:
+    assert not {"EPS", "PS", "WMF", "FPX", "MIC", "TGA", "PCX", "ICNS", "PSD", "XPM"} & set(FORMATS)
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    with pytest.raises(BadRecord, match="none of JPEG, PNG"):
+        open_image(eps, key="k")

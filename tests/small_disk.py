@@ -1,0 +1,30 @@
+"""A real file system of a few megabytes, to see what a full disk does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 2 MB; the test is skipped where this may not be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("a small file system needs the right to mount one")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(folder: Path, leave_bytes: int = 0) -> Path:
+    """Fill the disk of `folder` but for about so many bytes; returns the file that does it."""
+    path = folder / "ballast"
+    with path.open("wb") as file:
+        file.write(bytes(max(0, shutil.disk_usage(folder).free - leave_bytes) // 4096 * 4096))
+    return path
