@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from xvlm.data.loader import ATTEMPTS, LOGGED_PER_REASON, BadRecords, Fed, Feed, Part, load
+from xvlm.errors import MissingPackageError, TooManyBadRecordsError
 from xvlm.records import BadRecord, Record
 
 
@@ -184,7 +185,10 @@ def test_a_substitute_comes_from_the_same_source() -> None:
 
 def test_a_source_without_good_records_ends_the_run() -> None:
     part = Part("pairs", [Numbers("a", 5, frozenset(range(5)))], 1, key_only)
-    with pytest.raises(RuntimeError, match=rf"step 7.*{ATTEMPTS} records of source 'a'.*does not decode"):
+    with pytest.raises(
+        RuntimeError,
+        match=rf"step 7.*{ATTEMPTS} records of source 'a' in a row cannot be used: 20 x .* \(first: a\[",
+    ):
         Feed([part], Batch, seed=0)[7]
 
 
@@ -224,6 +228,39 @@ def test_errors_name_step_and_record(workers: int) -> None:
         list(load(feed, 2, 4, workers))
 
 
+def not_to_be_had(record: Record, rng: np.random.Generator) -> str:
+    raise {
+        "a/0": MissingPackageError("this needs the Python package x"),
+        "a/1": PermissionError(13, "Permission denied", "shard.tar"),
+        "a/2": MemoryError("9 TiB"),
+    }[record.key]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    ("index", "kind", "told"),
+    [
+        (0, MissingPackageError, "this needs the Python package x"),
+        (1, PermissionError, "[Errno 13] Permission denied: 'shard.tar'"),
+        (2, MemoryError, "9 TiB"),
+    ],
+)
+def test_errors_that_say_what_is_wrong_stay_as_they_are(
+    index: int, kind: type[Exception], told: str, workers: int
+) -> None:
+    """The same error from a worker as without one; place and the worker's traceback are notes."""
+    bad = frozenset(range(3)) - {index}
+    feed = Feed([Part("pairs", [Numbers("a", 3, bad)], 1, not_to_be_had)], Batch, seed=0)
+    with pytest.raises(kind) as caught:
+        list(load(feed, 0, 2, workers))
+    assert str(caught.value) == told
+    notes = "\n".join(caught.value.__notes__)
+    assert f"step 0, part 'pairs', source 'a', record 'a/{index}'" in notes
+    assert ("In a data worker:\nTraceback" in notes) == (workers > 0)
+    if kind is PermissionError:
+        assert caught.value.filename == "shard.tar"  # type: ignore[attr-defined]
+
+
 def refuses(samples: dict[str, list[Any]]) -> Batch:
     raise TypeError("cannot stack")
 
@@ -250,6 +287,16 @@ def test_workers_have_one_thread_and_end_with_the_stream() -> None:
 
 def test_pinning_reaches_the_batches() -> None:
     assert all(batch.pinned for batch in feed_of(accumulate=2)[0].pin_memory().batches)
+
+
+def test_pinning_takes_any_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors in plain containers are pinned; what has no tensors, or an unknown form, stays as it is."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor, *_: tensor + 1)
+    unknown = object()
+    batches = [{"x": torch.zeros(1), "names": ["a"]}, [torch.ones(1)], "text", unknown, Batch({})]
+    found = Fed(0, batches, {}, 0, []).pin_memory().batches
+    assert found[0] == {"x": torch.ones(1), "names": ["a"]} and found[1] == [2 * torch.ones(1)]
+    assert found[2:4] == ["text", unknown] and found[4].pinned
 
 
 @pytest.mark.parametrize(
@@ -285,12 +332,24 @@ def test_ledger_stops_a_run_with_too_many_bad_records(tmp_path: Path) -> None:
         ledger.check()
     for part in (
         "5 of 201",
-        "2.00%",
+        "2.00% (--max-bad)",
         "4 x no text (first: key0, key1, key2)",
         "1 x image",
         "bad_records.jsonl",
     ):
         assert part in str(error.value)
+
+
+def test_the_three_commonest_reasons_are_named() -> None:
+    ledger = BadRecords(max_share=0.01)
+    reasons = ["a"] * 2 + ["b"] * 4 + ["c"] + ["d"] * 3 + ["e"]
+    ledger.add(fed_with(300, reasons))
+    with pytest.raises(TooManyBadRecordsError) as error:
+        ledger.check()
+    assert str(error.value) == (
+        "11 of 300 records read are bad, more than 1.00% (--max-bad): 4 x b (first: key2, key3, key4); "
+        "3 x d (first: key7, key8, key9); 2 x a (first: key0, key1); and 2 other reasons"
+    )
 
 
 def test_ledger_logs_the_first_of_each_reason(tmp_path: Path) -> None:

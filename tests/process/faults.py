@@ -93,7 +93,7 @@ class Batch:
     more: Any = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        return self
+        return Batch(self.x.to(device), self.more)
 
 
 @dataclass
