@@ -72,8 +72,7 @@ class PairView:
         """Raises BadRecord if something of the statement, its truth or its two images is missing."""
         said = some_of(statements_of(record), self.statements, rng)
         opened = [open_image(one, key=record.key, max_pixels=self.max_pixels) for one in images_of(record)]
-        # "left" may be a side of an image or of the pair: such a statement allows no mirror image.  (The
-        # published code mirrors each image whatever the statement says.)
+        # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
         texts = [clean_caption(text, self.max_words) for text, _ in said]
         sides = mirror_texts(texts, self.transform.mirror) != tuple(texts)
         transform = replace(self.transform, flip=False) if sides else self.transform
