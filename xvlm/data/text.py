@@ -219,10 +219,6 @@ class Tokenizer:
         """The text of token ids, special tokens left out."""
         return self._core.decode(list(ids), skip_special_tokens=True)
 
-    def id_of(self, token: str) -> int | None:
-        """The id of a token as it stands in the vocabulary; `None` if it is not there."""
-        return self._core.token_to_id(token)
-
     def word_starts(self, ids: Sequence[int], by_wordpiece_rule: bool = False) -> list[bool]:
         """For each id, whether it begins a word; `[CLS]` and the token after it do.
 

@@ -93,17 +93,3 @@ def similarity(a_NE: Tensor, b_ME: Tensor, temperature: Tensor | float) -> Tenso
 def soft_cross_entropy(logits_NM: Tensor, label_NM: Tensor) -> Tensor:
     """(N, M) logits and label distributions -> (N,)."""
     return -(logits_NM.log_softmax(1) * label_NM).sum(1)
-
-
-def published_positives(
-    concept_key_N: Tensor, concept_key_M: Tensor, own_N: Tensor, published: Positives
-) -> Tensor:
-    """(N, M) bool: the positives of faithful mode.
-
-    Args:
-        concept_key_N, concept_key_M: (N,) and (M,) int64, in these tasks one for each image.
-        own_N: (N,) int64 where each of the N rows stands among the M.
-    """
-    if published == "image":
-        return concept_key_N[:, None] == concept_key_M
-    return own_N[:, None] == torch.arange(len(concept_key_M), device=own_N.device)
