@@ -21,6 +21,13 @@ ImageData = str | bytes | np.ndarray
 """A path or URL, encoded bytes (JPEG, PNG, WebP, ...), or decoded pixels (H, W, 3) uint8."""
 
 
+NULL = "value is null"
+"""Reason of an element of which the file says that it has no text or no box."""
+DISAGREE = "annotators disagree"
+NO_FAULT = (NULL, DISAGREE)
+"""Reasons that are no fault of a file: they are counted and reported, and do not count against `max_bad`."""
+
+
 class BadRecord(XVLMError, ValueError):
     """One sample that cannot be used.  It is counted under `reason`, logged with `key`, and skipped.
 
@@ -47,6 +54,12 @@ class Note:
     reason: str
     key: str = ""
     detail: str = ""
+
+
+def same_id(value: Any) -> str:
+    """One spelling of an id of an image or a question: 123, "123" and "000000123" are the same."""
+    text = str(value).strip()
+    return text.lstrip("0") or "0" if text.isascii() and text.isdigit() else text
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from xvlm.data.short_repr import short_repr
 from xvlm.errors import InputError
-from xvlm.records import BadRecord
+from xvlm.records import BadRecord, same_id
 
 _log = logging.getLogger(__name__)
 _SIZE = ("width", "height")
@@ -108,9 +108,3 @@ def _fields(
 def is_id(value: Any) -> bool:
     """Whether a value may be the id of an image or a category."""
     return isinstance(value, int | str) and not isinstance(value, bool)
-
-
-def same_id(image_id: Any) -> Any:
-    """Ids that differ only in being a text, or in leading zeros, are the same: 123, "123", "000000123"."""
-    is_number = isinstance(image_id, str) and image_id.isascii() and image_id.isdigit() and len(image_id) < 20
-    return int(image_id) if is_number else image_id

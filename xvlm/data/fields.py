@@ -10,7 +10,7 @@ import numpy as np
 
 from xvlm.data.json_text import check_unicode
 from xvlm.data.short_repr import short_repr
-from xvlm.records import BadRecord, ImageData, Record
+from xvlm.records import DISAGREE, BadRecord, ImageData, Record
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ def labelled_of(record: Record, labels: Sequence[str]) -> tuple[list[Labelled], 
 def _labelled(fields: Mapping[str, Any], labels: Sequence[str], key: str) -> Labelled:
     text, label = _statement(fields, key), fields.get("label")
     if label == DISAGREEMENT:
-        raise BadRecord("annotators disagree", key, f"label is {DISAGREEMENT!r}")
+        raise BadRecord(DISAGREE, key, f"label is {DISAGREEMENT!r}")
     name = label.strip().lower() if isinstance(label, str) else label
     if name not in labels:
         allowed = f"{', '.join(labels[:-1])} or {labels[-1]}"

@@ -25,7 +25,7 @@ from xvlm.data.order import WINDOW, Order
 from xvlm.data.sources import Source
 from xvlm.data.workers import Stream
 from xvlm.errors import InputError, TooManyBadRecordsError, XVLMError
-from xvlm.records import BadRecord, Note, Record
+from xvlm.records import NO_FAULT, BadRecord, Note, Record
 from xvlm.whole import AppendFile
 
 View = Callable[[Record, np.random.Generator], Any]
@@ -296,7 +296,7 @@ class BadRecords:
 
     def check(self) -> None:
         """Raise TooManyBadRecordsError if more than `max_share` of at least `least_read` records was bad."""
-        total = self.counts.total()
+        total = sum(count for reason, count in self.counts.items() if reason not in NO_FAULT)
         if self.read < self.least_read or total <= self.max_share * self.read:
             return
         reasons = _told(self.counts, self.first_keys)

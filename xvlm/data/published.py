@@ -33,7 +33,7 @@ from typing import Any
 from xvlm.data import files
 from xvlm.data.json_text import INVALID_UNICODE, check_unicode, is_unicode
 from xvlm.data.short_repr import short_repr
-from xvlm.records import BadRecord, BoxXYXY, Concept, ImageData, Record
+from xvlm.records import NULL, BadRecord, BoxXYXY, Concept, ImageData, Record
 
 Fields = Mapping[str, Any]
 _IMAGE_KEYS = {"binary": False, "image_rpath": True, "image": True}  # -> whether it is a path
@@ -211,7 +211,7 @@ def _texts(value: Any, name: str, key: str, keys: Keys, bad: list[BadRecord]) ->
         text = _joined(item) if keys.tokenized else item
         if not isinstance(text, str):
             found = f"{at} is {short_repr(item)}, expected a string or a list of them"
-            unusable.append(BadRecord("wrong type", key, found))
+            unusable.append(BadRecord(NULL if item is None else "wrong type", key, found))
         elif not is_unicode(text):
             unusable.append(BadRecord(INVALID_UNICODE, key, f"{at} is {short_repr(text)}"))
         else:
@@ -257,7 +257,8 @@ def _box(value: Any, name: str, key: str) -> BoxXYXY:
         isinstance(edge, int | float) and not isinstance(edge, bool) for edge in value
     )
     if not numbers or len(value) != 4:
-        raise BadRecord("wrong type", key, f"{name} is {short_repr(value)}, expected four numbers x, y, w, h")
+        found = f"{name} is {short_repr(value)}, expected four numbers x, y, w, h"
+        raise BadRecord(NULL if value is None else "wrong type", key, found)
     try:
         x, y, w, h = map(float, value)
     except OverflowError as error:

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from xvlm.data import files
-from xvlm.data.coco import is_id, same_id
+from xvlm.data.coco import is_id
 from xvlm.data.json_text import read_json
 from xvlm.data.plain_pickle import read_plain_pickle
 from xvlm.data.published import record_from_fields
 from xvlm.data.short_repr import short_repr
 from xvlm.errors import InputError
-from xvlm.records import BadRecord, BoxXYXY, Record
+from xvlm.records import BadRecord, BoxXYXY, Record, same_id
 
 SPEC = "refcoco:FOLDER:SPLIT_BY:SPLIT (refcoco:data/refcoco+:unc:testA), where :SPLIT may be left out"
 _PLACE = re.compile(r"(?P<folder>.+?):(?P<split_by>\w+)(?::(?P<split>\w+))?")
@@ -169,7 +169,7 @@ def image_id_text(image_id: Any) -> str:
         image_id = int(image_id)  # tables write whole numbers so
     if not is_id(image_id):
         raise InputError(f"image_id is {short_repr(image_id)}; it may be a whole number or a text")
-    return str(same_id(image_id))
+    return same_id(image_id)
 
 
 def boxes_of_image(detections: Detections, image_id: Any) -> Sequence[BoxXYXY]:

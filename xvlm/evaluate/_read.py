@@ -5,7 +5,6 @@ Each rank reads a part of the images; `in_order` then has everything in the sour
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -19,11 +18,11 @@ from xvlm.data.sources import Source
 from xvlm.errors import InputError
 from xvlm.evaluate._candidates import share
 from xvlm.evaluate._images import image_groups, record_count
-from xvlm.evaluate._skipped import Skipped, SkippedSample
+from xvlm.evaluate._skipped import Skipped
 from xvlm.model.xvlm import Part
 from xvlm.predict import Predictor
 from xvlm.progress import tracked
-from xvlm.records import BadRecord, Concept, ImageData, Record
+from xvlm.records import BadRecord, Concept, ImageData, Note, Record
 
 T = TypeVar("T")
 
@@ -123,19 +122,20 @@ def photos(
 
 def usable(record: Record, photo: Photo, skipped: Skipped, boxed: bool) -> list[Concept]:
     """The concepts of a record that can be used, of those with a box or of those of the whole image."""
+    # What is wrong with a region matters only to a measure that asks about regions.
+    skipped.extend(one for one in record.bad if boxed or not one.detail.startswith("elems["))
     wanted = tuple(concept for concept in record.concepts if (concept.box_xyxy is not None) == boxed)
     if not wanted:
         return []
+    notes: list[Note] = []
     try:
-        found, bad = usable_concepts(replace(record, concepts=wanted), photo.opened)
+        found, bad = usable_concepts(replace(record, concepts=wanted, bad=()), photo.opened, notes)
     except BadRecord as error:
         skipped.append(error)
         return []
     skipped.extend(bad)
-    if photo.opened.orientation == 1:  # boxes on a turned image are other ones anyway
-        given = {concept.box_xyxy for concept in wanted}
-        for _ in (concept for concept in found if concept.box_xyxy not in given):
-            skipped.note("box clipped to the image", record.key)
+    for note in notes:
+        skipped.note(note.reason, record.key)
     return found
 
 
@@ -204,28 +204,3 @@ def batches(
             count += len(part)
     if batch:
         yield batch
-
-
-def same_id(value: Any) -> str:
-    """One spelling of an id: "000000123", "123" and 123 are the same."""
-    text = str(value).strip()
-    return str(int(text)) if text.isascii() and text.isdigit() else text
-
-
-_BOX = re.compile(r"box \(([^)]*)\) in an image of (\d+) x (\d+)")
-
-
-def xyxy_hint(bad: Sequence[SkippedSample]) -> str:
-    """A guess at the cause where nearly all bad boxes would fit if read as x0, y0, x1, y1; else empty."""
-    fits = []
-    for one in bad:
-        if found := _BOX.search(one.detail):
-            try:
-                x0, y0, x1, y1 = (float(edge) for edge in found[1].split(","))
-            except ValueError:
-                continue
-            right, bottom = x1 - x0, y1 - y0  # what the file has as width and height
-            fits.append(x0 < right <= int(found[2]) + 1 and y0 < bottom <= int(found[3]) + 1)
-    if not fits or sum(fits) < 0.9 * len(fits):
-        return ""
-    return "; boxes must be x, y, width, height, and these look like x0, y0, x1, y1"

@@ -9,16 +9,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from xvlm import dist
+from xvlm.data.checks import hint_at_xyxy
 from xvlm.errors import TooManyBadRecordsError
-from xvlm.records import BadRecord
+from xvlm.records import NO_FAULT, BadRecord
 from xvlm.run import json_text
 
 FIRST_KEYS = 3
 LEAST_JUDGED = 200
 """Of fewer samples as many may be skipped as of so many, so that one bad phrase in a small file is told, not
 refused."""
-EXCUSED = ("annotators disagree",)
-"""Reasons that are no fault of a file: they are told, and do not count against `max_bad`."""
 
 
 @dataclass(frozen=True)
@@ -96,29 +95,34 @@ class Skipped:
             for reason, count in counts.most_common()
         )
 
-    def lines(self, hint: str = "") -> list[str]:
-        """Sentences for a person: what was skipped and why, what was used in part; nothing where all is well.
+    def causes(self) -> str:
+        """`reasons`, with a guess at what may be wrong with the file as a whole."""
+        hint = hint_at_xyxy(BadRecord(one.reason, one.key, one.detail) for one in self.samples)
+        return f"{self.reasons()}; {hint}" if hint else self.reasons()
 
-        Args:
-            hint: what may be the cause.
-        """
+    def lines(self) -> list[str]:
+        """Sentences for a person: what was skipped and why, what was used in part; nothing where all is well."""
         lines = []
         if self.samples:
             total = self.measured + len(self.samples)
-            lines.append(f"{len(self.samples)} of {total} samples were skipped: {self.reasons()}{hint}")
+            lines.append(f"{len(self.samples)} of {total} samples were skipped: {self.causes()}")
         if self.notes:
             parts = [told(len(keys), what, keys) for what, keys in self.notes.items()]
             lines.append(f"measured in part: {'; '.join(parts)}")
         return lines
 
-    def check(self, max_bad: float, hint: str = "") -> None:
-        """Raise TooManyBadRecordsError where more than `max_bad` of all samples were skipped."""
-        bad = sum(one.reason not in EXCUSED for one in self.samples)
+    def check(self, max_bad: float, listed_in: str = "") -> None:
+        """Raise TooManyBadRecordsError where more than `max_bad` of all samples were skipped.
+
+        Args:
+            listed_in: the file that lists them, for the message.
+        """
+        bad = sum(one.reason not in NO_FAULT for one in self.samples)
         total = self.measured + bad
         if bad > max_bad * max(total, LEAST_JUDGED):
             raise TooManyBadRecordsError(
                 f"{bad} of {total} samples cannot be used, more than --max-bad {max_bad:g} allows: "
-                f"{self.reasons()}{hint}"
+                f"{self.causes()}" + (f"; see {listed_in}" if listed_in else "")
             )
 
     def to_jsonl(self) -> str:

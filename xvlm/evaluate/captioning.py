@@ -21,14 +21,13 @@ from xvlm.evaluate._read import (
     in_order,
     needs,
     photos,
-    same_id,
 )
 from xvlm.evaluate._skipped import Skipped
 from xvlm.metrics.captions import caption_scores
 from xvlm.model.decoding import Decoding, TopP
 from xvlm.predict import Predictor
 from xvlm.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
-from xvlm.records import BadRecord, Record
+from xvlm.records import BadRecord, Record, same_id
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,7 @@ def described(
 
 def references_of(record: Record, skipped: Skipped) -> list[str]:
     """What people said of the whole image, in any vocabulary; empty texts are skipped."""
+    skipped.extend(one for one in record.bad if not one.detail.startswith("elems["))
     usable = []
     for text in (text for one in record.concepts if one.box_xyxy is None for text in one.texts):
         try:

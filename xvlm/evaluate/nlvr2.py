@@ -66,16 +66,18 @@ def evaluate_pairs(
         cases: list[tuple[int, str, tuple[ImageData, ImageData], str, int]] = []
         pairs, sides = [], []
         for number, record in chunk:
+            bad: list[BadRecord] = []
             try:
                 images = images_of(record)
-                said = [
-                    one for one in statements_of(record) if has_tokens(predictor, one[0], record.key, skipped)
-                ]
+                several = statements_of(record, bad)
+                said = [one for one in several if has_tokens(predictor, one[0], record.key, skipped)]
                 if said:
                     sides.append([predictor.pixels(open_image(one, key=record.key)) for one in images])
             except BadRecord as error:
                 skipped.append(error)
                 continue
+            finally:
+                skipped.extend(bad)
             cases += [(number, record.key, images, statement, truth) for statement, truth in said]
             pairs += [len(sides) - 1] * len(said)
         if not cases:

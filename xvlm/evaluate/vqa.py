@@ -22,14 +22,13 @@ from xvlm.evaluate._read import (
     needs,
     note_losses,
     photos,
-    same_id,
 )
 from xvlm.evaluate._skipped import Skipped
 from xvlm.jsonfile import read_json
 from xvlm.metrics.vqa import commonest_answers, question_type, vqa_accuracy
 from xvlm.predict import Answered, Predictor
 from xvlm.ranges import PositiveInt
-from xvlm.records import BadRecord, Record
+from xvlm.records import BadRecord, Record, same_id
 
 
 @dataclass(frozen=True)
@@ -171,11 +170,13 @@ def photos_with_questions(
 
 def usable_questions(predictor: Predictor, record: Record, skipped: Skipped) -> Iterator[Question]:
     """The questions of a record that say something to the model; the others are skipped."""
+    bad: list[BadRecord] = []
     try:
-        questions = named(record)
+        questions = named(record, bad)
     except BadRecord as error:
         skipped.append(error)
         return
+    skipped.extend(bad)
     for question in questions:
         try:
             encoded = predictor.reader.question(question.text)
@@ -186,9 +187,13 @@ def usable_questions(predictor: Predictor, record: Record, skipped: Skipped) -> 
         yield question
 
 
-def named(record: Record) -> list[Question]:
-    """Its questions; one that has no `question_id` gets the record's key, and its place among several."""
-    questions = questions_of(record)
+def named(record: Record, bad: list[BadRecord] | None = None) -> list[Question]:
+    """Its questions; one that has no `question_id` gets the record's key, and its place among several.
+
+    Args:
+        bad: takes those of several that cannot be used.
+    """
+    questions = questions_of(record, bad)
     names = [record.key] if len(questions) == 1 else [f"{record.key}#{n}" for n in range(len(questions))]
     return [
         one if one.number is not None else replace(one, number=name)
@@ -199,7 +204,7 @@ def named(record: Record) -> list[Question]:
 def ids_of(record: Record) -> list[Any]:
     """The ids of its questions, as far as they can be read."""
     try:
-        return [question.number for question in named(record)]
+        return [question.number for question in named(record, [])]
     except BadRecord:
         return []
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from xvlm.boxes import area
 from xvlm.data.refcoco import Detections, box_of, boxes_of_image, read_detections
 from xvlm.data.sources import Source
-from xvlm.evaluate._read import check_any, check_least, in_order, needs, same_id
+from xvlm.evaluate._read import check_any, check_least, in_order, needs
 from xvlm.evaluate._skipped import Skipped
 from xvlm.evaluate.grounding import Case, GroundingPrediction, encoded_cases
 from xvlm.metrics.grounding import RIGHT_IOU, accuracy, overlaps
 from xvlm.model.attention_map import attention_maps, check_layers
 from xvlm.predict import Predictor, whole_images
 from xvlm.ranges import FiniteFloat, NonNegativeInt, PositiveInt
-from xvlm.records import BadRecord, BoxXYXY
+from xvlm.records import BadRecord, BoxXYXY, same_id
 
 
 @dataclass(frozen=True)

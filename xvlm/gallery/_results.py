@@ -42,6 +42,8 @@ def results_folder(out: Path) -> Iterator[None]:
             f"are not overwritten; name a folder of its own, such as {out / 'results'}"
         )
     there = [name for name in WRITTEN if os.path.lexists(out / name)]
+    if there == ["skipped.jsonl"] and _is_list_of_skipped(out / "skipped.jsonl"):
+        there = []  # of an evaluation that was refused for it
     if there and not _is_ours(out / "report.html"):
         raise OutputError(
             f"{out} holds {', '.join(there)} that no evaluation of xvlm wrote; name another folder"
@@ -55,6 +57,12 @@ def _is_ours(page: Path) -> bool:
         return page.is_file() and MADE_BY in page.read_text(errors="replace")
     except OSError:
         return False
+
+
+def _is_list_of_skipped(path: Path) -> bool:
+    with path.open(errors="replace") as file:
+        first = file.readline(10_000)
+    return first.startswith('{"reason": ') or not first
 
 
 def write_results(out: Path, measure: str, metrics: Mapping[str, float], found: Any, command: str) -> Path:

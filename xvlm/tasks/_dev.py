@@ -12,7 +12,6 @@ from xvlm import dist
 from xvlm.data.probe import check_images
 from xvlm.data.refcoco import read_detections
 from xvlm.data.sources import open_source
-from xvlm.evaluate._read import xyxy_hint
 from xvlm.evaluate._skipped import Skipped
 from xvlm.evaluate.grounding import evaluate_grounding
 from xvlm.evaluate.retrieval import Rerank, check_rerank, evaluate_retrieval
@@ -131,5 +130,5 @@ def measured(dev: FinetuneDev, measure: Measure) -> Evaluation | None:
 def tell(skipped: Skipped, data: str) -> None:
     """Say on the main rank what of the data was not measured, and why."""
     if dist.is_main():
-        for line in skipped.lines(xyxy_hint(skipped.samples)):
+        for line in skipped.lines():
             print(f"{data}: {line}", file=sys.stderr)
