@@ -18,7 +18,8 @@ from xvlm.errors import InputError
 from xvlm.model.folder import save_model
 from xvlm.run import from_json, to_json
 from xvlm.tasks.pretrain import PretrainRun
-from xvlm.train.start import check_same, train
+from xvlm.train.run_folder import check_same
+from xvlm.train.start import train
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from xvlm.tasks import captioning, nlvr2, vqa
 
 ASKED = [
     {"question": "what is red?", "answer": ["red", "red", "no"], "question_id": 7},
-    {"question": "a car?", "answer": "two dogs", "question_id": "x"},
+    {"question": "a dog?", "answer": "two dogs", "question_id": "x"},
     {"question": "is it a cat on the left?", "answer": ["no", "light blue"], "question_id": 9},
 ]
 SAID = [
@@ -107,7 +107,7 @@ def test_losses_are_those_of_as_many_records(kind: Any, photos: Path) -> None:
 def test_some_are_drawn_anew_and_stay_with_what_is_known_of_them(kind: Any, photos: Path) -> None:
     is_vqa = kind is vqa
     said = [
-        {"question": "car " * (n + 1), "answer": ["red " * (n + 1)]}
+        {"question": "dog " * (n + 1), "answer": ["red " * (n + 1)]}
         if is_vqa
         else {"sentence": "dog " * (n + 1), "label": n % 2}
         for n in range(6)
@@ -160,7 +160,7 @@ def test_a_mirrored_image_has_all_its_texts_mirrored(photos: Path) -> None:
     for seed in range(8):
         one = view(source[0], np.random.default_rng(seed))
         shown.setdefault(tuple(one.questions[2]), []).append(one.pixels)
-        assert list(one.questions[1]) == predictor.tokenizer.encode("a car", 40)
+        assert list(one.questions[1]) == predictor.tokenizer.encode("a dog", 40)
     (plain, *others), mirrored = shown.values()
     assert all(torch.equal(one, plain) for one in others)
     assert all(torch.equal(one, plain.flip(-1)) for one in mirrored)

@@ -112,6 +112,26 @@ def test_other_options_and_values_are_refused(
 
 
 @pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (
+            VisionConfig("resnet10t", (64, 64), {"depths": [1, 1]}),
+            "cannot build resnet10t with .*: TypeError",
+        ),
+        (replace(VISION["vit"], options={"embed_dim": 25, "num_heads": 3}), "cannot build deit_tiny"),
+        (replace(VISION["vit"], image_hw=(63, 64)), r"takes no images of \(63, 64\)"),
+        (replace(VISION["cnn"], std=(0.0, 1.0, 1.0)), "std must be above 0"),
+        (replace(VISION["cnn"], mean=(float("nan"), 1.0, 1.0)), r"vision\.mean is"),
+        (replace(VISION["cnn"], patch_dropout=1.0), r"vision\.patch_dropout is 1\.0"),
+    ],
+)
+def test_what_timm_cannot_build_is_one_sentence(config: VisionConfig, said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        build_vision(config)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "name", ["hf-hub:timm/resnet18", "local-dir:/tmp/x", "timm/resnet10t", "../resnet10t", "/a"]
 )
 def test_names_that_are_addresses_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:

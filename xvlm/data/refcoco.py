@@ -132,9 +132,11 @@ def read_instances(path: str) -> tuple[dict[int, dict[str, Any]], dict[int, Any]
 
 
 def read_detections(path: str | Path) -> Detections:
-    """Candidate boxes of images, in any released form: `{"IMAGE_ID": [[x, y, w, h, ...], ...]}` (the
-    published evaluation's `dets.json`), `[{"image_id": ..., "box": [x, y, w, h]}, ...]` (MAttNet's), or the same
-    with `bbox` (COCO's results, and its annotations below `annotations`).
+    """Candidate boxes of images, in any released form.
+
+    These are `{"IMAGE_ID": [[x, y, w, h, ...], ...]}` (the published evaluation's `dets.json`),
+    `[{"image_id": ..., "box": [x, y, w, h]}, ...]` (MAttNet's), and the same with `bbox` (COCO's results, and
+    its annotations below `annotations`).
 
     Raises MissingFileError, or InputError for another form.
     """

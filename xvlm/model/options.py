@@ -6,16 +6,29 @@ files, load pickles and download.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+import timm
 
 from xvlm.errors import InputError
 
 MAX_SIDE = 4096
 """Of an image, in pixels."""
 _MAX_WINDOW_NUMBERS = 2**31
+_TIMM_ERRORS = (
+    TypeError,
+    ValueError,
+    AssertionError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+)
+"""What its constructors raise for sizes that do not go together."""
 _PLAIN_NAME = re.compile(r"\w+(\.\w+)?", re.ASCII)
 
 _SIZES = {  # option -> (smallest, largest) of a whole number, or of each in a list of them
@@ -34,6 +47,35 @@ _RATES = {  # option -> (smallest, largest) of a number, or of each in a list of
 }
 _SWITCHES = ("class_token", "dynamic_img_size", "no_embed_class", "pre_norm", "qkv_bias", "qk_norm")
 OPTIONS = (*_SIZES, *_RATES, *_SWITCHES)
+
+
+def check_all(name: str, options: Mapping[str, Any], image_hw: tuple[int, int]) -> None:
+    """Raise InputError for a name, an option or an image size that is not allowed; nothing is built."""
+    check_name(name)
+    check_options(options)
+    check_image_hw(image_hw, options)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=5)
+        raise InputError(f"timm has no model {name!r}; near are {', '.join(near) or 'none'}")
+
+
+def create_checked(
+    name: str, options: Mapping[str, Any], image_hw: tuple[int, int], pretrained: bool = False
+) -> Any:
+    """A timm model without its classifier, once everything is checked.
+
+    Raises InputError as `check_all`, and for what timm cannot build.
+    """
+    check_all(name, options, image_hw)
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, **options)
+    except _TIMM_ERRORS as error:
+        raise InputError(f"timm cannot build {name} with {dict(options)}: {describe(error)}") from error
+
+
+def describe(error: Exception) -> str:
+    """Type and first line."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
 def check_options(options: Mapping[str, Any]) -> None:

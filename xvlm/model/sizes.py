@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 from safetensors import SafetensorError, safe_open
 
 from xvlm.errors import InputError
-from xvlm.model.options import check_image_hw, check_name, check_options
+from xvlm.model.options import check_all, create_checked
 from xvlm.model.xvlm import ModelConfig
 
 _SPARE = 4
@@ -89,15 +87,11 @@ def text_numbers(config: ModelConfig) -> dict[str, int]:
 
 def vision_numbers(config: ModelConfig) -> int:
     """Parameters of the image encoder, built without memory; 0 for one that cannot be built so."""
-    check_name(config.vision.name)
-    check_options(config.vision.options)
-    check_image_hw(config.vision.image_hw, config.vision.options)
-    if not timm.is_model(config.vision.name):
-        return 0  # building it says so
-    options: dict[str, Any] = dict(config.vision.options)
+    vision = config.vision
+    check_all(vision.name, vision.options, vision.image_hw)
     try:
         with torch.device("meta"):
-            model = timm.create_model(config.vision.name, pretrained=False, num_classes=0, **options)
-    except (RuntimeError, NotImplementedError):
-        return 0  # asks for values while it is built; or building it says what is wrong
+            model = create_checked(vision.name, vision.options, vision.image_hw)
+    except InputError:
+        return 0  # it asks for values while it is built, or building it says what is wrong
     return sum(parameter.numel() for parameter in model.parameters())

@@ -10,12 +10,10 @@ Two kinds, found from the model itself (design, section 4):
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import set_fused_attn
@@ -28,7 +26,7 @@ from xvlm.errors import InputError
 from xvlm.model.attention import ConceptTokens
 from xvlm.model.frugal import make_mlps_frugal
 from xvlm.model.frugal_swin import make_blocks_frugal
-from xvlm.model.options import check_image_hw, check_name, check_options
+from xvlm.model.options import create_checked, describe
 from xvlm.model.stem import split_stem
 from xvlm.ranges import Decay, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -299,28 +297,26 @@ def check_image_size(model: nn.Module, config: VisionConfig) -> None:
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
-    Raises InputError for a name that timm does not know or that is no plain name, an option that is not allowed or
-    that the model cannot take, an image size that is no multiple of the stride, a transformer that is no plain ViT,
-    or a setting for encoders of another kind.
+    Raises InputError for a name that timm does not know or that is no plain name, an option that is not
+    allowed or that the model cannot take, an image size that is no multiple of the stride, a transformer that
+    is no plain ViT, or a setting for encoders of another kind.
     """
-    check_name(config.name)
-    check_options(config.options)
-    check_image_hw(config.image_hw, config.options)
-    if not timm.is_model(config.name):
-        near = difflib.get_close_matches(config.name, timm.list_models(), n=5)
-        raise InputError(f"timm has no model {config.name!r}; near are {', '.join(near) or 'none'}")
-    options = dict(config.options)
-    try:
-        model = timm.create_model(config.name, pretrained=pretrained, num_classes=0, **options)
-    except MemoryError:
-        raise
-    except Exception as error:  # of any kind: each model checks its options in its own way, or not at all
-        raise InputError(f"timm cannot build {config.name} with options {options}: {error}") from error
+    model = create_checked(config.name, config.options, config.image_hw, pretrained)
     check_image_size(model, config)
     make_blocks_frugal(model)
     make_mlps_frugal(model)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=config.image_hw)  # type: ignore[operator]
+        patch_hw = model.patch_embed.patch_size
+        if any(side % patch for side, patch in zip(config.image_hw, patch_hw, strict=True)):
+            raise InputError(
+                f"{config.name} takes no images of {config.image_hw}: sides must be multiples of {patch_hw}"
+            )
+        try:
+            model.set_input_size(img_size=config.image_hw)
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"{config.name} takes no images of {config.image_hw}: {describe(error)}"
+            ) from error
     if isinstance(model, VisionTransformer):
         for name in ("stem_blocks", "patch_dropout"):
             if getattr(config, name):

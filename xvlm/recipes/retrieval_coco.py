@@ -9,7 +9,7 @@ from xvlm.tasks._dev import DevConfig
 from xvlm.tasks.pretrain import DataConfig
 from xvlm.tasks.retrieval import RetrievalRun
 
-PUBLISHED = FLOAT32
+PUBLISHED = FLOAT32 | {"dev.rerank": "published"}
 
 
 def recipe(

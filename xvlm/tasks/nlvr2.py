@@ -75,7 +75,6 @@ class PairView:
         said = some_of(statements_of(record, bad), self.statements, rng)
         opened = [open_image(one, key=record.key) for one in images_of(record)]
         # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
-        # (The published code mirrors each image whatever the statement says.)
         notes: list[Note] = []
         texts, ids, truths = [], [], []
         for text, truth in said:

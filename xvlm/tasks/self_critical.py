@@ -274,8 +274,8 @@ RUN = SelfCriticalRun
 def build(run: SelfCriticalRun, out: Path) -> Built:
     """The task, its data and its model.
 
-    Raises InputError if it has no data, the prompt fills a caption, or captions may be longer than the decoder's
-    positions reach.
+    Raises InputError if it has no data, the prompt fills a caption, or captions may be longer than the
+    decoder's positions reach.
     """
     got = prepare(run, out)
     check_positions(got.loaded.model.config.text, run.max_tokens, "max_tokens")
