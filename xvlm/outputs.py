@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from xvlm.errors import OutputError
+from xvlm.jsonfile import read_json
 
 
 def check_apart(out: Path, inputs: Iterable[str | Path] = ()) -> None:
@@ -74,4 +74,4 @@ def check_output_file(
 
 def is_json_object(path: Path) -> bool:
     """Whether a file is one."""
-    return isinstance(json.loads(path.read_text()), dict)
+    return isinstance(read_json(path, allow_nan=True), dict)

@@ -6,7 +6,6 @@ in bfloat16, and where the view lies in the image.  `train/stem_cache.py` writes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from xvlm.data.images import Opened
 from xvlm.data.mirror import MirrorRule, mirror_texts
 from xvlm.data.transforms import WHOLE, Kept, box_in_view, mirror_box, mirror_concepts
+from xvlm.jsonfile import read_json
 from xvlm.records import BadRecord, BoxXYXY, Concept
 
 
@@ -42,7 +42,7 @@ class StemViews:
 
     def _files(self) -> tuple[dict[str, int], np.ndarray, np.ndarray, np.ndarray]:
         if self._opened is None:
-            about = json.loads((self.folder / "views.json").read_text())
+            about = read_json(self.folder / "views.json")
             shape = tuple(about["shape"])
             features = np.memmap(self.folder / "features.bf16", dtype=np.int16, mode="r", shape=shape)
             crops, mirrored = np.load(self.folder / "crops.npy"), np.load(self.folder / "mirrored.npy")

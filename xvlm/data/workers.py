@@ -14,9 +14,9 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -69,7 +69,8 @@ class Stream(Iterator[T]):
         try:
             item = next(self._items)
         except BaseException as error:  # also the end, and Ctrl-C
-            self.__exit__(type(error), error, None)
+            # What a dead worker had half sent cannot be received, which is noticed before its death.
+            self._leave(error, isinstance(error, OSError | EOFError))
             raise
         if isinstance(item, _Failed):
             self.close()
@@ -82,25 +83,37 @@ class Stream(Iterator[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None, may_be_dying: bool = False) -> None:
         # torch raises this wherever the main thread is when a worker dies.
         reported = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        codes = [worker.exitcode for worker in self._workers if worker.exitcode] if reported else []
+        code = _twice(lambda: self._death(1.0 if may_be_dying else 0.0)) if reported or may_be_dying else None
         self.close()
-        if codes:
-            raise WorkerDiedError(_cause_of_death(codes[0])) from error
+        if code is not None:
+            raise WorkerDiedError(_cause_of_death(code)) from error
+
+    def _death(self, seconds: float) -> int | None:
+        """The exit code of a worker that did not end well, which may take some time to appear."""
+        if self._workers:
+            wait([worker.sentinel for worker in self._workers], seconds)
+        return next((worker.exitcode for worker in self._workers if worker.exitcode), None)
 
     def close(self) -> None:
         """End the workers; those that are still busy after `GRACE_SECONDS` are killed."""
         items, self._items = self._items, None
         end = getattr(items, "_shutdown_workers", None)
-        if end is None:
-            return
+        if end is not None:
+            _twice(lambda: self._end(end))
+
+    def _end(self, end: Callable[[], object]) -> None:
         late = threading.Timer(GRACE_SECONDS, self._kill)
         late.daemon = True
         late.start()
-        with suppress(RuntimeError):  # torch's report of a worker that was killed
+        try:
             end()
-        late.cancel()
+        finally:
+            late.cancel()
         self._kill()
         for worker in self._workers:
             worker.join()
@@ -109,6 +122,14 @@ class Stream(Iterator[T]):
         for worker in self._workers:
             if worker.is_alive():
                 worker.kill()
+
+
+def _twice(call: Callable[[], T]) -> T:
+    """What `call` gives, called again if torch reports a dead worker in it, which it does once."""
+    try:
+        return call()
+    except RuntimeError:
+        return call()
 
 
 @dataclass(frozen=True)

@@ -118,10 +118,10 @@ def check_model_output(folder: Path, inputs: Iterable[str | Path] = (), needed_b
 
 def _is_ours(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and {"format", "model", "max_words", "max_tokens"} <= config.keys()
+    return {"format", "model", "max_words", "max_tokens"} <= config.keys()
 
 
 def load_model(folder_or_repo: str | Path) -> Loaded:

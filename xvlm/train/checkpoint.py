@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from xvlm import dist
 from xvlm.errors import InputError, WeightsError
+from xvlm.jsonfile import read_json
 from xvlm.train.optim import Average, first_not_finite
 from xvlm.whole import whole_folder
 
@@ -197,17 +198,14 @@ def _without_state(optimizer: torch.optim.Optimizer) -> list[str]:
 def _record(folder: Path) -> dict[str, Any]:
     """`state.json`, checked.  Raises InputError or OSError."""
     path = folder / "state.json"
-    try:
-        record = json.loads(path.read_text())
-        noted = record.pop("checksum", None)
-        missing = [name for name in (*State.__dataclass_fields__, "average_updates") if name not in record]
-    except (ValueError, AttributeError, TypeError) as error:
-        raise InputError(f"{path} is not JSON of a checkpoint: {error}") from error
+    record: dict[str, Any] = read_json(path)
+    noted = record.pop("checksum", None)
+    missing = [name for name in (*State.__dataclass_fields__, "average_updates") if name not in record]
     if missing or (noted is None) != ("checksums" not in record):
         raise InputError(f"{path} lacks {', '.join(missing) or 'its checksum'}")
     if noted is not None and noted != _checksum_of(record):
         raise InputError(f"{path} is not what was written")
-    return record  # type: ignore[no-any-return]
+    return record
 
 
 def read_state(folder: Path) -> State:

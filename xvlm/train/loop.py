@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from xvlm import dist
 from xvlm.data.loader import BadRecords, Feed, load
 from xvlm.errors import InputError, NotFiniteError
+from xvlm.jsonfile import read_json
 from xvlm.model.batch_norm import synchronise_batch_norms
 from xvlm.outputs import check_room
 from xvlm.run import Run, write_json
@@ -193,7 +194,7 @@ def begin(run: Run, out: Path, state: checkpoint.State, needed_bytes: int) -> No
 def note_precision(run: Run, out: Path, step: int) -> None:
     """Say and log that a run goes on in another precision than before."""
     path = out / "run.json"
-    before = json.loads(path.read_text()).get("precision") if step and path.exists() else run.precision
+    before = read_json(path).get("precision") if step and path.exists() else run.precision
     if before != run.precision:
         print(f"{out}: goes on in {run.precision} after {step} steps in {before}", flush=True)
         row = {"step": step, "event": "precision", "before": before, "now": run.precision}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -83,8 +82,7 @@ def is_run(out: Path) -> bool:
     """Whether a run of ours began in `out`."""
     try:
         if (out / "run.json").is_file():
-            data = json.loads((out / "run.json").read_text())
-            return isinstance(data, dict) and {"recipe", "task", "optim"} <= data.keys()
+            return {"recipe", "task", "optim"} <= read_json(out / "run.json").keys()
         if (out / "log.jsonl").is_file():
             return steps_logged(out / "log.jsonl") > 0 or (out / "log.jsonl").stat().st_size == 0
     except (OSError, ValueError):

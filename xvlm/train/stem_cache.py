@@ -7,7 +7,6 @@ lines were reordered or images replaced, those rows are computed again.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import sys
@@ -29,6 +28,7 @@ from xvlm.data.sources import Source
 from xvlm.data.transforms import random_resized_crop
 from xvlm.data.workers import Stream
 from xvlm.errors import InputError, OutputError
+from xvlm.jsonfile import read_json
 from xvlm.lock import locked
 from xvlm.model.vision import VisionEncoder
 from xvlm.progress import tracked
@@ -180,7 +180,7 @@ class _Cache:
     def _go_on(self) -> None:
         """Take what an earlier process left, if it is of the same stem and whole."""
         try:
-            before = json.loads((self.folder / PROGRESS).read_text())
+            before = read_json(self.folder / PROGRESS)
             crops, mirrored = np.load(self.folder / "crops.npy"), np.load(self.folder / "mirrored.npy")
             features_bytes = (self.folder / FEATURES).stat().st_size
             same = before["about"] == self.about and len(before["done"]) == len(self.prints)
@@ -275,7 +275,7 @@ def _allocate(handle: int, path: Path, size: int) -> None:
 
 def stem_seconds(folder: Path) -> float:
     """How long it took to fill a folder, over all sittings."""
-    return float(json.loads((folder / "views.json").read_text())["seconds"])
+    return float(read_json(folder / "views.json")["seconds"])
 
 
 def _print_of(source: Source, place: int) -> str:
