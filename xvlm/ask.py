@@ -15,7 +15,7 @@ from xvlm.model.decoding import CAPTION, Decoding
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
 MaxPixels = Annotated[int, tyro.conf.arg(help="largest image that is read, in pixels")]
-GreyBits = Annotated[int, tyro.conf.arg(help="significant bits of 16-bit grey; 0: seen from the image")]
+SignificantBits = Annotated[int, tyro.conf.arg(help="of a 16-bit image; 0: seen from its values")]
 
 
 def ground(
@@ -25,7 +25,7 @@ def ground(
     draw: Path | None = None,
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    significant_bits: SignificantBits = 0,
 ) -> None:
     """Where is this phrase in the image?
 
@@ -39,7 +39,7 @@ def ground(
     from xvlm.predict import Predictor
     from xvlm.report import DrawnBox, draw_box
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     box, score = Predictor.load(model).image(image).ground(phrase)
     if draw is not None:
         draw_box(open_any(image).image, [DrawnBox(box, f"{phrase} {score:.2f}")]).save(draw)
@@ -52,7 +52,7 @@ def match(
     model: Path = Path("runs/demo"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    significant_bits: SignificantBits = 0,
 ) -> None:
     """How well does each text describe the image?
 
@@ -63,7 +63,7 @@ def match(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     scores = Predictor.load(model).image(image).match(texts)
     if json:
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
@@ -78,7 +78,7 @@ def caption(
     model: Path = Path("runs/captioning"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    significant_bits: SignificantBits = 0,
 ) -> None:
     """What does the image show?
 
@@ -88,7 +88,7 @@ def caption(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     found = Predictor.load(model).image(image).captions(decoding)
     if json:
         show({"captions": found}, json)
@@ -103,7 +103,7 @@ def ask(
     model: Path = Path("runs/vqa"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    significant_bits: SignificantBits = 0,
 ) -> None:
     """Answer a question about the image.
 
@@ -115,7 +115,7 @@ def ask(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     answer, score = Predictor.load(model).image(image).ask(question, answers)
     show({"question": question, "answer": answer, "score": score}, json)
 
@@ -127,7 +127,7 @@ def compare(
     model: Path = Path("runs/nlvr2"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: GreyBits = 0,
+    significant_bits: SignificantBits = 0,
 ) -> None:
     """Is this statement about two images true?
 
@@ -139,7 +139,7 @@ def compare(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     truth = Predictor.load(model).compare(left, right, statement)
     show({"statement": statement, "truth": truth}, json)
 

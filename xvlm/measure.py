@@ -144,7 +144,7 @@ def options_of(evaluate: Callable[..., Any]) -> Any:
     )
 
 
-LIMITS = ("max_pixels", "grey_bits", "allow_remote", "allow_private")
+LIMITS = ("max_pixels", "significant_bits", "allow_remote", "allow_private")
 """Fields of `Limits` that are options of an evaluation."""
 
 
@@ -153,7 +153,7 @@ def limit_options() -> list[tuple[str, Any, Any]]:
     flag = tyro.conf.FlagCreatePairsOff[bool]
     return [
         option("max_pixels", int, "largest image, in pixels", default=100_000_000),
-        option("grey_bits", int, "significant bits of 16-bit grey; 0: seen from each image", default=0),
+        option("significant_bits", int, "of 16-bit images; 0: seen from each image", default=0),
         option("allow_remote", flag, "data files may name images by URL", default=False),
         option("allow_private", flag, "URLs may lead to private addresses", default=False),
     ]

@@ -52,7 +52,7 @@ def train(
     dist.init()
     change_limits(
         max_pixels=run.max_pixels,
-        grey_bits=run.grey_bits,
+        significant_bits=run.significant_bits,
         allow_remote=run.allow_remote,
         allow_private=run.allow_private,
     )
