@@ -12,12 +12,12 @@ from tyro.conf import Positional
 from xvlm.data.limits import change_limits
 from xvlm.errors import printable
 from xvlm.model.decoding import CAPTION, Decoding
-from xvlm.ranges import GreyBits, PositiveInt
+from xvlm.ranges import PositiveInt, SignificantBits
 from xvlm.run import json_text
 
 Json = Annotated[bool, tyro.conf.arg(help="print JSON")]
 MaxPixels = Annotated[PositiveInt, tyro.conf.arg(help="largest image that is read, in pixels")]
-Grey = Annotated[GreyBits, tyro.conf.arg(help="significant bits of 16-bit grey; 0: seen from the image")]
+Bits = Annotated[SignificantBits, tyro.conf.arg(help="of a 16-bit image; 0: seen from its values")]
 Device = Annotated[
     str | None, tyro.conf.arg(help="cpu, cuda or cuda:NUMBER; by default the GPU where there is one")
 ]
@@ -30,7 +30,7 @@ def ground(
     draw: Path | None = None,
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: Grey = 0,
+    significant_bits: Bits = 0,
     device: Device = None,
 ) -> None:
     """Where is this phrase in the image?
@@ -46,7 +46,7 @@ def ground(
     from xvlm.predict import Predictor
     from xvlm.report import DrawnBox, draw_box
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     if draw is not None:
         check_picture_output(draw, image)
     box, score = Predictor.load(model, device).image(image).ground(phrase)
@@ -62,7 +62,7 @@ def match(
     model: Path = Path("runs/demo"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: Grey = 0,
+    significant_bits: Bits = 0,
     device: Device = None,
 ) -> None:
     """How well does each text describe the image?
@@ -74,7 +74,7 @@ def match(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     scores = Predictor.load(model, device).image(image).match(texts)
     if json:
         show({"scores": dict(zip(texts, scores, strict=True))}, json)
@@ -89,7 +89,7 @@ def caption(
     model: Path = Path("runs/captioning"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: Grey = 0,
+    significant_bits: Bits = 0,
     device: Device = None,
 ) -> None:
     """What does the image show?
@@ -100,7 +100,7 @@ def caption(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     found = Predictor.load(model, device).image(image).captions(decoding)
     if json:
         show({"captions": found}, json)
@@ -115,7 +115,7 @@ def ask(
     model: Path = Path("runs/vqa"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: Grey = 0,
+    significant_bits: Bits = 0,
     device: Device = None,
 ) -> None:
     """Answer a question about the image.
@@ -128,7 +128,7 @@ def ask(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     best = Predictor.load(model, device).image(image).ask_all(question, answers)
     answer, score = best[0]
     if json:
@@ -147,7 +147,7 @@ def compare(
     model: Path = Path("runs/nlvr2"),
     json: Json = False,
     max_pixels: MaxPixels = 100_000_000,
-    grey_bits: Grey = 0,
+    significant_bits: Bits = 0,
     device: Device = None,
 ) -> None:
     """Is this statement about two images true?
@@ -160,7 +160,7 @@ def compare(
     """
     from xvlm.predict import Predictor
 
-    change_limits(max_pixels=max_pixels, grey_bits=grey_bits)
+    change_limits(max_pixels=max_pixels, significant_bits=significant_bits)
     truth = Predictor.load(model, device).compare(left, right, statement)
     show({"statement": statement, "truth": truth}, json)
 

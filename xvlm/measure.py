@@ -17,7 +17,7 @@ from xvlm.data.published import Keys
 from xvlm.errors import InputError
 from xvlm.jsonfile import read_json
 from xvlm.lookup import find, names
-from xvlm.ranges import GreyBits, PositiveInt, Probability, check_options, hints_of
+from xvlm.ranges import PositiveInt, Probability, SignificantBits, check_options, hints_of
 
 
 def measure(words: Sequence[str]) -> dict[str, float] | None:
@@ -206,7 +206,7 @@ def options_of(evaluate: Callable[..., Any]) -> Any:
     )
 
 
-LIMITS = ("max_pixels", "grey_bits", "allow_remote", "allow_private")
+LIMITS = ("max_pixels", "significant_bits", "allow_remote", "allow_private")
 """Fields of `Limits` that are options of an evaluation."""
 
 
@@ -215,7 +215,7 @@ def limit_options() -> list[tuple[str, Any, Any]]:
     flag = tyro.conf.FlagCreatePairsOff[bool]
     return [
         option("max_pixels", PositiveInt, "largest image, in pixels", default=100_000_000),
-        option("grey_bits", GreyBits, "significant bits of 16-bit grey; 0: seen from each image", default=0),
+        option("significant_bits", SignificantBits, "of 16-bit images; 0: seen from each image", default=0),
         option("allow_remote", flag, "data files may name images by URL", default=False),
         option("allow_private", flag, "URLs may lead to private addresses", default=False),
     ]

@@ -74,7 +74,7 @@ class Ascending:
 
 PositiveInt = Annotated[int, Range(ge=1)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
-GreyBits = Annotated[int, Range(ge=0, le=16)]
+SignificantBits = Annotated[int, Range(ge=0, le=16)]
 FiniteFloat = Annotated[float, Range()]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]

@@ -22,12 +22,12 @@ from xvlm.ranges import (
     LARGEST_INT,
     Decay,
     Epsilon,
-    GreyBits,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveInt,
     Probability,
     Seed,
+    SignificantBits,
     hints_of,
     validate,
 )
@@ -91,7 +91,7 @@ class Run:
             kept in the folder `best`; empty: none is.
         max_bad: share of records read that may be bad before the run stops.
         max_pixels: of an image (width x height); larger ones are bad records.
-        grey_bits: significant bits of grey images that are stored in 16; 0: seen from each image.
+        significant_bits: of images that are stored in 16 bits a channel; 0: seen from each image.
         allow_remote: data files may name images by URL; a remote data file or image root needs no permission.
         allow_private: URLs may lead to private, loopback and link-local addresses.
         faithful: reproduce the published behaviour where it differs (design, section 5).
@@ -109,7 +109,7 @@ class Run:
     keep_best: str = ""
     max_bad: Probability = 0.01
     max_pixels: PositiveInt = 100_000_000
-    grey_bits: GreyBits = 0
+    significant_bits: SignificantBits = 0
     allow_remote: bool = False
     allow_private: bool = False
     faithful: bool = False

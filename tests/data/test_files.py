@@ -139,7 +139,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             with pytest.raises(InputError, match=f"is {kind}, not a file"):
                 read()
     for read in _reading(str(tmp_path / "none")):
-        with pytest.raises(MissingFileError, match="none does not exist"):
+        with pytest.raises(MissingFileError, match=r"No such file: .*none"):
             read()
     for read in _reading("null\0byte"):
         with pytest.raises(InputError, match="cannot be read"):

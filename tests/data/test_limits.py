@@ -51,7 +51,7 @@ def test_workers_have_them() -> None:
 
 
 def test_values_out_of_range_are_refused() -> None:
-    for fields, said in (({"max_pixels": 0}, "at least 1"), ({"grey_bits": 17}, "1 to 16 is allowed")):
+    for fields, said in (({"max_pixels": 0}, "at least 1"), ({"significant_bits": 17}, "1 to 16 is allowed")):
         with pytest.raises(InputError, match=said):
             change_limits(**fields)
 
@@ -69,14 +69,14 @@ def test_runs_that_are_older_go_on_and_permissions_may_change(tmp_path: Path) ->
     run = tiny_run(steps=1)
     train(run, tmp_path)
     data = json.loads((tmp_path / "run.json").read_text())
-    younger = ("max_pixels", "grey_bits", "allow_remote", "allow_private")
+    younger = ("max_pixels", "significant_bits", "allow_remote", "allow_private")
     assert all(name in data for name in younger)
     old = {name: value for name, value in data.items() if name not in younger}
     assert from_json(PretrainRun, old) == from_json(PretrainRun, data)
     (tmp_path / "run.json").write_text(json.dumps(old))
     train(tiny_run(steps=2, max_pixels=10**6, allow_remote=True), tmp_path, resume=True)
-    with pytest.raises(InputError, match="grey_bits was 0, now it is 12"):
-        check_same(tiny_run(grey_bits=12), to_json(tiny_run()), tmp_path)
+    with pytest.raises(InputError, match="significant_bits was 0, now it is 12"):
+        check_same(tiny_run(significant_bits=12), to_json(tiny_run()), tmp_path)
 
 
 def test_commands_have_the_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

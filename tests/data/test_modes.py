@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -47,11 +49,14 @@ def test_the_range_is_that_of_the_whole_image() -> None:
 def test_the_range_can_be_said() -> None:
     values = np.full((4, 4), 2000, np.uint16)
     assert _grey(values)[0, 0] == round(2000 * 255 / 2047 / 2) == 125  # 2000 needs 11 bits, hence 12
-    with limited(grey_bits=16):
+    with limited(significant_bits=16):
         assert _grey(values)[0, 0] == 8
-    with limited(grey_bits=11):
+    with limited(significant_bits=11):
         assert _grey(values)[0, 0] == 249
-    with limited(grey_bits=10), pytest.raises(BadRecord, match=r"from 2000 to 2000; only 0 to 1023\.0 has"):
+    with (
+        limited(significant_bits=10),
+        pytest.raises(BadRecord, match=r"from 2000 to 2000; only 0 to 1023\.0 has"),
+    ):
         _grey(values)
 
 
@@ -61,9 +66,69 @@ def test_a_guessed_range_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         for value in (3000, 4095, 0, 40_000):
             _grey(np.full((4, 4), value, np.uint16))
     assert [record.getMessage() for record in caplog.records] == [
-        "a grey image of 16 bits holds no value above 4095: it is scaled as one of 12 bits, and so are "
-        "others like it; --grey-bits 16 takes them as they are"
+        "an image of 16 bits a channel holds no value above 4095: it is scaled as one of 12 bits, and so are "
+        "others like it; --significant-bits 16 takes them as they are"
     ]
+
+
+def _png_16(colours: np.ndarray) -> bytes:
+    """(H, W, 3 or 4) uint16 -> a PNG of 16 bits a channel."""
+    height, width, channels = colours.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _tiff_16(colours: np.ndarray, order: str) -> bytes:
+    """(H, W, 3) uint16 -> a TIFF of 16 bits a channel, little- or big-endian."""
+    height, width, _ = colours.shape
+    pixels = colours.astype(f"{order}u2").tobytes()
+    tags = {256: width, 257: height, 258: 0, 259: 1, 262: 2, 273: 14, 277: 3, 278: height, 279: len(pixels)}
+    entries = b"".join(
+        struct.pack(f"{order}HHII", tag, 3, 3, 8)
+        if tag == 258
+        else struct.pack(f"{order}HHII", tag, 4, 1, value)
+        for tag, value in tags.items()
+    )
+    mark = b"II" if order == "<" else b"MM"
+    head = mark + struct.pack(f"{order}HI3H", 42, 14 + len(pixels), 16, 16, 16)
+    return head + pixels + struct.pack(f"{order}H", len(tags)) + entries + struct.pack(f"{order}I", 0)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("form", ["PNG", "TIFF <", "TIFF >"])
+def test_colours_of_fewer_bits_in_16(bits: int, form: str) -> None:
+    """Pillow keeps their high bytes: 12 bits would leave 16 levels, nearly black."""
+    ramp = np.linspace(0, 2**bits - 1, 256).round().astype(np.uint16)
+    colours = np.tile(np.stack([ramp, ramp[::-1], ramp // 2], axis=1), (4, 1, 1))
+    data = _png_16(colours) if form == "PNG" else _tiff_16(colours, form[-1])
+    expected = np.round(colours * (255 / (2**bits - 1)))
+    found = np.asarray(open_image(data, key="k").image)
+    assert np.abs(found - expected).max() <= (1 if bits == 16 else 0)
+    if bits < 16:
+        with limited(significant_bits=16):
+            assert np.array_equal(np.asarray(open_image(data, key="k").image), colours // 256)
+
+
+def test_the_range_of_colours_can_be_said() -> None:
+    data = _png_16(np.full((4, 4, 3), 2000, np.uint16))
+    assert open_image(data, key="k").image.getpixel((0, 0)) == (125,) * 3
+    with limited(significant_bits=11):
+        assert open_image(data, key="k").image.getpixel((0, 0)) == (249,) * 3
+    with limited(significant_bits=10), pytest.raises(BadRecord, match=r"up to 2000; only 0 to 1023\.0 has"):
+        _ = open_image(data, key="k").image
+
+
+def test_transparent_colours_of_fewer_bits_in_16() -> None:
+    colours = np.full((4, 4, 4), 65535, np.uint16)
+    colours[..., :3] = (4095, 0, 1000)
+    colours[0, 0, 3] = 0
+    image = open_image(_png_16(colours), key="k").image
+    assert image.getpixel((1, 1)) == (255, 0, 62) and image.getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_nan_is_found_in_any_strip(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def _open_local(path: str, buffering: int = -1) -> IO[bytes]:
     try:
         descriptor = os.open(path, flags)  # without O_NONBLOCK a pipe that nobody writes to would hang
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path} does not exist") from error
+        raise MissingFileError(f"No such file: {path}") from error
     except (OSError, ValueError) as error:  # ValueError: a null byte
         raise InputError(f"{path!r} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     mode = os.fstat(descriptor).st_mode
@@ -135,7 +135,7 @@ def _remote_errors(path: str) -> Iterator[None]:
     except XVLMError:
         raise
     except FileNotFoundError as error:
-        raise MissingFileError(f"{path} does not exist") from error
+        raise MissingFileError(f"No such file: {path}") from error
     except ImportError as error:
         needed = PROTOCOLS.get(path.partition("://")[0])
         raise MissingPackageError(f"reading {path!r} needs {needed} ({error})") from error

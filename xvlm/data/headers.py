@@ -11,6 +11,8 @@ import struct
 
 from PIL import Image
 
+from xvlm.data.modes import stored_bytes
+
 MAX_SIDE = 1_000_000
 MAX_SCANS = 100
 SCANS_AT_MAX_PIXELS = 30
@@ -143,11 +145,11 @@ def check_opened(image: Image.Image, scans: int, max_pixels: int) -> None:
 def _bytes_a_pixel(image: Image.Image) -> int:
     """Peak of the pixels, the decoder's own copy, and the RGB or turned copy that is made of them."""
     if image.format in _DEEPEST_COPIES:
-        return _DEEPEST_COPIES[image.format]
+        return max(_DEEPEST_COPIES[image.format], 16 if stored_bytes(image) else 0)
     if image.format in ("JPEG", "MPO"):
         channels = len(image.getbands())
         return (8 if channels == 4 else 4) + 4 + (2 * channels if image.info.get("progressive") else 0)
-    return 9
+    return 16 if stored_bytes(image) else 9
 
 
 def _is_slow(image: Image.Image) -> bool:

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from xvlm.data import files, headers
 from xvlm.data.limits import current
-from xvlm.data.modes import to_rgb
+from xvlm.data.modes import join_bytes, stored_bytes, to_rgb, uses_low_bytes
 from xvlm.errors import MissingPackageError
 from xvlm.records import BadRecord, BoxXYXY, ImageData
 
@@ -92,6 +92,18 @@ class Opened:
         gap = 3.0 if fast else None
         return image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=gap)
 
+    def _all_bits(self, stored: Image.Image) -> Image.Image:
+        """The image itself, or, where only lower bits of its 16-bit colours are used, those scaled."""
+        if not stored_bytes(stored):
+            return stored
+        stored.load()
+        if not uses_low_bytes(stored):
+            return stored
+        low = open_pillow(self.data)  # type: ignore[arg-type]
+        stored_bytes(low, low=True)
+        low.load()
+        return join_bytes(stored, low)
+
     def _decode(self, at_least: tuple[float, float] | None) -> tuple[Image.Image, BoxXYXY]:
         """Upright RGB, and where in it the picture lies: a reduced JPEG's last row and column are partial."""
         if isinstance(self.data, np.ndarray):
@@ -103,7 +115,7 @@ class Opened:
                 wanted = at_least[::-1] if self.orientation in _TURNS_SIDEWAYS else at_least
                 drafted = stored.draft(stored.mode, (max(1, int(wanted[0])), max(1, int(wanted[1]))))
                 extent = tuple(map(float, drafted[1])) if drafted else extent  # type: ignore[assignment]
-            rgb = to_rgb(stored)
+            rgb = to_rgb(self._all_bits(stored))
             late_turn = _orientation(stored) not in (1, self.orientation)
         except MemoryError:
             raise

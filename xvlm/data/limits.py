@@ -14,7 +14,7 @@ from typing import Any
 
 from xvlm.errors import InputError
 
-GREY_BITS = (8, 10, 12, 14, 16)
+BIT_DEPTHS = (8, 10, 12, 14, 16)
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Limits:
     Attributes:
         max_pixels: width x height of an image.
         max_file_bytes: encoded size of an image, local or remote.
-        grey_bits: significant bits of grey images that are stored in 16; 0: the smallest of 8, 10, 12, 14, 16
-            that holds the image's largest value.
+        significant_bits: of images that are stored in 16 bits a channel; 0: the smallest of 8, 10, 12, 14 and
+            16 that holds the image's largest value.
         allow_remote: data files may name images by URL.  What a person types (an image, `--data`, an image
             root) may be remote without it.
         allow_private: a URL may lead to a private, loopback or link-local address.
@@ -35,7 +35,7 @@ class Limits:
 
     max_pixels: int = 100_000_000
     max_file_bytes: int = 512 * 2**20
-    grey_bits: int = 0
+    significant_bits: int = 0
     allow_remote: bool = False
     allow_private: bool = False
     connect_seconds: float = 10.0
@@ -45,8 +45,10 @@ class Limits:
     def __post_init__(self) -> None:
         if self.max_pixels < 1:
             raise InputError(f"max_pixels is {self.max_pixels}; it must be at least 1")
-        if self.grey_bits and not 1 <= self.grey_bits <= 16:
-            raise InputError(f"grey_bits is {self.grey_bits}; 1 to 16 is allowed, or 0 to look at each image")
+        if self.significant_bits and not 1 <= self.significant_bits <= 16:
+            raise InputError(
+                f"significant_bits is {self.significant_bits}; 1 to 16 is allowed, or 0 to look at each image"
+            )
 
 
 _current = Limits()

@@ -306,7 +306,7 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     make_blocks_frugal(model)
     make_mlps_frugal(model)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
-        patch_hw = model.patch_embed.patch_size
+        patch_hw = getattr(model.patch_embed, "patch_size", (1, 1))
         if any(side % patch for side, patch in zip(config.image_hw, patch_hw, strict=True)):
             raise InputError(
                 f"{config.name} takes no images of {config.image_hw}: sides must be multiples of {patch_hw}"

@@ -70,7 +70,7 @@ def train(
         raise InputError(f"keep_best is {run.keep_best!r}, but nothing is measured; name a file in dev")
     change_limits(
         max_pixels=run.max_pixels,
-        grey_bits=run.grey_bits,
+        significant_bits=run.significant_bits,
         allow_remote=run.allow_remote,
         allow_private=run.allow_private,
     )
