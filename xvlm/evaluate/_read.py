@@ -135,7 +135,7 @@ def usable(record: Record, photo: Photo, skipped: Skipped, boxed: bool) -> list[
     if photo.opened.orientation == 1:  # boxes on a turned image are other ones anyway
         given = {concept.box_xyxy for concept in wanted}
         for _ in (concept for concept in found if concept.box_xyxy not in given):
-            skipped.note("box clipped to the image", record.key)
+            skipped.note("box clipped", record.key)
     return found
 
 
