@@ -29,14 +29,14 @@ from xvlm.tasks.vqa import QuestionView
         ({"answer": "red"}, [1.0]),
         ({"answer": "red", "dataset": "vg"}, [0.5]),
         ({"answer": ["red"], "dataset": "vg"}, [0.5]),
-        ({"questions": [{"question": "who?", "answer": ["a", "b"]}], "dataset": "vg"}, [0.25, 0.25]),
+        ({"questions": [{"question": "a dog?", "answer": ["a", "b"]}], "dataset": "vg"}, [0.25, 0.25]),
     ],
 )
 def test_answers_of_visual_genome_count_half(
     fields: dict[str, Any], weights: list[float], tmp_path: Path
 ) -> None:
     photo(40, 30, 0).save(tmp_path / "0.png")
-    (tmp_path / "items.json").write_text(json.dumps([{"image": "0.png", "question": "what?", **fields}]))
+    (tmp_path / "items.json").write_text(json.dumps([{"image": "0.png", "question": "red?", **fields}]))
     transform = PairsTransform((32, 32), (1.0, 1.0), crop=False, flip=False, rand_augment=None)
     view = QuestionView(transform, tiny_tokenizer())
     asked = view(JsonSource(tmp_path / "items.json")[0], np.random.default_rng(0))
