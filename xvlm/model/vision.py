@@ -277,6 +277,20 @@ def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
     return F.pad(torch.cat(parts, dim=1) * 2**0.5, (0, width - 4 * quarter))
 
 
+def window_at(model: nn.Module, config: VisionConfig) -> dict[str, tuple[int, int]]:
+    """The window of a Swin at another resolution, as many times in the image as before; nothing for others.
+
+    Older versions of timm take an eighth of the grid instead, whatever the window was.
+    """
+    blocks: list[Any] = [one for one in model.modules() if hasattr(one, "shift_size")]
+    if not blocks or isinstance(config.options.get("window_size"), list | tuple):
+        return {}
+    embed: Any = model.patch_embed
+    sides = zip(blocks[0].window_size, config.image_hw, embed.patch_size, embed.grid_size, strict=True)
+    height, width = (max(1, window * (side // patch) // before) for window, side, patch, before in sides)
+    return {"window_size": (height, width)}
+
+
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
@@ -291,7 +305,7 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     make_blocks_frugal(model)
     make_mlps_frugal(model)
     if hasattr(model, "patch_embed") and hasattr(model, "set_input_size"):
-        model.set_input_size(img_size=config.image_hw)  # type: ignore[operator]
+        model.set_input_size(img_size=config.image_hw, **window_at(model, config))  # type: ignore[operator]
     if isinstance(model, VisionTransformer):
         for name in ("stem_blocks", "patch_dropout"):
             if getattr(config, name):
