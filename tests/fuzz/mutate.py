@@ -12,9 +12,10 @@ ESCAPES = "\x1b]0;owned\x07\x1b[31m\x1b[2J"
 """A terminal's title, colour and screen; none may reach a terminal."""
 
 TEXTS = (
-    "", " ", "\0", "a\nb", "a\r\nb", "\t", "\ud83d", "x" * 5000, "é" * 300, "\u202egnp.exe", "..", "../x", "/",
-    "a red dog", "черный треугольник", "🙂", "\ufeff", "NaN", "-1", "[MASK]", "%s%n", "{0}", "$(touch x)",
-    "`touch x`", "*", "[a-", "a.b.c", "-", "--out", "~", "~root", f"{ESCAPES}x", "\u2028", "\x7f", "\x9b31m",
+    "", " ", "\0", "a\nb", "a\r\nb", "\t", "\ud83d", "x" * 5000, "é" * 300, "\u202egnp.exe", "..", "../x",
+    "/", "a red dog", "черный треугольник", "🙂", "\ufeff", "NaN", "-1", "[MASK]", "%s%n", "{0}",
+    "$(touch x)", "`touch x`", "*", "[a-", "a.b.c", "-", "--out",
+    "~", "~root", f"{ESCAPES}x", "\u2028", "\x7f", "\x9b31m",
 )  # fmt: skip
 
 NUMBERS = (
@@ -79,7 +80,7 @@ def mutated(rng: random.Random, tree: Any, times: int | None = None) -> Any:
             container[key] = [container[key]] * rng.choice([1, 2, 50])
         elif how == 3 and isinstance(container, list):
             container.insert(key, copy.deepcopy(rng.choice(container)))
-        elif how == 4 and isinstance(container[key], str):
+        elif how in (4, 6, 7) and isinstance(container[key], str) and rng.random() < 0.7:
             container[key] = text(rng, container[key])
         elif how == 5 and isinstance(container[key], int | float):
             container[key] = rng.choice(NUMBERS)

@@ -7,6 +7,7 @@ import inspect
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tests.fuzz import mutate
@@ -18,8 +19,8 @@ NUMBERS = (
     "0x10", "", "one", "1.0", "--1", "٣",
 )  # fmt: skip
 OUTS = (
-    "out", "out/deep", ".", "..", "../canary", "../canary/runs", "../canary/runs/model", "../home", "file", "full",
-    "/proc/x", "/dev/null", "a\nb", f"{mutate.ESCAPES}", "x" * 300, "", "link",
+    "out", "out/deep", ".", "..", "../canary", "../canary/runs", "../canary/runs/model", "../home", "file",
+    "full", "/proc/x", "/dev/null", "a\nb", f"{mutate.ESCAPES}", "x" * 300, "", "link",
 )  # fmt: skip
 LONG = {"demo": [], "photos": ["nothing"], "ablate": []}
 """Commands that would train for long, with what they need to begin."""
@@ -31,9 +32,8 @@ def generate(rng: random.Random, box: Box) -> Call:
     (box.folder / "full").mkdir()
     (box.folder / "full" / "notes.txt").write_text("mine\n")
     (box.folder / "link").symlink_to(box.root / "canary")
-    return rng.choice([question, measured, measured, trained, trained, trained, made, made, long, words])(
-        rng, box
-    )
+    kinds = [question, measured, measured, trained, trained, trained, made, made, long, words]
+    return replace(rng.choice(kinds)(rng, box), may_add=True)
 
 
 def spoiled(rng: random.Random, box: Box, options: dict[str, str], given: dict[str, Any]) -> list[object]:

@@ -103,7 +103,7 @@ def bomb(rng: random.Random, box: Box, data: bytes) -> bytes:
     """A header that promises much, or zeros that unpack to much."""
     arrays, name = arrays_of(data), rng.choice(["first", "offsets", "sizes", "names"])
     shape = rng.choice([2**40, 2**62, 400_000_000])
-    start = "{'descr': '<i8', 'fortran_order': False, 'shape': (%d,), }" % shape
+    start = str({"descr": "<i8", "fortran_order": False, "shape": (shape,)})
     head = b"\x93NUMPY\x01\x00" + struct.pack("<H", 118) + start.encode().ljust(117) + b"\n"
     body = bytes(rng.choice([0, 64, 200_000_000]))
     file = io.BytesIO()

@@ -19,7 +19,7 @@ def generate(rng: random.Random, box: Box) -> Call:
     shape = rng.choice(SHAPES)
     good = records(box.kit, shape)
     lines = [mutate.dumped(rng, record) for record in good]
-    for _ in range(rng.choice([1, 1, 3])):
+    for _ in range(rng.choice([1, 5, 20, 20])):
         changed = mutate.mutated(rng, rng.choice(good))
         line = mutate.dumped(rng, changed)
         if rng.random() < 0.1:
@@ -57,7 +57,7 @@ def read(spec: str, image_root: str | None = None) -> None:
     source = open_source(spec, image_root)
     assert sum(source.shards) == len(source)
     shown = views()
-    for index in range(min(len(source), 12)):
+    for index in range(min(len(source), 30)):
         try:
             record = source[index]
         except BadRecord as error:
@@ -72,6 +72,7 @@ def read(spec: str, image_root: str | None = None) -> None:
 
 def views() -> list[Callable[..., object]]:
     """Everything that makes something of a record."""
+    from tests.fuzz.kit import LABELS
     from tests.tiny import tiny_tokenizer
     from xvlm.data.checks import usable_concepts
     from xvlm.data.fields import images_of, labelled_of, questions_of, statements_of
@@ -79,15 +80,24 @@ def views() -> list[Callable[..., object]]:
     from xvlm.data.transforms import PairsTransform, RegionsTransform
     from xvlm.data.views import PairsView, RegionsView, TextView
     from xvlm.tasks._build import texts_of
+    from xvlm.tasks.captioning import CaptionView
+    from xvlm.tasks.entailment import HypothesisView
+    from xvlm.tasks.nlvr2 import PairView
+    from xvlm.tasks.vqa import QuestionView
 
-    text = TextView(tiny_tokenizer(), 30, 30)
+    tokenizer, pairs = tiny_tokenizer(), PairsTransform((32, 32))
+    text = TextView(tokenizer, 30, 30)
     return [
-        PairsView(PairsTransform((32, 32)), text, boxes_as_captions=True),
+        QuestionView(pairs, tokenizer),
+        CaptionView(pairs, tokenizer),
+        HypothesisView(pairs, tokenizer, LABELS),
+        PairView(pairs, tokenizer),
+        PairsView(pairs, text, boxes_as_captions=True),
         RegionsView(RegionsTransform((32, 32)), text, texts=2),
         lambda record, rng: usable_concepts(record, open_image(record.image, key=record.key)),
         lambda record, rng: questions_of(record),
         lambda record, rng: statements_of(record),
-        lambda record, rng: labelled_of(record, ("entailment", "neutral", "contradiction")),
+        lambda record, rng: labelled_of(record, LABELS),
         lambda record, rng: images_of(record),
         lambda record, rng: texts_of(record),
     ]

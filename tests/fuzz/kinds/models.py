@@ -116,8 +116,9 @@ def options(rng: random.Random, box: Box, folder: Path) -> None:
         vision.setdefault("options", {})[name] = value
         if rng.random() < 0.3:
             names = (
-                f"hf-hub:{box.folder}", f"local-dir:{box.folder}", "hf-hub:timm/resnet10t", "resnet10t.nothing",
-                f"python:{package}.VALUE", "../../x", "", "vit_giant_patch14_224", mutate.ESCAPES,
+                f"hf-hub:{box.folder}", f"local-dir:{box.folder}", "hf-hub:timm/resnet10t",
+                "resnet10t.nothing", f"python:{package}.VALUE", "../../x", "",
+                "vit_giant_patch14_224", mutate.ESCAPES,
             )  # fmt: skip
             vision["name"] = rng.choice(names)
         return tree

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
@@ -15,8 +16,8 @@ from tests.fuzz.kit import records
 
 FORMATS = (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT)
 TYPES = (
-    tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.GNUTYPE_SPARSE,
-    tarfile.CONTTYPE, b"Z", b"\0",
+    tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE,
+    tarfile.GNUTYPE_SPARSE, tarfile.CONTTYPE, b"Z", b"\0",
 )  # fmt: skip
 FOLDERS = ("", "", "dir.v2/", "../", "/", "./", "a/" * 60, f"{mutate.ESCAPES}/", "a\nb/")
 SIZES = (2**60, 2**63 - 1, 2**40, -1, -(2**40), 0, 1, 10**30)
@@ -88,10 +89,8 @@ def add(rng: random.Random, tar: tarfile.TarFile, name: str, data: bytes) -> Non
         member.pax_headers = {
             key: rng.choice([str(rng.choice(SIZES)), "1", "0,1,2", "BINARY", "x" * 3000, "nan"])
         }
-    try:
+    with contextlib.suppress(ValueError, UnicodeError, struct.error):  # a name that the format cannot hold
         tar.addfile(member, io.BytesIO(data))
-    except (ValueError, UnicodeError, struct.error):
-        pass  # this format cannot hold such a name
 
 
 def header(rng: random.Random, data: bytes) -> bytes:
