@@ -2,11 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo demo-tasks bench bench-check test lint format photos-deps clean
+.PHONY: help setup demo demo-tasks bench bench-check test test-lowest lint format photos-deps clean
 
 help:
 	@echo "make setup        make $(VENV) and install xvlm with its pinned dependencies (once)"
@@ -15,10 +16,11 @@ help:
 	@echo "make bench        measure the step, reranking, reading and growth of the base model: runs/bench"
 	@echo "make bench-check  measure the first three and compare their ratios with those in benchmarks/"
 	@echo "make test         run every test"
+	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "make lint         check style, format and types"
 	@echo "make format       format the code and sort its imports"
 	@echo "make photos-deps  install the small pretrained towers of the photo recipe"
-	@echo "make clean        remove $(VENV) and caches; runs/ stays"
+	@echo "make clean        remove both environments and caches; runs/ stays"
 
 setup: $(READY)
 
@@ -63,6 +65,17 @@ test: $(READY) $(PHOTOS)
 	@echo "==> Tests"
 	@$(BIN)/python -m pytest
 
+# Not part of CI: a second PyTorch is some gigabytes.  Fuzzing runs by itself, with the pinned versions.
+test-lowest: $(LOWEST)/.ready
+	@echo "==> Tests with the lowest versions"
+	@$(LOWEST)/bin/python -m pytest -m 'not slow'
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	@$(LOWEST)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(LOWEST)
+	@echo "==> Installing the lowest versions in $(LOWEST)"
+	@$(LOWEST)/bin/python -m pip --disable-pip-version-check install -qq -r constraints-lowest.txt setuptools
+	@touch $@
+
 lint: $(READY)
 	@echo "==> ruff check"
 	@$(BIN)/ruff check .
@@ -84,4 +97,4 @@ $(PHOTOS): $(READY) constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

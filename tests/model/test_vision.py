@@ -287,3 +287,20 @@ def test_no_concept_is_without_a_patch() -> None:
     touched: Tensor = tokens.mask_CP[:400].sum(1)
     assert touched.min() == 1 and touched.max() <= 4
     assert cls_CD.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("image_hw", "window"),
+    [((224, 224), (7, 7)), ((384, 384), (12, 12)), ((480, 480), (15, 15)), ((224, 448), (7, 14))],
+)
+def test_a_swins_window_follows_the_image_whatever_timms_version(
+    image_hw: tuple[int, int], window: tuple[int, int]
+) -> None:
+    options = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
+    config = VisionConfig("swin_tiny_patch4_window7_224", image_hw, options)
+    assert build_vision(config).model.layers[0].blocks[0].window_size == window
+
+
+def test_a_small_swins_window_is_no_eighth_of_the_grid() -> None:
+    """timm up to 1.0.30 took that, (2, 3): a model had other tables of positions than with 1.0.31."""
+    assert build_vision(VISION["swin"]).model.layers[0].blocks[0].window_size == (1, 1)

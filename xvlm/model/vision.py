@@ -294,6 +294,20 @@ def check_image_size(model: nn.Module, config: VisionConfig) -> None:
         )
 
 
+def window_at(model: nn.Module, config: VisionConfig) -> dict[str, tuple[int, int]]:
+    """The window of a Swin at another resolution, as many times in the image as before; nothing for others.
+
+    Older versions of timm take an eighth of the grid instead, whatever the window was.
+    """
+    blocks: list[Any] = [one for one in model.modules() if hasattr(one, "shift_size")]
+    if not blocks or isinstance(config.options.get("window_size"), list | tuple):
+        return {}
+    embed: Any = model.patch_embed
+    sides = zip(blocks[0].window_size, config.image_hw, embed.patch_size, embed.grid_size, strict=True)
+    height, width = (max(1, window * (side // patch) // before) for window, side, patch, before in sides)
+    return {"window_size": (height, width)}
+
+
 def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncoder:
     """A timm model as an encoder of the kind that it is.
 
@@ -312,7 +326,7 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
                 f"{config.name} takes no images of {config.image_hw}: sides must be multiples of {patch_hw}"
             )
         try:
-            model.set_input_size(img_size=config.image_hw)
+            model.set_input_size(img_size=config.image_hw, **window_at(model, config))
         except (ValueError, AssertionError, RuntimeError) as error:
             raise InputError(
                 f"{config.name} takes no images of {config.image_hw}: {describe(error)}"
