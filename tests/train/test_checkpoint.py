@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -233,6 +235,15 @@ def test_a_full_disk_leaves_the_one_before(small_disk: Path) -> None:
             checkpoint.save(small_disk, State(step=2), model, optimizer, average)
         assert [path.name for path in (small_disk / "checkpoints").iterdir()] == ["step_00000001"]
         assert checkpoint.damage(first) is None
+
+
+def test_files_are_readable_as_the_umask_says(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        folder = checkpoint.save(tmp_path, State(step=1), *fresh())
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o644}
 
 
 def test_nothing_in_it_is_a_pickle(tmp_path: Path) -> None:

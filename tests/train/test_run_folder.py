@@ -66,7 +66,7 @@ def test_a_runs_own_model_with_more_in_it_is_refused_at_once(tmp_path: Path) -> 
     write_json(tmp_path / "run.json", tiny_run())
     trained_model(tmp_path)
     (tmp_path / "model" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not a model folder of xvlm alone .it holds notes"):
+    with pytest.raises(OutputError, match=r"not a model folder of xvlm alone \(it holds notes"):
         check_run_folder(tiny_run(), tmp_path, resume=True)
 
 

@@ -142,9 +142,8 @@ def test_reordered_lines_bring_their_own_images(
     pixels = np.asarray(whole.resized((0.0, 0.0, float(whole.width), float(whole.height)), (64, 64))).copy()
     assert encoder.stem is not None
     with torch.no_grad():
-        expected = encoder.stem(encoder.normalised(Images(torch.from_numpy(pixels).permute(2, 0, 1)[None])))[
-            0
-        ]
+        images = Images(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        expected = encoder.stem(encoder.normalised(images))[0]
     torch.testing.assert_close(features.float(), expected, atol=0.02, rtol=0.02)
 
 
