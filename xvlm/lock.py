@@ -51,7 +51,7 @@ class FolderLock:
         self._take(shared=True)
 
     def release(self) -> None:
-        """Give it back; with it go its file, if it was held alone, and folders that were made and not used."""
+        """Give it back; with it go its file, if it was held alone, and folders made and not used."""
         if self.handle < 0:  # it was lost
             return
         _handles.pop(self.handle, None)

@@ -71,8 +71,11 @@ def whole_folder(folder: Path, files: Collection[str]) -> Iterator[Path]:
         with _partial(folder, files) as partial:
             partial.mkdir()
             yield partial
-            for written in [*partial.iterdir(), partial]:
+            mode = partial.stat().st_mode & 0o666  # as the umask says; safetensors makes files private
+            for written in partial.iterdir():
+                written.chmod(mode)
                 to_disk(written)
+            to_disk(partial)
             _take_place(partial, folder, files)
         to_disk(folder.parent)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,14 +15,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tests.small_disk import fill, small_disk
 from tests.tiny import tiny_run
-from xvlm.data.loader import Fed
+from xvlm.data.loader import BadRecords, Fed
+from xvlm.errors import NotFiniteError, OutputError
 from xvlm.records import BadRecord
 from xvlm.run import OptimConfig, Run
 from xvlm.tasks.pretrain import build
 from xvlm.train import checkpoint
 from xvlm.train.log import Log
 from xvlm.train.loop import Interrupted, fit
+
+__all__ = ["small_disk"]
 
 
 @dataclass
@@ -176,6 +181,104 @@ def test_a_pretraining_model_that_is_nan_stops_with_keys(tmp_path: Path) -> None
     assert len(kept["keys"]["pairs"]) == run.data.pairs_batch
 
 
+@pytest.mark.parametrize("optim", [{"lr": math.inf}, {"clip": math.nan}, {"lr": 1e38, "weight_decay": 1e38}])
+def test_weights_that_are_not_finite_are_not_saved(optim: dict[str, float], tmp_path: Path) -> None:
+    fit_it(Line(), Feed(), run_of(2), tmp_path)
+    run = replace(run_of(5, optim=optim), save_every=1)
+    measured: list[int] = []
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        measured.append(step)
+        return {}
+
+    with pytest.raises(NotFiniteError, match=r"step 3: weight \w+ is not finite, so it is not saved"):
+        fit_it(Line(), Feed(), replace(run, eval_every=3), tmp_path, resume=True, evaluate=evaluate)
+    assert not measured
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.name == "step_00000002"
+    assert fit_it(Line(), Feed(), run_of(4), tmp_path, resume=True).step == 4
+
+
+def test_a_loss_of_broken_weights_names_the_first(tmp_path: Path) -> None:
+    with pytest.raises(
+        NotFiniteError, match=r"step 1: a loss is not finite .*, nor is weight weight; the keys"
+    ):
+        fit_it(Line(), Feed(), run_of(5, optim={"lr": math.inf}), tmp_path)
+    kept = json.loads((tmp_path / "bad_step_rank0.json").read_text(), parse_constant=pytest.fail)
+    assert kept["step"] == 1 and kept["near"] == "nan"
+    assert checkpoint.newest(tmp_path) is None
+
+
+def test_a_step_is_saved_before_it_is_measured(tmp_path: Path) -> None:
+    """What goes wrong while measuring costs nothing; the number is made up for when it goes on."""
+
+    def broken(model: nn.Module, step: int) -> dict[str, float]:
+        raise KeyError("no such number")
+
+    run = run_of(5, eval_every=3)
+    with pytest.raises(KeyError):
+        fit_it(Line(), Feed(), run, tmp_path, evaluate=broken)
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None and newest.name == "step_00000003"
+    seen: list[int] = []
+
+    def evaluate(model: nn.Module, step: int) -> dict[str, float]:
+        seen.append(step)
+        return {"x": 1.0}
+
+    for _ in range(2):  # the second time nothing is left to do
+        fit_it(Line(), Feed(), run, tmp_path, resume=True, evaluate=evaluate)
+    assert seen == [3, 5]
+    events = [(row["step"], row["x"]) for row in log_of(tmp_path) if row.get("event") == "eval"]
+    assert events == [(3, 1.0), (5, 1.0)]
+
+
+def test_a_full_disk_is_one_sentence(small_disk: Path) -> None:
+    """In the log, TensorBoard's file or a checkpoint; what was saved goes on once there is room."""
+    out = small_disk / "out"
+    fit_it(Line(), Feed(), run_of(2), out)
+    threads = threading.active_count()
+    for leave_bytes in (8192, 16384, 65536):
+        ballast = fill(small_disk, leave_bytes)
+        with pytest.raises(OutputError, match="No space left"):
+            fit_it(Line(), Feed(), replace(run_of(400), save_every=100), out, resume=True)
+        ballast.unlink()
+        assert threading.active_count() == threads
+        newest = checkpoint.newest_intact(out)
+        assert newest is not None and newest == checkpoint.newest(out)
+        log_of(out)
+    state = fit_it(Line(), Feed(), run_of(3), out, resume=True)
+    assert [row["step"] for row in log_of(out)] == list(range(1, state.step + 1))
+
+
+def test_bad_records_on_a_full_disk(small_disk: Path) -> None:
+    ledger = BadRecords(small_disk / "bad_records.jsonl")
+    ledger.add(Feed(bad=1)[0])
+    fill(small_disk)
+    with pytest.raises(OutputError, match=r"bad_records\.jsonl cannot be written: No space left on device"):
+        for step in range(90):
+            ledger.add(Feed(bad=1)[step])
+    lines = (small_disk / "bad_records.jsonl").read_text().splitlines(keepends=True)
+    assert lines and all(line.endswith("\n") and json.loads(line)["key"] for line in lines)
+
+
+def test_tensorboard_reads_what_is_written(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = Log(tmp_path, 0, 3, "demo")
+    for step in (1, 2):
+        log.step(step, {"loss": step / 2, "name": "no number"})
+    log.event(1, "eval", {"acc": 0.25})
+    log.close()
+    log = Log(tmp_path, 2, 3, "demo")  # went on from step 1: what was said of step 2 is replaced
+    log.step(2, {"loss": 7.0})
+    log.close()
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(one.step, one.value) for one in read.Scalars("loss")] == [(1, 0.5), (2, 7.0)]
+    assert [(one.step, one.value) for one in read.Scalars("eval/acc")] == [(1, 0.25)]
+
+
 def test_too_many_bad_records_stop_the_run(tmp_path: Path) -> None:
     fit_it(Line(), Feed(bad=2), run_of(3, max_bad=0.01), tmp_path / "few")
     with pytest.raises(RuntimeError, match=r"3 of 200 records read are bad, more than 1\.00%"):
@@ -249,7 +352,7 @@ def test_log_every_and_save_every(tmp_path: Path) -> None:
         ("precision", "fp16", "precision is 'fp16'; it may be 'fp32' or 'bf16'"),
         (
             "optim",
-            OptimConfig(steps=3, warmup=0, schedule="step"),
+            OptimConfig(steps=3, warmup=9, schedule="step"),  # not only when it is used
             "schedule is 'step'; it may be linear or cosine",
         ),
     ],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tiny import tiny_config, tiny_run, write_photos
+from tests.small_disk import fill, small_disk
+from tests.tiny import photo, tiny_config, tiny_run, write_photos
 from tests.train.interrupt import rows
 from xvlm.batch import Images
 from xvlm.data.images import open_image
 from xvlm.data.sources import JsonSource
 from xvlm.data.stem_views import StemViews
+from xvlm.errors import OutputError
 from xvlm.model.vision import VisionConfig, VisionEncoder, build_vision
 from xvlm.records import BadRecord
 from xvlm.tasks._build import SourceConfig
@@ -24,6 +28,7 @@ from xvlm.train import stem_cache
 from xvlm.train.start import train
 from xvlm.train.stem_cache import keep_stem
 
+__all__ = ["small_disk"]
 CONFIG = VisionConfig("tf_efficientnet_lite0", (64, 64), stem_blocks=5, freeze_norm=True)
 SCALE = (0.4, 1.0)
 
@@ -102,6 +107,106 @@ def test_interrupted_and_resumed(
     keep_stem(encoder, [photos], tmp_path, 4, SCALE, workers=0)
     assert len(opened) == 6
     assert contents(tmp_path) == contents(kept)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Images that are computed."""
+    names: list[str] = []
+
+    def noting(image: Any, key: str) -> Any:
+        names.append(Path(image).name)
+        return open_image(image, key=key)
+
+    monkeypatch.setattr(stem_cache, "open_image", noting)
+    return names
+
+
+def test_reordered_lines_bring_their_own_images(
+    encoder: VisionEncoder, tmp_path: Path, opened: list[str]
+) -> None:
+    """Keys are places in the file: by key alone, a caption would be learnt with another image's features."""
+    lines = write_photos(tmp_path / "photos", 4)
+    keep_stem(encoder, [JsonSource(lines)], tmp_path / "stem", 2, SCALE, workers=0)
+    first, second, *others = lines.read_text().splitlines()
+    lines.write_text("\n".join([second, first, *others]) + "\n")
+    opened.clear()
+    keep_stem(encoder, [JsonSource(lines)], tmp_path / "stem", 2, SCALE, workers=0)
+    assert opened == ["1.jpg", "0.jpg"]  # the others are as they were
+    keep_stem(encoder, [JsonSource(lines)], tmp_path / "anew", 2, SCALE, workers=0)
+    assert contents(tmp_path / "stem") == contents(tmp_path / "anew")
+    record = JsonSource(lines)[0]
+    assert isinstance(record.image, str) and record.image.endswith("1.jpg")
+    features, _ = StemViews(tmp_path / "stem").draw(record.key, np.random.default_rng(0), False)
+    whole = open_image(record.image, key=record.key)
+    pixels = np.asarray(whole.resized((0.0, 0.0, float(whole.width), float(whole.height)), (64, 64))).copy()
+    assert encoder.stem is not None
+    with torch.no_grad():
+        images = Images(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+        expected = encoder.stem(encoder.normalised(images))[0]
+    torch.testing.assert_close(features.float(), expected, atol=0.02, rtol=0.02)
+
+
+def test_a_replaced_image_and_damaged_files_are_noticed(
+    encoder: VisionEncoder, tmp_path: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = write_photos(tmp_path / "photos", 3)
+    stem = tmp_path / "stem"
+    keep_stem(encoder, [JsonSource(lines)], stem, 2, SCALE, workers=0)
+    opened.clear()
+    photo(50, 40, 99).save(tmp_path / "photos" / "1.jpg")
+    keep_stem(encoder, [JsonSource(lines)], stem, 2, SCALE, workers=0)
+    assert opened == ["1.jpg"] and "1 images are others than when they were kept" in capsys.readouterr().err
+    good = contents(stem)
+    for name in ("features.bf16", "crops.npy", "mirrored.npy", "progress.json"):
+        (stem / name).write_bytes((stem / name).read_bytes()[:-3])
+        opened.clear()
+        keep_stem(encoder, [JsonSource(lines)], stem, 2, SCALE, workers=0)
+        assert opened == ["0.jpg", "1.jpg", "2.jpg"] and contents(stem) == good
+
+
+def test_a_full_disk_is_one_sentence_and_goes_on(
+    encoder: VisionEncoder, photos: JsonSource, kept: Path, small_disk: Path
+) -> None:
+    for leave_bytes in (0, 40_000, 26 * 4096):
+        ballast = fill(small_disk, leave_bytes)
+        with pytest.raises(OutputError, match=r"stem/\S+ cannot be written.*No space left on device"):
+            keep_stem(encoder, [photos], small_disk / "stem", 4, SCALE, workers=0)
+        ballast.unlink()
+        assert not (small_disk / "stem" / "views.json").exists()
+    keep_stem(encoder, [photos], small_disk / "stem", 4, SCALE, workers=0)
+    assert contents(small_disk / "stem") == contents(kept)
+
+
+FILLING = """
+import sys
+from pathlib import Path
+import torch
+from tests.train.test_stem_cache import CONFIG, SCALE
+from xvlm.data.sources import JsonSource
+from xvlm.model.vision import build_vision
+from xvlm.train import stem_cache
+torch.set_num_threads(1)
+stem_cache.BLOCK = 1
+torch.manual_seed(0)
+encoder = build_vision(CONFIG).eval()
+stem_cache.keep_stem(encoder, [JsonSource(Path(sys.argv[1]))], Path(sys.argv[2]), 4, SCALE, workers=0)
+"""
+
+
+def test_killed_at_any_moment_it_goes_on(
+    encoder: VisionEncoder, photos: JsonSource, kept: Path, tmp_path: Path
+) -> None:
+    lines = Path(photos[1].image).parent / "photos.jsonl"  # type: ignore[arg-type]
+    for name in ("features.bf16", "crops.npy"):  # killed once each of these is there
+        process = subprocess.Popen([sys.executable, "-c", FILLING, str(lines), str(tmp_path)])
+        while not (tmp_path / name).exists() or not (tmp_path / name).stat().st_size:
+            assert process.poll() is None
+        process.kill()
+        process.wait()
+    keep_stem(encoder, [photos], tmp_path, 4, SCALE, workers=0)
+    assert contents(tmp_path) == contents(kept)
+    assert not list(tmp_path.glob("*.partial"))
 
 
 def test_another_stem_computes_anew(photos: JsonSource, kept: Path, tmp_path: Path) -> None:
