@@ -19,7 +19,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("seed", [1, 4])
+@pytest.mark.parametrize("seed", [1])
 def test_killed_at_random_moments(seed: int, whole: Path, tmp_path: Path) -> None:
     """Many more, and with two ranks: `python -m tests.train.kills 100`."""
     kill_and_compare(tmp_path / "run", whole, ranks=1, kills=2, seed=seed)

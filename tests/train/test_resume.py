@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from tests.tiny import TEXT, tiny_run, write_photos
 from tests.train.interrupt import rows, saved, train_and_signal, under_way
+from xvlm.errors import OutputError
 from xvlm.model.folder import Loaded
 from xvlm.run import OptimConfig
 from xvlm.tasks._build import SourceConfig
@@ -135,7 +136,7 @@ def test_a_signal_saves_and_says_so(number: signal.Signals, tmp_path: Path) -> N
 
 
 def test_a_run_is_not_overwritten(scenes_done: Path) -> None:
-    with pytest.raises(FileExistsError, match="holds a run already; --resume goes on with it"):
+    with pytest.raises(OutputError, match="holds a run already; --resume goes on with it"):
         train(demanding_run(), scenes_done)
 
 

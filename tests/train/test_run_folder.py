@@ -119,7 +119,9 @@ def test_the_second_process_is_refused_by_name_of_the_first(
     process = hold(tmp_path / "out", "alone")
     before = everything(tmp_path / "out")
     words = ["train", "--from", str(tmp_path / "asked.json"), "--out", str(tmp_path / "out")]
-    for one in (words, ["demo", "--out", str(tmp_path / "out")], ["ablate", "--out", str(tmp_path / "out")]):
+    out = ["--out", str(tmp_path / "out")]
+    measuring = ["eval", "grounding", "--model", "none", "--data", "none.json", *out]
+    for one in (words, ["demo", *out], ["ablate", *out], ["photos", "none", *out], measuring):
         assert main(one) == 2
         said = capsys.readouterr().err
         assert f"in use by process {process.pid} on {socket.gethostname()} since" in said
