@@ -101,7 +101,7 @@ class Skipped:
         return f"{self.reasons()}; {hint}" if hint else self.reasons()
 
     def lines(self) -> list[str]:
-        """Sentences for a person: what was skipped and why, what was used in part; nothing where all is well."""
+        """Sentences for a person: what was skipped and why, what was used in part; none where all is well."""
         lines = []
         if self.samples:
             total = self.measured + len(self.samples)
