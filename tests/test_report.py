@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from xvlm import report
-from xvlm.report import page
 from xvlm.report.curves import smooth
 from xvlm.report.svg import column, number, tick_labels, ticks
 
