@@ -19,9 +19,8 @@ import sys, time, os
 from pathlib import Path
 from xvlm.lock import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
-    if sys.argv[3:] == ["fork"] and os.fork() == 0:
-        time.sleep(60)
-    print("held", flush=True)
+    if sys.argv[3:] != ["fork"] or os.fork() == 0:
+        print("held", flush=True)
     time.sleep(60)
 """
 

@@ -22,9 +22,9 @@ from xvlm.gallery._results import write_results
 from xvlm.jsonfile import read_json
 from xvlm.lock import locked_by_main
 from xvlm.lookup import find
+from xvlm.outputs import check_output_file, is_json_object
 from xvlm.predict import Predictor
 from xvlm.run import Run, write_json
-from xvlm.train.run_folder import check_reports
 from xvlm.train.start import say, train
 
 UNSEEN = 500
@@ -109,7 +109,7 @@ def run_tasks(
         InputError: a task is not one of `TASKS`.
     """
     check_tasks(names)
-    check_reports(out, ("tasks.json",))
+    check_output_file(out / "tasks.json", is_json_object, "JSON object")
     with locked_by_main(out):
         return _run_tasks(out, names, adjust)
 
