@@ -96,22 +96,9 @@ def build_kit(folder: Path) -> None:
 
 def serve(cases: Sequence[tuple[str, int]], work: Path, job: int, seconds: float) -> int:
     """Runs cases one after another, each in a fork of this process, which has everything imported."""
-    import torch
+    from tests.fuzz.server import Limits, import_everything, run_case
 
-    import xvlm.cli
-    import xvlm.measure  # noqa: F401
-    from tests.fuzz.server import Limits, run_case
-
-    torch.set_num_threads(1)
-    for name in (
-        "xvlm.predict",
-        "xvlm.train.loop",
-        "xvlm.convert",
-        "xvlm.gallery._results",
-        "timm",
-        "scipy.special",
-    ):
-        importlib.import_module(name)
+    import_everything()
     folder = work / f"job_{job}"
     folder.mkdir()
     with (work / "results" / f"{job}.jsonl").open("w") as results:

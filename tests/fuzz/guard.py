@@ -62,7 +62,7 @@ class Guard:
             for at, folder in PATHS[event]:
                 begin = arguments[folder] if folder is not None and folder < len(arguments) else None
                 self.check(event, arguments[at], begin)
-        elif event in PROGRAMS:
+        elif event in PROGRAMS and arguments[0] != "/sbin/ldconfig":  # ctypes looks for a library
             self.refuse(f"{event} {str(arguments[:2])[:200]}")
         elif event == "socket.connect" and not self.network:
             if not isinstance(arguments[1], str | bytes):  # a path: a socket of this machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import random
@@ -21,6 +22,21 @@ from tests.fuzz.guard import Guard, Violation, difference, snapshot
 
 GIB = 2**30
 CANARY = ("a.txt", "runs/model/config.json", "runs/model/model.safetensors", "photos/a.jpg", ".hidden/keys")
+
+
+USED = (
+    "timm", "scipy.special", "scipy.interpolate", "torch._dynamo", "torch.utils.tensorboard", "xvlm.average",
+    "xvlm.cli", "xvlm.convert", "xvlm.gallery._results", "xvlm.measure", "xvlm.predict", "xvlm.train.start",
+)  # fmt: skip
+
+
+def import_everything() -> None:
+    """Once, before cases are forked: so that a case neither waits for imports nor pays for their memory."""
+    import torch
+
+    torch.set_num_threads(1)
+    for name in USED:
+        importlib.import_module(name)
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ def run_case(
     root = folder / f"{kind}_{seed}"
     box = Box(root, kit)
     prepare(root)
-    before, kit_before = snapshot(root, ("case", "tmp", "report")), os.stat(kit).st_mtime_ns
+    before, kit_before = snapshot(root, ("case", "tmp")), os.stat(kit).st_mtime_ns
     begun = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -67,22 +83,29 @@ def run_case(
     status, usage, timed_out = wait(child, begun + limits.seconds)
     seconds = time.monotonic() - begun
     left = end_group(child)
-    outside = difference(before, snapshot(root, ("case", "tmp", "report")))
+    outside = difference(before, snapshot(root, ("case", "tmp")))
     if os.stat(kit).st_mtime_ns != kit_before:
         outside.append("changed the kit")
-    if (root / "report" / "may_add").exists():
+    if (report_of(root) / "may_add").exists():
         outside = [one for one in outside if one == f"made {MARKER}" or not one.startswith("made ")]
     mebibytes = usage.ru_maxrss // 1024 if usage else 0
-    verdict, detail = judged(root / "report", status, timed_out, left, outside, mebibytes, limits)
+    verdict, detail = judged(report_of(root), status, timed_out, left, outside, mebibytes, limits)
     shutil.rmtree(root, ignore_errors=True)
+    shutil.rmtree(report_of(root), ignore_errors=True)
     return Outcome(verdict, detail, seconds, mebibytes)
+
+
+def report_of(root: Path) -> Path:
+    """Where a case's process leaves what it has to say: beside its root, which it may destroy."""
+    return root.with_name(f"{root.name}.report")
 
 
 def prepare(root: Path) -> None:
     """Empty folders for the case, and a tree that must stay as it is."""
     shutil.rmtree(root, ignore_errors=True)
-    for name in ("case", "tmp", "home", "report"):
+    for name in ("case", "tmp", "home"):
         (root / name).mkdir(parents=True)
+    report_of(root).mkdir()
     for name in CANARY:
         path = root / "canary" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +116,7 @@ def prepare(root: Path) -> None:
 def in_child(generate: Generator, kind: str, seed: int, box: Box, limits: Limits) -> None:
     """Never returns."""
     os.setsid()
-    report = box.root / "report"
+    report = report_of(box.root)
     for stream, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(report / name, os.O_WRONLY | os.O_CREAT), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

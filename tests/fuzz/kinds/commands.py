@@ -178,14 +178,10 @@ def made(rng: random.Random, box: Box) -> Command:
 
     out = out_of(rng, box)
     if rng.random() < 0.5:
-        models = [
-            rng.choice([box.kit / "model", box.kit / "model", box.kit / "answers", "nothing", "full", "file"])
-            for _ in range(rng.choice([1, 2, 2, 3]))
-        ]
+        some = [*[box.kit / "model"] * 9, box.kit / "answers", "nothing", "full", "file"]
+        models = [rng.choice(some) for _ in range(rng.choice([1, 2, 2, 3]))]
         return Command.of("average", *models, *spoiled(rng, box, parameters(average), {"out": out}))
-    source = rng.choice(
-        [box.kit / "published.th", box.kit / "published.th", box.kit / "model", "nothing", "full"]
-    )
+    source = rng.choice([*[box.kit / "published.th"] * 6, box.kit / "model", "nothing", "full"])
     given = {"tokenizer": box.kit / "tokenizer", "text_heads": "4", "vision_heads": "3", "local_depth": "2"}
     if rng.random() < 0.2:
         return Command.of("convert", source, out, "--to-published")
@@ -208,7 +204,7 @@ def long(rng: random.Random, box: Box) -> Command:
             *rng.choice([[], ["nothing.json", "--batch", "x"]]),
         )
     wrong = {
-        "demo": [["--tasks", "nothing"], ["--out", "file"], ["--nothing"], ["--tasks"]],
+        "demo": [["--tasks", "nothing"], ["--out", "file"], ["--nothing"]],
         "photos": [["--minutes", "nan"], ["--minutes", "x"], [], ["--out", "file"]],
         "ablate": [
             ["--on", "nothing"],
