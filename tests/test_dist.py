@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -98,3 +102,32 @@ def test_a_rank_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("LOCAL_RANK", "3")
     with pytest.raises(DistributedError, match=r"^cuda:3 cannot be used, this machine has 2 GPUs; "):
         dist.init()
+
+
+ONE_WORKS = """
+import sys, time, datetime
+import torch.distributed
+from xvlm import dist
+from xvlm.errors import OutputError
+torch.distributed.init_process_group(
+    "gloo", sys.argv[1], rank=int(sys.argv[2]), world_size=2, timeout=datetime.timedelta(seconds=4)
+)
+done = []
+dist.on_main(lambda: done.append(time.sleep(8)))
+def full():
+    raise OutputError("the disk is full")
+try:
+    dist.on_main(full)
+except OutputError as error:
+    print(len(done), error)
+"""
+
+
+def test_ranks_wait_for_the_main_one_beyond_the_limit_of_collectives(tmp_path: Path) -> None:
+    """It may fill a feature cache for hours; what it cannot do, all say."""
+    commands = [[sys.executable, "-c", ONE_WORKS, f"file://{tmp_path}/store", rank] for rank in "01"]
+    ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    assert [rank.communicate(timeout=120)[0] for rank in ranks] == [
+        "1 the disk is full\n",
+        "0 the disk is full\n",
+    ]

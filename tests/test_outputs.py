@@ -15,10 +15,13 @@ from PIL import Image
 from tests.small_disk import fill, small_disk
 from tests.tiny import photo, tiny_loaded, write_photos
 from xvlm.cli import main
+from xvlm.convert import save_tensors
 from xvlm.errors import OutputError
 from xvlm.gallery._results import results_folder, write_results
+from xvlm.gallery._show import save_picture
 from xvlm.model.folder import load_model, save_model
 from xvlm.outputs import check_room, check_writable
+from xvlm.whole import whole_file
 
 __all__ = ["small_disk"]
 
@@ -275,6 +278,25 @@ def test_room_is_looked_at_first(small_disk: Path, work: Path, capsys: pytest.Ca
     assert main(["average", str(work / "a"), str(work / "b"), "--out", str(small_disk / "out")]) == 2
     assert "No space left for the model" in capsys.readouterr().err
     assert [path.name for path in small_disk.iterdir()] == ["ballast"]
+
+
+def test_a_checkpoint_on_a_full_disk(small_disk: Path) -> None:
+    """Where others filled it meanwhile."""
+    (small_disk / "out.th").write_text("old")
+    fill(small_disk, 100_000)
+    said = r"out\.th cannot be written.*"
+    with pytest.raises(OutputError, match=said), whole_file(small_disk / "out.th") as partial:
+        save_tensors({"model": {"x": torch.zeros(100_000)}}, partial, small_disk / "out.th")
+    assert everything(small_disk)["out.th"] == b"old" and len(list(small_disk.iterdir())) == 2
+
+
+def test_a_picture_on_a_full_disk(small_disk: Path) -> None:
+    photo(40, 30, 1).save(small_disk / "out.png")
+    before = (small_disk / "out.png").read_bytes()
+    fill(small_disk)
+    with pytest.raises(OutputError, match=r"out\.png cannot be written: No space left on device"):
+        save_picture(photo(400, 300, 2), small_disk / "out.png")
+    assert (small_disk / "out.png").read_bytes() == before and len(list(small_disk.iterdir())) == 2
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
