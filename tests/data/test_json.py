@@ -152,7 +152,7 @@ def test_several_boxes_are_as_many_concepts() -> None:
     boxes = [[1, 1, 4, 4], [1, 1, 4, 4], [8, 8, 2, 2], None]
     record = record_from_fields({"image": "a", "text": "a cup", "bbox": boxes}, key="k")
     assert record.concepts == (Concept(("a cup",), (1, 1, 5, 5)), Concept(("a cup",), (8, 8, 10, 10)))
-    assert [one.reason for one in record.bad] == ["wrong type"]
+    assert [one.reason for one in record.bad] == ["value is null"]
     elems = [{"caption": "a cup", "bb": boxes[:3]}]
     assert len(record_from_fields({"image": "a", "elems": elems}, key="k").concepts) == 2
 

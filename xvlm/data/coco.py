@@ -75,7 +75,7 @@ def coco_fields(found: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
             without += 1
     for image_id, annotations in of_image.items():
         if image_id not in seen:
-            key = f"{path}, image {short_repr(image_id)}"
+            key = f"{path}, image {image_id if image_id.isdigit() else short_repr(image_id)}"
             detail = f"{len(annotations)} annotations are about it"
             records.append((key, BadRecord("image is not in images", key, detail)))
     for count, what in ((crowds, "annotations of crowds"), (without, "images without an annotation")):
@@ -96,7 +96,10 @@ def _fields(
             captions.append(one.get("caption"))
             continue
         category = one.get("category_id")
-        text = one["caption"] if "caption" in one else names.get(category) if is_id(category) else None
+        # A category that is not there stands for itself, which is no text and a bad element.
+        text = (
+            one["caption"] if "caption" in one else names.get(category if is_id(category) else None, category)
+        )
         elems.append({"caption": text, "bb": one["bbox"]})
     if captions:
         fields["caption"] = captions
