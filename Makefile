@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
+# Each with one thread: two tests at a time are faster than two threads in one.
+TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: help setup demo demo-tasks bench bench-check test test-lowest lint format photos-deps clean
@@ -63,7 +65,7 @@ bench-check: $(READY)
 
 test: $(READY) $(PHOTOS)
 	@echo "==> Tests"
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Not part of CI: a second PyTorch is some gigabytes.  Fuzzing runs by itself, with the pinned versions.
 test-lowest: $(LOWEST)/.ready

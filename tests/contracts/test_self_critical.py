@@ -178,5 +178,5 @@ def test_a_prompt_that_fills_the_caption_is_an_error(tmp_path: Path) -> None:
     run = replace(
         toys.RUNS["self_critical"](), prompt="a picture of the red circle of the scene", max_tokens=6
     )
-    with pytest.raises(InputError, match="max_tokens is 6; the prompt, .* leaves none for a caption"):
+    with pytest.raises(InputError, match=r"max_tokens is 6; the prompt, .* leaves none for a caption"):
         self_critical.build(run, tmp_path)
