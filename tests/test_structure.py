@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
-    "errors", "ranges", "whole", "jsonfile", "machine", "records", "boxes", "batch", "dist", "progress",
-    "lookup", "run",
+    "errors", "terminal", "ranges", "whole", "jsonfile", "machine", "records", "boxes", "batch", "dist",
+    "progress", "lookup", "run",
     "lock", "outputs", "data",
     "model", "losses", "metrics", "predict", "evaluate", "tasks", "train", "recipes", "report", "search",
     "serve",

@@ -137,7 +137,7 @@ def ask(
         return
     show({"question": question, "answer": answer, "score": score}, json)
     for text, share in best[1:]:
-        print(f"{share:.4f}  {text}")
+        print(f"{share:.4f}  {printable(text)}")
 
 
 def compare(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ import tyro
 from tyro.conf import Positional
 
 from xvlm.ask import ask, caption, compare, ground, match
-from xvlm.errors import InputError
+from xvlm.errors import InputError, printable
 from xvlm.failures import exit_code
 from xvlm.lookup import find, names
 from xvlm.machine import reuse_freed_memory
@@ -26,6 +27,7 @@ from xvlm.ranges import (
     from_text,
     hints_of,
 )
+from xvlm.terminal import escaped_output
 
 
 def demo(out: Path = Path("runs/demo"), tasks: tuple[str, ...] = ()) -> None:
@@ -191,7 +193,8 @@ def train(recipe_and_fields: Positional[tuple[str, ...]] = ()) -> None:
         )
     prog = f"xvlm train {recipe or '--from run.json'}"
     options = training_options(run)
-    asked = tyro.cli(options, args=rest, prog=prog, description=summary(train))
+    with escaped_output():
+        asked = tyro.cli(options, args=rest, prog=prog, description=summary(train))
     check_options(hints_of(options), vars(asked))
     out = asked.out or Path(f"runs/{asked.run.recipe or asked.run.task}")
     measure = find("tasks", asked.run.task).evaluation(asked.run)
@@ -266,7 +269,7 @@ def convert(
     from xvlm.model.published_sizes import Unseen
 
     if to_published:
-        print(convert_back(source, out))
+        print(printable(convert_back(source, out)))
     else:
         convert(source, out, Unseen(text_heads, vision_heads, local_depth, image_size), tokenizer, ema)
 
@@ -284,7 +287,7 @@ def average(
     from xvlm.average import average
 
     average(models, out, weights)
-    print(out)
+    print(printable(out))
 
 
 COMMANDS: dict[str, Any] = {
@@ -319,9 +322,21 @@ def run_command(arguments: list[str]) -> None:
     if takes_words and arguments[1:2] not in (["-h"], ["--help"]):
         takes_words(tuple(arguments[1:]))
     else:
-        tyro.extras.subcommand_cli_from_dict(
-            {name: checked(command) for name, command in COMMANDS.items()},
-            prog="xvlm",
-            description="Multi-grained vision-language pre-training.",
-            args=arguments,
-        )
+        with escaped_output():
+            call = tyro.extras.subcommand_cli_from_dict(
+                {name: parsed_only(command) for name, command in COMMANDS.items()},
+                prog="xvlm",
+                description="Multi-grained vision-language pre-training.",
+                args=arguments,
+            )
+        call()
+
+
+def parsed_only(command: Callable[..., None]) -> Callable[..., Callable[[], None]]:
+    """A function of the command's signature that returns the call instead of making it."""
+
+    @wraps(command)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return partial(checked(command), *args, **kwargs)
+
+    return later

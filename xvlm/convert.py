@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from xvlm.model.vocabulary import KNOWN, check_vocabulary
 from xvlm.model.weights import bert_folder, put
 from xvlm.model.xvlm import XVLM, ModelConfig, build_model
 from xvlm.outputs import check_output_file, check_room
+from xvlm.terminal import notice
 from xvlm.train.start import say
 from xvlm.whole import whole_file
 
@@ -36,7 +36,7 @@ def read_published(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], di
     taken is said on stderr.  See `read_checkpoint`."""
     found = read_checkpoint(path, ema)
     for sentence in found.said:
-        print(f"{path.name}: {sentence}", file=sys.stderr)
+        notice(f"{path.name}: {sentence}")
     return found.tensors, found.config
 
 

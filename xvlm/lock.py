@@ -9,13 +9,13 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from xvlm.errors import OutputError
+from xvlm.terminal import notice
 from xvlm.whole import writing
 
 LOCK = ".xvlm.lock"
@@ -76,10 +76,7 @@ class FolderLock:
                 f"{self.folder} is in use by {holder}; wait for it or stop it, or name another folder"
             ) from None
         except OSError as error:  # some network file systems have no locks
-            print(
-                f"{self.folder} cannot be locked ({error.strerror}): start nothing else there",
-                file=sys.stderr,
-            )
+            notice(f"{self.folder} cannot be locked ({error.strerror}): start nothing else there")
 
     def _sign(self) -> None:
         """Say who has it."""

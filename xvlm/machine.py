@@ -8,6 +8,8 @@ import sys
 
 import torch
 
+from xvlm.terminal import notice
+
 # <malloc.h> of glibc: options, and the values that switch off giving back and memory apart from the heap
 _M_TRIM_THRESHOLD, _NO_TRIMMING = -1, -1
 _M_MMAP_MAX, _NO_MMAP = -4, 0
@@ -52,5 +54,5 @@ def usable_precision(precision: str, device: torch.device) -> str:
     """The "fp32" or "bf16" that was asked for; "fp32", with a line that says so, where bf16 would crawl."""
     if precision != "bf16" or multiplies_bfloat16(device):
         return precision
-    print(f"this {device.type.upper()} has no instructions for bfloat16: fp32 is used", file=sys.stderr)
+    notice(f"this {device.type.upper()} has no instructions for bfloat16: fp32 is used")
     return "fp32"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
@@ -18,6 +17,7 @@ from xvlm.errors import InputError
 from xvlm.jsonfile import read_json
 from xvlm.lookup import find, names
 from xvlm.ranges import PositiveInt, Probability, SignificantBits, check_options, hints_of
+from xvlm.terminal import escaped_output, notice
 
 
 def measure(words: Sequence[str]) -> dict[str, float] | None:
@@ -61,11 +61,11 @@ def measure(words: Sequence[str]) -> dict[str, float] | None:
         if not dist.is_main():
             return None
         for line in skipped.lines():
-            print(line, file=sys.stderr)
+            notice(line)
         if skipped.missing_ids and hasattr(find("evaluate", name), "submission"):
-            print(incomplete(skipped.missing_ids), file=sys.stderr)
+            notice(incomplete(skipped.missing_ids))
         report = write_results(out, name, metrics, found, shlex.join(["xvlm", "eval", *words]))
-    print(f"report: {report}", file=sys.stderr)
+    notice(f"report: {report}")
     print(json_text(metrics))
     return metrics
 
@@ -143,7 +143,8 @@ def chosen(words: Sequence[str], command: str, room: str) -> Sequence[str]:
 def asked(options: Any, words: Sequence[str], prog: str, function: Callable[..., Any]) -> dict[str, Any]:
     """The options in `words`, by name; the help says what the function does."""
     summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
-    found = tyro.cli(options, args=words, prog=prog, description=summary)
+    with escaped_output():
+        found = tyro.cli(options, args=words, prog=prog, description=summary)
     given = {field.name: getattr(found, field.name) for field in dataclasses.fields(options)}
     check_options(hints_of(options), given)
     return given

@@ -12,7 +12,6 @@ import itertools
 import os
 import re
 import socket
-import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from xvlm.errors import OutputError
+from xvlm.terminal import notice
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -92,7 +92,7 @@ def _take_place(partial: Path, folder: Path, files: Collection[str]) -> None:
         partial.replace(folder)
     _remove(old, files)
     if old.exists():
-        print(f"{folder} was replaced; what came into it meanwhile is in {old}", file=sys.stderr)
+        notice(f"{folder} was replaced; what came into it meanwhile is in {old}")
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -67,7 +67,7 @@ class Guard:
         elif event == "socket.connect" and not self.network:
             if not isinstance(arguments[1], str | bytes):  # a path: a socket of this machine
                 self.refuse(f"{event} {arguments[1]!r}")
-        elif event == "socket.getaddrinfo" and not self.network:
+        elif event == "socket.getaddrinfo" and not self.network and arguments[0] != "127.0.0.1":
             self.refuse(f"{event} {arguments[0]!r}")
 
     def check(self, event: str, path: Any, folder: Any) -> None:

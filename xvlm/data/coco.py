@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xvlm.data.short_repr import short_repr
-from xvlm.errors import InputError
+from xvlm.errors import InputError, printable
 from xvlm.records import BadRecord, same_id
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def coco_fields(found: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
             records.append((key, BadRecord("image is not in images", key, detail)))
     for count, what in ((crowds, "annotations of crowds"), (without, "images without an annotation")):
         if count:
-            _log.warning("%s: %d %s are left out", path, count, what)
+            _log.warning("%s: %d %s are left out", printable(path), count, what)
     return records
 
 

@@ -199,7 +199,8 @@ def read_at_most(file: IO[bytes], most: int, expected: int = 0) -> bytes:
     Args:
         expected: bytes that it seems to have; files of /proc state 0.
     """
-    parts = [file.read(expected + 1)]  # not `most`, for which memory would be taken
+    # not `most`, for which memory would be taken; a device that has nothing to say answers None
+    parts = [file.read(expected + 1) or b""]
     size = len(parts[0])
     while size <= most and (part := file.read(_CHUNK_BYTES)):
         parts.append(part)

@@ -18,6 +18,8 @@ from xvlm.errors import InputError
 from xvlm.records import BadRecord, Record
 
 MAX_LINE_BYTES = 1 << 28
+MAX_LIST_BYTES = 1 << 30
+"""Of a list, which is parsed as a whole."""
 _HEAD_BYTES = 4096
 _LINES_LOOKED_AT = 20
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -130,8 +132,14 @@ def _open_part(path: str) -> _Part:
         file.seek(0)
         if encoding.startswith("utf-8") and not body.startswith(b"["):
             return _open_lines(path, file)
+        data = files.read_at_most(file, MAX_LIST_BYTES)
+        if len(data) > MAX_LIST_BYTES:
+            raise InputError(
+                f"{path} has more than the {MAX_LIST_BYTES:,} bytes that are read of a JSON list; a file of "
+                "JSON lines (UTF-8, one record a line) may be of any size"
+            )
         try:
-            text = decoded(file.read())
+            text = decoded(data)
         except UnicodeDecodeError as error:
             raise InputError(f"{path} is neither UTF-8 nor another Unicode text: {error}") from error
     return _open_text(path, text)

@@ -21,7 +21,7 @@ from typing import IO
 import numpy as np
 
 from xvlm.data import files
-from xvlm.errors import InputError
+from xvlm.errors import InputError, printable
 
 MAX_NAME_BYTES = 1024
 MAX_SIZE = 1 << 62
@@ -69,7 +69,7 @@ def build_tar_index(path: str) -> TarIndex:
         try:
             _write(path + ".idx", index, state)
         except OSError as error:
-            _log.info("the index of %s stays in memory: %s", path, error)
+            _log.info("the index of %s stays in memory: %s", printable(path), printable(error))
     return index
 
 
@@ -84,11 +84,13 @@ def load_tar_index(path: str) -> TarIndex:
         index = _read(path, state)
         if index is not None:
             return index
-        _log.info("the index of %s is of another version of it; indexing anew", path)
+        _log.info("the index of %s is of another version of it; indexing anew", printable(path))
     except FileNotFoundError:
-        _log.info("indexing %s", path)
+        _log.info("indexing %s", printable(path))
     except Exception as error:  # NumPy's and zipfile's readers raise almost any type on damaged files
-        _log.warning("the index of %s is damaged (%s); indexing anew", path, str(error)[:200])
+        _log.warning(
+            "the index of %s is damaged (%s); indexing anew", printable(path), printable(error)[:200]
+        )
     return build_tar_index(path)
 
 
@@ -114,9 +116,11 @@ def _scan(path: str, tar_bytes: int) -> TarIndex:
     if rest.strip(b"\0"):  # tarfile takes a damaged header for the end
         if len(rest) == tarfile.BLOCKSIZE:
             raise InputError(f"{path} is damaged at byte {end}: neither a member nor the end of the tar")
-        _log.warning("%s is cut off in a header, at byte %d", path, end)
+        _log.warning("%s is cut off in a header, at byte %d", printable(path), end)
     if end > tar_bytes:
-        _log.warning("%s is cut off: its last member should end at byte %d of %d", path, end, tar_bytes)
+        _log.warning(
+            "%s is cut off: its last member should end at byte %d of %d", printable(path), end, tar_bytes
+        )
     members = [member for sample in samples.values() for member in sample]
     return TarIndex(
         np.cumsum([0, *map(len, samples.values())], dtype=np.int64),
@@ -163,7 +167,7 @@ def _members(
             item = (name, member.offset_data, min(member.size, MAX_SIZE))
             samples.setdefault(sample_name(member.name)[0], []).append(item)
     for kind, count in skipped.items():
-        _log.warning("%s: %d %s are not read", path, count, kind)
+        _log.warning("%s: %d %s are not read", printable(path), count, kind)
     return end
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +27,7 @@ from xvlm.model.decoding import Decoding, TopP
 from xvlm.predict import Predictor
 from xvlm.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Seed
 from xvlm.records import BadRecord, Record, same_id
+from xvlm.terminal import notice
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def evaluate_captions(
     captions, references = zip(*((one.caption, one.references) for one in labelled), strict=True)
     scores = dist.of_main(lambda: caption_scores(captions, references, java))
     if dist.is_main():
-        print(scores.note, file=sys.stderr)
+        notice(scores.note)
     left = iter(scores.cider)
     found = [replace(one, cider=next(left)) if one.references else one for one in found]
     return scores.metrics | counts | {"caption_labelled": float(len(labelled))}, found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 from xvlm.data.text import Tokenizer
 from xvlm.errors import InputError
+from xvlm.terminal import notice
 
 PADDED_TO = 128
 """Tables are padded to multiples of at most this, for fast products."""
@@ -48,10 +48,9 @@ def check_vocabulary(tokenizer: Tokenizer, rows: int, what: str) -> None:
     if known is not None:
         _check_known(tokenizer, known, rows, what)
     elif count < rows:
-        print(
+        notice(
             f"warning: the tokenizer has {count} tokens, the embeddings of {what} {rows}: it is the right "
-            "one only if the table was padded; texts would be read as other words",
-            file=sys.stderr,
+            "one only if the table was padded; texts would be read as other words"
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from xvlm.evaluate.weak_grounding import evaluate_maps
 from xvlm.model.folder import Loaded
 from xvlm.predict import Predictor
 from xvlm.ranges import NonNegativeInt
+from xvlm.terminal import notice
 
 Evaluation = Callable[[Loaded], dict[str, float]]
 """What a run is measured by while it trains.  One with an option `limit` can measure a few records only."""
@@ -131,4 +131,4 @@ def tell(skipped: Skipped, data: str) -> None:
     """Say on the main rank what of the data was not measured, and why."""
     if dist.is_main():
         for line in skipped.lines():
-            print(f"{data}: {line}", file=sys.stderr)
+            notice(f"{data}: {line}")

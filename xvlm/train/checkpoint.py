@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from xvlm import dist
 from xvlm.errors import InputError, WeightsError
 from xvlm.jsonfile import read_json
+from xvlm.terminal import notice
 from xvlm.train.optim import Average, first_not_finite
 from xvlm.whole import whole_folder
 
@@ -71,7 +71,7 @@ def newest_intact(out: Path) -> Path | None:
         why = damage(folder)
         if why is None:
             for other, reason in damaged.items():
-                print(f"{other} is damaged ({reason}): {folder.name} is used", file=sys.stderr)
+                notice(f"{other} is damaged ({reason}): {folder.name} is used")
                 aside = other.with_name(f"damaged_{other.name}")
                 if aside.exists():
                     _remove(aside)
@@ -260,10 +260,9 @@ def _load_optimizer(
         strange = sorted(f"{name}/{kind}" for name, of_name in saved.items() for kind in of_name)
         raise WeightsError(f"{folder}: optimiser state of unknown parameters: {', '.join(strange[:5])}")
     if unknown and kinds:
-        print(
+        notice(
             f"{folder} does not say which parameters had no gradient: none is taken for "
-            f"{', '.join(unknown[:5])}",
-            file=sys.stderr,
+            f"{', '.join(unknown[:5])}"
         )
     if lacking or (record["step"] and not kinds):
         named = ", ".join(lacking[:5]) or "all parameters"

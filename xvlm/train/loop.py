@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing, nullcontext
@@ -24,6 +23,7 @@ from xvlm.jsonfile import read_json
 from xvlm.model.batch_norm import synchronise_batch_norms
 from xvlm.outputs import check_room
 from xvlm.run import Run, write_json
+from xvlm.terminal import notice
 from xvlm.train import checkpoint
 from xvlm.train.log import Log, published_names
 from xvlm.train.optim import (
@@ -171,7 +171,7 @@ def fit(
             if over:
                 break
     for line in ledger.note_lines() if dist.is_main() else ():
-        print(line, file=sys.stderr)
+        notice(line)
     if average:
         average.swapped(model)
     return state
@@ -196,7 +196,7 @@ def note_precision(run: Run, out: Path, step: int) -> None:
     path = out / "run.json"
     before = read_json(path).get("precision") if step and path.exists() else run.precision
     if before != run.precision:
-        print(f"{out}: goes on in {run.precision} after {step} steps in {before}", flush=True)
+        notice(f"{out}: goes on in {run.precision} after {step} steps in {before}")
         row = {"step": step, "event": "precision", "before": before, "now": run.precision}
         with closing(AppendFile(out / "log.jsonl")) as log:
             log.write((json.dumps(row) + "\n").encode())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -34,6 +33,7 @@ from xvlm.model.vision import VisionEncoder
 from xvlm.progress import tracked
 from xvlm.records import BadRecord, BoxXYXY
 from xvlm.run import write_json
+from xvlm.terminal import notice
 from xvlm.whole import whole_file, write_fully, writing
 
 BLOCK = 512
@@ -203,9 +203,7 @@ class _Cache:
         ]
         stale = sum(bool(self.done[index]) for index in todo)
         if stale:
-            print(
-                f"{self.folder}: {stale} images are others than when they were kept; again", file=sys.stderr
-            )
+            notice(f"{self.folder}: {stale} images are others than when they were kept; again")
         for index in todo:
             self.done[index], self.keys[index] = "", None
         path = self.folder / FEATURES

@@ -27,7 +27,6 @@ NEW_WORDS = (
     "../canary/runs",
     "..",
     ".",
-    "../home",
     "file",
     "run",
 )

@@ -19,7 +19,7 @@ NUMBERS = (
     "0x10", "", "one", "1.0", "--1", "٣",
 )  # fmt: skip
 OUTS = (
-    "out", "out/deep", ".", "..", "../canary", "../canary/runs", "../canary/runs/model", "../home", "file",
+    "out", "out/deep", ".", "..", "../canary", "../canary/runs", "../canary/runs/model", "file",
     "full", "/proc/x", "/dev/null", "a\nb", f"{mutate.ESCAPES}", "x" * 300, "", "link",
 )  # fmt: skip
 LONG = {"demo": [], "photos": ["nothing"], "ablate": []}

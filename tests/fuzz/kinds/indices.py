@@ -78,7 +78,7 @@ def lying(rng: random.Random, box: Box, data: bytes) -> bytes:
                 else np.arange(len(value))
             )
         elif how == 7:
-            value = value[::-1]
+            value = np.flip(value)
         else:
             value = np.array(rng.choice(LIES))
         arrays[name] = value

@@ -21,6 +21,10 @@ DRAWN = 16
 """Statements drawn on a pair of pictures; those that come twice are said once."""
 
 
+MAX_SIZE = 2048
+"""Largest side of a picture in pixels; drawing takes several numbers for each pixel and thing."""
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two pictures and statements on them, true or false (the task of NLVR2), with their ground truth."""
@@ -43,7 +47,7 @@ class Scenes:
         size: number of scenes.
         image_size: side of the square pictures in pixels.
 
-    Raises InputError for an unknown split, a negative size, or an image size below 64.
+    Raises InputError for an unknown split, a negative size, or an image size out of its range.
     """
 
     split: Split
@@ -56,8 +60,8 @@ class Scenes:
             raise InputError(f"split is {self.split!r}; it can be one of {', '.join(get_args(Split))}")
         if self.size < 0:
             raise InputError(f"size is {self.size}; it must be 0 or more scenes")
-        if self.image_size < 64:
-            raise InputError(f"image_size is {self.image_size}; it must be 64 pixels or more")
+        if not 64 <= self.image_size <= MAX_SIZE:
+            raise InputError(f"image_size is {self.image_size}; it must be 64 to {MAX_SIZE} pixels")
 
     @property
     def name(self) -> str:
