@@ -31,6 +31,8 @@ def generate(rng: random.Random, box: Box) -> Call:
     folder = box.folder / "model"
     shutil.copytree(box.kit / kind, folder)
     for _ in range(rng.choice([1, 1, 2])):
+        if not all(path.is_file() for path in folder.iterdir()):
+            break  # it holds a device or a pipe already, which the next change would read
         rng.choice([config, config, options, sizes, weights, weights, vocabulary, vocabulary, files])(
             rng, box, folder
         )
@@ -62,6 +64,8 @@ def asked(folder: Path) -> None:
 
 def change_json(path: Path, change: Any) -> None:
     """Rewrites a JSON file, if it still is one."""
+    if path.exists() and not path.is_file():  # an earlier change made it a link to a device
+        return
     try:
         tree = json.loads(path.read_text())
     except (ValueError, OSError):
