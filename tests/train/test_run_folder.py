@@ -105,7 +105,7 @@ def test_another_precision_only_where_the_person_says_so(
     assert main(words) == 2
     assert "precision was bf16, now it is fp32; --precision fp32 goes on so" in capsys.readouterr().err
     assert main([*words, "--precision", "fp32"]) == 0
-    assert "goes on in fp32 after 1 steps in bf16" in capsys.readouterr().out
+    assert "goes on in fp32 after 1 steps in bf16" in capsys.readouterr().err
     assert json.loads((tmp_path / "run.json").read_text())["precision"] == "fp32"
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row.get("event") for row in rows] == [None, "precision", None]

@@ -172,6 +172,8 @@ def _begin_worker(number: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigtimedwait"):  # elsewhere (macOS) SIGTERM ends a worker at once
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        # Should a library's thread have it unblocked, the signal must not end the worker either.
+        signal.signal(signal.SIGTERM, lambda *_: None)
     threading.Thread(target=_end_with, args=(parent.pid,), daemon=True).start()
     # An item that cannot be pickled is otherwise dropped, and waited for without end.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(_not_sent)  # type: ignore[attr-defined]
