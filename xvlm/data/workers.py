@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -88,16 +87,20 @@ class Stream(Iterator[T]):
     def _leave(self, error: BaseException | None, may_be_dying: bool = False) -> None:
         # torch raises this wherever the main thread is when a worker dies.
         reported = isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
-        code = _twice(lambda: self._death(1.0 if may_be_dying else 0.0)) if reported or may_be_dying else None
+        code = _twice(lambda: self._death(3.0 if may_be_dying else 0.0)) if reported or may_be_dying else None
         self.close()
         if code is not None:
             raise WorkerDiedError(_cause_of_death(code)) from error
 
     def _death(self, seconds: float) -> int | None:
         """The exit code of a worker that did not end well, which may take some time to appear."""
-        if self._workers:
-            wait([worker.sentinel for worker in self._workers], seconds)
-        return next((worker.exitcode for worker in self._workers if worker.exitcode), None)
+        deadline = time.monotonic() + seconds
+        while True:
+            code = next((worker.exitcode for worker in self._workers if worker.exitcode), None)
+            # A dead worker's connections are closed before its exit code can be read.
+            if code is not None or time.monotonic() >= deadline:
+                return code
+            time.sleep(0.01)
 
     def close(self) -> None:
         """End the workers; those that are still busy after `GRACE_SECONDS` are killed."""

@@ -20,7 +20,7 @@ NUMBERS = (
 )  # fmt: skip
 OUTS = (
     "out", "out/deep", ".", "..", "../canary", "../canary/runs", "../canary/runs/model", "file",
-    "full", "/proc/x", "/dev/null", "a\nb", f"{mutate.ESCAPES}", "x" * 300, "", "link",
+    "full", "/dev/null", "a\nb", f"{mutate.ESCAPES}", "x" * 300, "", "link",
 )  # fmt: skip
 LONG = {"demo": [], "photos": ["nothing"], "ablate": []}
 """Commands that would train for long, with what they need to begin."""

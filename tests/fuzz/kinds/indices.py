@@ -61,7 +61,7 @@ def lying(rng: random.Random, box: Box, data: bytes) -> bytes:
         name = rng.choice([name for name in arrays if name != "state"])
         value = arrays[name].copy()
         how = rng.randrange(9)
-        if how < 3 and value.size:
+        if how < 3 and value.ndim and value.size:
             value[rng.randrange(len(value))] = (
                 rng.choice(LIES) if value.dtype.kind == "i" else b"\xff\x1b.jpg"
             )
