@@ -92,7 +92,7 @@ def _number(data: bytes, at: int, order: str, kind: str) -> int:
 
 
 def _read_jpeg(data: bytes) -> tuple[int, bytes]:
-    """(number of scans, EXIF data of all its segments) of a JPEG's first image."""
+    """(number of scans, EXIF data of the segments before the first one) of a JPEG."""
     scans, exif, position = 0, b"", 2
     while scans <= MAX_SCANS and (found := _JPEG_MARKER.search(data, position)):
         kind, position = found[1][0], found.end()
@@ -103,8 +103,13 @@ def _read_jpeg(data: bytes) -> tuple[int, bytes]:
         size = _number(data, position, ">", "H")
         if kind == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
             exif += data[position + 8 : position + size]
-        scans += kind == 0xDA
         position += max(size, 2)
+        if kind == 0xDA:
+            scans += 1
+            # Straight to the next scan: looking at each coded byte takes as long as decoding it.
+            position = data.find(b"\xff\xda", position)
+            if position < 0:
+                break
     return scans, exif
 
 
