@@ -35,19 +35,6 @@ def check_sizes(config: ModelConfig, path: Path) -> None:
     Args:
         path: `model.safetensors`, of which only the header is read.
     """
-    sizes = {
-        "embed_dim": config.embed_dim,
-        "vision.local_depth": config.vision.local_depth,
-        **{f"text.{name}": getattr(config.text, name) for name in _TEXT_SIZES},
-    }
-    least = {"text.text_layers": 0, "text.cross_layers": 0}
-    for name, value in sizes.items():
-        if value < least.get(name, 1):
-            raise InputError(f"{name} is {value}; it must be at least {least.get(name, 1)}")
-    if config.text.first_position < 0 or config.vision.stem_blocks < 0:
-        raise InputError("text.first_position and vision.stem_blocks may not be negative")
-    if config.text.width % config.text.heads:
-        raise InputError(f"text.heads is {config.text.heads}; it must divide text.width, {config.text.width}")
     found = numbers_in(path)
     most = max(_SPARE * sum(found.values()), _LEAST)
     for what, numbers in {**text_numbers(config), "vision": vision_numbers(config)}.items():
@@ -56,18 +43,6 @@ def check_sizes(config: ModelConfig, path: Path) -> None:
                 f"{what} would have {numbers:,} numbers, {path} has {sum(found.values()):,}: the "
                 "configuration is not that of these tensors"
             )
-
-
-_TEXT_SIZES = (
-    "vocab_size",
-    "width",
-    "heads",
-    "mlp_width",
-    "text_layers",
-    "cross_layers",
-    "max_positions",
-    "type_vocab_size",
-)
 
 
 def text_numbers(config: ModelConfig) -> dict[str, int]:
