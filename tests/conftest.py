@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-from tests.published import asked
+from tests.published import full_folder
 
 # No deadline: torch's first call of a kind is slow.  Derandomised: a run of the tests is repeatable.
 settings.register_profile("xvlm", deadline=None, derandomize=True)
@@ -13,4 +13,4 @@ settings.load_profile("xvlm")
 
 def pytest_report_header() -> str:
     """Which golden files the tests read."""
-    return f"golden files: {asked() or 'tests/golden/data (the set in the repository)'}"
+    return f"golden files: {full_folder() or 'tests/golden/data (the set in the repository)'}"

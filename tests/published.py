@@ -1,4 +1,4 @@
-"""What the published code computes, from the folder of golden files."""
+"""Find the folder of golden files, which hold what the published code computes."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from tests.golden.reduced import DATA, expand
 DEFAULT = Path(__file__).parents[2] / "shared" / "golden"
 
 
-def asked() -> Path | None:
-    """`XVLM_GOLDEN_DIR`, or `shared/golden` beside the checkout; `None`: the repository's own are used.
+def full_folder() -> Path | None:
+    """Return the folder `XVLM_GOLDEN_DIR`, or `DEFAULT` if it exists; `None` for the repository's own files.
 
-    The variable may name the repository's own, too.  One that names no folder is an error.
+    Raises FileNotFoundError if the variable names no folder.
     """
-    named = os.environ.get("XVLM_GOLDEN_DIR")
-    if named and not Path(named).is_dir():
-        raise FileNotFoundError(f"XVLM_GOLDEN_DIR is {named}, which is no folder")
-    found = Path(named) if named else DEFAULT
-    return found if found.is_dir() and found.resolve() != DATA.resolve() else None
+    name = os.environ.get("XVLM_GOLDEN_DIR")
+    if name and not Path(name).is_dir():
+        raise FileNotFoundError(f"XVLM_GOLDEN_DIR is {name}, which is no folder")
+    path = Path(name) if name else DEFAULT
+    return path if path.is_dir() and path.resolve() != DATA.resolve() else None
 
 
 def folder() -> Path:
-    """The folder of golden files: the one that is asked for, or the repository's own, unpacked."""
-    return asked() or unpacked()
+    """Return the full folder of golden files, or the repository's own, unpacked."""
+    return full_folder() or unpacked()
 
 
 @functools.cache
 def unpacked() -> Path:
-    """The repository's golden files in a temporary folder, which goes when the process ends."""
-    where = Path(tempfile.mkdtemp(prefix="xvlm-golden-"))
-    atexit.register(shutil.rmtree, where, ignore_errors=True)
-    expand(where)
-    return where
+    """Unpack the repository's golden files into a temporary folder that is removed at exit."""
+    path = Path(tempfile.mkdtemp(prefix="xvlm-golden-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    expand(path)
+    return path
 
 
 def golden(file: str, name: str | None = None) -> Any:
-    """The value of a JSON file, or what stands in it under a name; nothing at all is an error."""
+    """Return the content of a JSON file, or its entry `name`, which must not be empty."""
     value = json.loads((folder() / file).read_text(encoding="utf-8"))
     if name is not None:
         value = value[name]

@@ -1,4 +1,4 @@
-"""A few samples in each of the published files' formats, as the recipes read them."""
+"""Small files in each of the published formats, as the recipes read them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BOXES = [[4, 6, 40, 30], [30, 20, 44, 40]]
 IMAGE_FOLDERS = (".", "coco", "visualgenome", "nlvr2", "flickr30k-images")
 PAIRS = ("coco", "vg", "sbu", "cc3m", "cc12m")
 MARVL = ("ta/images/73-கரிக்கோல்/73-13.jpg", "sw/images/79-Karatasi/79-1.jpg")
-"""Images of VLUE, as its files name them."""
+"""Names of images in the files of VLUE."""
 REGIONS = ("coco_objs", "vg_objs", "vg_regions", "openimages", "obj365", "refcoco_rm_leak")
 
 
 def write_all(root: Path) -> None:
-    """`pretrain`, `finetune` and `images` below `root`."""
+    """Write `pretrain`, `finetune` and `images` below `root`."""
     rng = np.random.default_rng(3)
     names = [f"{number}.jpg" for number in range(COUNT)]
     for folder in IMAGE_FOLDERS:
@@ -39,26 +39,28 @@ def write_all(root: Path) -> None:
 
 
 def write_own(root: Path) -> None:
-    """`photos` and `questions` below `root`: the folders that recipes for own data read."""
+    """Write `photos` and `questions` below `root`, the folders that recipes for own data read."""
     photos, questions = root / "photos", root / "questions"
     records = [json.loads(line) for line in write_photos(photos, COUNT).read_text().splitlines()]
     for name in ("train", "dev"):
         write_lines(photos / f"{name}.jsonl", records)
     phrases = [
-        {"image": one["image"], "text": elem["caption"], "bbox": elem["bb"]}
-        for one in records
-        for elem in one["elems"]
+        {"image": record["image"], "text": elem["caption"], "bbox": elem["bb"]}
+        for record in records
+        for elem in record["elems"]
     ]
     (photos / "dev_grounding.json").write_text(json.dumps(phrases))
-    asked = [{"question": "what is it?", "answer": ["a dog"], "question_id": 1}] * 2
+    question = {"question": "what is it?", "answer": ["a dog"], "question_id": 1}
     questions.mkdir(exist_ok=True)
     for name in ("train", "dev"):
-        items = [{"image": f"../photos/{one['image']}", **each} for one in records for each in asked]
+        items = [
+            {"image": f"../photos/{record['image']}", **question} for record in records for _ in range(2)
+        ]
         (questions / f"{name}.json").write_text(json.dumps(items))
 
 
 def write_pretraining(root: Path, rng: np.random.Generator) -> None:
-    """Folders of files without a suffix, JSON lines with the image in base64."""
+    """Write folders of files without a suffix: JSON lines with the image in base64."""
     file = io.BytesIO()
     photo(*SIZE, 0).save(file, "JPEG")
     binary = base64.b64encode(file.getvalue()).decode()
@@ -67,26 +69,26 @@ def write_pretraining(root: Path, rng: np.random.Generator) -> None:
         write_lines(root / name / "part-0", ({"binary": binary, "caption": text} for text in captions))
     for name in REGIONS:
         elems = [{"caption": phrase(rng, 2), "attributes": ["old"], "bb": box} for box in BOXES]
-        one: dict[str, Any] = {"binary": binary, "elems": elems}
+        line: dict[str, Any] = {"binary": binary, "elems": elems}
         if name == "coco_objs":
-            one["caption"] = [phrase(rng, 4), phrase(rng, 5)]
-        write_lines(root / name / "part-0", [one] * COUNT)
+            line["caption"] = [phrase(rng, 4), phrase(rng, 5)]
+        write_lines(root / name / "part-0", [line] * COUNT)
 
 
 def write_finetuning(root: Path, names: list[str], rng: np.random.Generator) -> None:
-    """One JSON list a file."""
-    said = [[phrase(rng, 4) for _ in range(5)] for _ in names]
+    """Write files of one JSON list each."""
+    captions = [[phrase(rng, 4) for _ in range(5)] for _ in names]
     single = [
         {"image": name, "caption": text, "image_id": f"{n}"}
-        for n, (name, texts) in enumerate(zip(names, said, strict=True))
+        for n, (name, texts) in enumerate(zip(names, captions, strict=True))
         for text in texts
     ]
-    several = [{"image": name, "caption": texts} for name, texts in zip(names, said, strict=True)]
-    asked = [
+    several = [{"image": name, "caption": texts} for name, texts in zip(names, captions, strict=True)]
+    questions = [
         {"question_id": n, "question": f"what is {phrase(rng, 2)}?", "image": name, "dataset": "vqa"}
         for n, name in enumerate(names)
     ]
-    people = [{**one, "answer": ["red"] * 6 + ["light blue"] * 4} for one in asked]
+    answered = [{**question, "answer": ["red"] * 6 + ["light blue"] * 4} for question in questions]
     refs = [
         {"image": name, "text": phrase(rng, 3), "bbox": box, "ref_id": n, "width": SIZE[0], "height": SIZE[1]}
         for n, name in enumerate(names)
@@ -103,9 +105,9 @@ def write_finetuning(root: Path, names: list[str], rng: np.random.Generator) -> 
         "flickr30k_val": several,
         "coco_karpathy/coco_karpathy_train": single,
         "coco_karpathy/coco_karpathy_val": several,
-        "vqa_train": people,
-        "vqa_val": people,
-        "vg_qa": [{**one, "dataset": "vg", "answer": "green"} for one in asked],
+        "vqa_train": answered,
+        "vqa_val": answered,
+        "vg_qa": [{**question, "dataset": "vg", "answer": "green"} for question in questions],
         "answer_list": ["red", "light blue", "green"],
         "nlvr_train": pairs,
         "nlvr_dev": pairs,
@@ -119,7 +121,7 @@ def write_finetuning(root: Path, names: list[str], rng: np.random.Generator) -> 
 
 
 def snli_ve(names: list[str], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Lines of SNLI-VE as it is released, an image's one after another."""
+    """Return lines of SNLI-VE as released; those of one image are consecutive."""
     return [
         {
             "Flickr30K_ID": Path(name).stem,
@@ -136,7 +138,7 @@ def snli_ve(names: list[str], rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def write_entailment(root: Path, names: list[str], rng: np.random.Generator) -> None:
-    """SNLI-VE as it is released, and as ALBEF reads it."""
+    """Write SNLI-VE as released and in ALBEF's form."""
     lines = snli_ve(names, rng)
     for split in ("train", "dev"):
         write_lines(root / f"snli_ve_{split}.jsonl", lines)
@@ -146,7 +148,7 @@ def write_entailment(root: Path, names: list[str], rng: np.random.Generator) -> 
 
 
 def write_vlue(root: Path) -> dict[str, Path]:
-    """VLUE's test files, by what they are evaluated with; images below `root/marvl`."""
+    """Write VLUE's test files and their images below `root/marvl`; return the files by name."""
     rng = np.random.default_rng(4)
     for number, name in enumerate(MARVL):
         path = root / "marvl" / name
@@ -162,10 +164,10 @@ def write_vlue(root: Path) -> dict[str, Path]:
         for number, name in enumerate(MARVL)
         for place, box in enumerate(BOXES)
     ]
-    found = [[*box, 0.9] for box in BOXES] + [[0.0, 0.0, 12.5, 9.25, 0.4]]  # x, y, w, h, and a score
+    detections = [[*box, 0.9] for box in BOXES] + [[0.0, 0.0, 12.5, 9.25, 0.4]]  # x, y, w, h, score
     files: dict[str, list[dict[str, Any]]] = {
         "itr_vlue_test": captions,
-        "caption_vlue_test": [{**one, "image_id": number} for number, one in enumerate(captions)],
+        "caption_vlue_test": [{**item, "image_id": number} for number, item in enumerate(captions)],
         "vqa_vlue_test": [
             {"question_id": n, "question": f"Is it a {phrase(rng, 1)}? ", "image": name, "answer": answer}
             for n, (name, answer) in enumerate(zip(MARVL * 2, ("yes", "2", "light blue", "no"), strict=True))
@@ -175,7 +177,7 @@ def write_vlue(root: Path) -> dict[str, Path]:
             for images, label in ((MARVL, "True"), (MARVL[::-1], "False"))
         ],
         "refcoco+_vlue_test": refs,
-        "refcoco+_bbox100_vlue_test": [{**one, "dets": found} for one in refs],
+        "refcoco+_bbox100_vlue_test": [{**ref, "dets": detections} for ref in refs],
     }
     written = {}
     for name, items in files.items():

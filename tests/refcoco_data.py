@@ -1,4 +1,4 @@
-"""RefCOCO's released form: phrases as Python 2 pickled them, boxes as COCO has them, detections."""
+"""Small files in RefCOCO's released form: phrases pickled by Python 2, boxes in COCO's form, detections."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import pickle
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tests.tiny import photo
+from tests.data.make import photo
 
 SIZE = (80, 64)
 IMAGES = {58: "COCO_train2014_000000000058.jpg", 72: "COCO_train2014_000000000072.jpg"}
 BOXES = {581: [4, 6, 40.5, 30], 582: [30, 20, 44, 40], 721: [1, 2, 30, 30], 722: [40, 8, 20, 50]}
-SAID = {
-    # ref: (annotation, split, sentences); refs of one image need not stand together
+SENTENCES = {
+    # ref: (annotation, split, sentences); the refs of one image need not be consecutive
     10: (581, "train", ["red dog", "the left dog"]),
     11: (721, "val", ["round tree"]),
     12: (582, "train", ["blue car"]),
@@ -25,28 +25,20 @@ SPLITS = ["testA", "testB", "train", "val"]
 
 
 def refs() -> list[dict[str, Any]]:
-    """As `REFER` reads them; a file's own name ends in the number of the annotation."""
-    sent_id = iter(range(100, 200))
-    found = []
-    for ref_id, (ann_id, split, texts) in SAID.items():
+    """Return refs as `REFER` reads them; the name of a file ends in the id of the annotation."""
+    sent_ids = iter(range(100, 200))
+    items = []
+    for ref_id, (ann_id, split, texts) in SENTENCES.items():
         image_id = ann_id // 10
-        said = [
-            {"sent": one, "raw": one.title(), "sent_id": next(sent_id), "tokens": one.split()}
-            for one in texts
+        sentences = [
+            {"sent": text, "raw": text.title(), "sent_id": next(sent_ids), "tokens": text.split()}
+            for text in texts
         ]
-        found.append(
-            {
-                "ref_id": ref_id,
-                "ann_id": ann_id,
-                "image_id": image_id,
-                "file_name": IMAGES[image_id].replace(".jpg", f"_{ann_id}.jpg"),
-                "split": split,
-                "category_id": 18,
-                "sentences": said,
-                "sent_ids": [one["sent_id"] for one in said],
-            }
-        )
-    return found
+        ids = {"ref_id": ref_id, "ann_id": ann_id, "image_id": image_id, "split": split, "category_id": 18}
+        file_name = IMAGES[image_id].replace(".jpg", f"_{ann_id}.jpg")
+        sentence_ids = [sentence["sent_id"] for sentence in sentences]
+        items.append({**ids, "file_name": file_name, "sentences": sentences, "sent_ids": sentence_ids})
+    return items
 
 
 def instances() -> dict[str, Any]:
@@ -64,7 +56,7 @@ def instances() -> dict[str, Any]:
 
 
 def detections() -> dict[str, list[list[float]]]:
-    """For every image the true boxes, each a pixel too small, and one that is wrong."""
+    """Return for every image its true boxes, each made smaller by a pixel per side, and a wrong box."""
     return {
         str(image): [[70, 50, 9, 9, 0.3]]
         + [[x + 1, y + 1, w - 2, h - 2] for n, (x, y, w, h) in BOXES.items() if n // 10 == image]
@@ -73,7 +65,7 @@ def detections() -> dict[str, list[list[float]]]:
 
 
 class _Python2(pickle._Pickler):  # type: ignore[name-defined, misc]
-    """Writes a `str` as Python 2 wrote its own: bytes without an encoding."""
+    """A pickler that writes a `str` as Python 2 did: bytes without an encoding."""
 
     dispatch: ClassVar[dict[Any, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
@@ -95,7 +87,7 @@ def python2_pickle(value: Any, protocol: int) -> bytes:
 
 
 def write_refcoco(folder: Path, images: Path, split_by: str = "unc") -> None:
-    """The released files in `folder`, the photographs in `images`."""
+    """Write the released files to `folder` and the images to `images`."""
     folder.mkdir(parents=True, exist_ok=True)
     images.mkdir(parents=True, exist_ok=True)
     (folder / f"refs({split_by}).p").write_bytes(python2_pickle(refs(), 2))

@@ -1,4 +1,4 @@
-"""A real file system of a few megabytes, to see what a full disk does."""
+"""A real, small file system for tests of a full disk."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import pytest
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a disk of 2 MB; the test is skipped where this may not be mounted."""
+    """Yield a folder on a disk of 2 MB; skip the test if it cannot be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("a small file system needs the right to mount one")
+        pytest.skip("mounting a small file system is not permitted")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(folder: Path, leave_bytes: int = 0) -> Path:
-    """Fill the disk of `folder` but for about so many bytes; returns the file that does it."""
+    """Fill the disk of `folder` except for about `leave_bytes`.  Return the file that fills it."""
     path = folder / "ballast"
     with path.open("wb") as file:
         file.write(bytes(max(0, shutil.disk_usage(folder).free - leave_bytes) // 4096 * 4096))

@@ -1,4 +1,4 @@
-"""The batch: packing is exact, everything moves as one, nothing else changes."""
+"""Batches: packing keeps every token, and `to` and `pin_memory` reach every tensor and nothing else."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xvlm.batch import Concepts, Images, Movable, Texts
+from xvlm.batch import Concepts, Images, TensorTree, Texts
 
 token_lists = st.lists(st.lists(st.integers(0, 30521), min_size=1, max_size=9), min_size=1, max_size=6)
 
 
 def unpack(texts: Texts) -> list[list[int]]:
-    return [part.tolist() for part in texts.ids_T.split(texts.lengths_N.tolist())]
+    return [ids.tolist() for ids in texts.ids_T.split(texts.lengths_N.tolist())]
 
 
 @given(token_lists)
@@ -27,26 +27,19 @@ def test_pack_keeps_every_token_in_order(ids: list[list[int]]) -> None:
     assert texts.ids_T.dtype == texts.lengths_N.dtype == torch.int64
 
 
-@given(st.lists(token_lists, min_size=1, max_size=4))
-def test_cat_is_the_packing_of_all_parts(parts: list[list[list[int]]]) -> None:
-    joined = Texts.cat(Texts.pack(part) for part in parts)
-    assert unpack(joined) == [row for part in parts for row in part]
-    assert joined.longest == max(len(row) for part in parts for row in part)
-
-
 def test_pack_of_nothing_is_empty() -> None:
     texts = Texts.pack([])
     assert len(texts) == 0 and texts.ids_T.shape == (0,) and texts.longest == 0
 
 
-def test_a_text_without_tokens_is_named() -> None:
+def test_a_text_without_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="text 1 has no tokens"):
         Texts.pack([[101, 5], [], [101]])
 
 
 @dataclass(frozen=True)
-class Pair(Movable):
-    """A batch within a batch, with a plain value beside the tensors."""
+class Pair(TensorTree):
+    """A tensor tree that holds two others and a plain value."""
 
     images: Images
     texts: Texts
@@ -64,7 +57,7 @@ def test_to_moves_every_tensor_at_every_depth(pair: Pair) -> None:
     for tensor in (moved.images.pixels_BCHW, moved.texts.ids_T, moved.texts.lengths_N):
         assert tensor.device.type == "meta"
     assert (moved.keys, moved.texts.longest) == (("a", "b"), 2)
-    assert pair.images.pixels_BCHW.device.type == "cpu", "the original stays where it is"
+    assert pair.images.pixels_BCHW.device.type == "cpu", "the original is unchanged"
     assert pair.images.pixels_BCHW.dtype == moved.images.pixels_BCHW.dtype == torch.uint8
 
 
@@ -75,16 +68,16 @@ def test_to_the_same_device_changes_nothing(pair: Pair) -> None:
 
 
 def test_pin_memory_pins_every_tensor(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a GPU there is no page-locked memory: what is asked of each tensor is recorded instead."""
-    asked: list[tuple[int, ...]] = []
+    """Page-locked memory needs a GPU, so the calls are recorded instead."""
+    pinned_shapes: list[tuple[int, ...]] = []
 
     def record(tensor: torch.Tensor) -> torch.Tensor:
-        asked.append(tuple(tensor.shape))
+        pinned_shapes.append(tuple(tensor.shape))
         return tensor
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", record)
     pair.pin_memory()
-    assert sorted(asked) == [(2,), (2, 3, 4, 4), (3,)]
+    assert sorted(pinned_shapes) == [(2,), (2, 3, 4, 4), (3,)]
 
 
 def test_lengths_count_images_and_rows() -> None:

@@ -1,4 +1,4 @@
-"""Boxes: properties that hold for every box, and agreement with what the published code computed."""
+"""Boxes: properties that hold for every box, and known values."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from torch import Tensor
 
 from xvlm import boxes
 
-coordinate = st.integers(0, 64).map(lambda value: value / 64)  # exact in float32, and often equal
+coordinate = st.integers(0, 64).map(lambda value: value / 64)  # exact in float32 and often equal
 corners = st.tuples(coordinate, coordinate, coordinate, coordinate)
 
 
 @st.composite
 def box(draw: st.DrawFn, smallest: float = 1 / 64) -> Tensor:
-    """(4,) xyxy in [0, 1] with sides of at least `smallest`."""
+    """Generate a (4,) xyxy box in [0, 1] with sides of at least `smallest`."""
     x0, y0 = draw(st.floats(0, 1 - smallest)), draw(st.floats(0, 1 - smallest))
     x1, y1 = draw(st.floats(x0 + smallest, 1)), draw(st.floats(y0 + smallest, 1))
     return torch.tensor([x0, y0, x1, y1], dtype=torch.float64)
 
 
-# forms ------------------------------------------------------------------------------------------------
+# formats ----------------------------------------------------------------------------------------------
 
 
-def test_forms_of_a_known_box() -> None:
+def test_formats_of_a_known_box() -> None:
     xyxy = torch.tensor([[10.0, 20.0, 40.0, 60.0]])
     assert boxes.xyxy_to_cxcywh(xyxy).tolist() == [[25, 40, 30, 40]]
     assert boxes.cxcywh_to_xyxy(torch.tensor([[25.0, 40.0, 30.0, 40.0]])).tolist() == xyxy.tolist()
-    assert boxes.xywh_to_xyxy(torch.tensor([[10.0, 20.0, 30.0, 40.0]])).tolist() == xyxy.tolist()
+    assert boxes.xyxy_to_xywh(xyxy).tolist() == [[10, 20, 30, 40]]
 
 
 @given(box())
-def test_forms_round_trip(a: Tensor) -> None:
+def test_formats_round_trip(a: Tensor) -> None:
     torch.testing.assert_close(boxes.cxcywh_to_xyxy(boxes.xyxy_to_cxcywh(a)), a)
 
 
-def test_forms_keep_leading_axes() -> None:
+def test_formats_keep_leading_axes() -> None:
     many = torch.rand(2, 3, 4)
-    for change in (boxes.cxcywh_to_xyxy, boxes.xyxy_to_cxcywh, boxes.xywh_to_xyxy):
+    for change in (boxes.cxcywh_to_xyxy, boxes.xyxy_to_cxcywh, boxes.xyxy_to_xywh):
         assert change(many).shape == many.shape
     assert boxes.area(many).shape == (2, 3)
 
@@ -76,7 +76,7 @@ def test_overlap_is_symmetric_and_bounded(a: Tensor, b: Tensor) -> None:
 
 
 @given(box())
-def test_a_box_overlaps_itself_wholly(a: Tensor) -> None:
+def test_a_box_overlaps_itself_fully(a: Tensor) -> None:
     assert boxes.iou(a, a).item() == pytest.approx(1)
     assert boxes.generalized_iou(a, a).item() == pytest.approx(1)
 
@@ -100,7 +100,7 @@ def test_degenerate_boxes_give_finite_values_and_gradients(
     assert -1 <= value.item() <= 1
 
 
-def test_giou_still_pulls_where_nothing_overlaps() -> None:
+def test_giou_has_a_gradient_where_nothing_overlaps() -> None:
     far = torch.tensor([0.0, 0.0, 0.1, 0.1], requires_grad=True)
     boxes.generalized_iou(far, torch.tensor([0.8, 0.8, 0.9, 0.9])).backward()
     assert far.grad is not None and far.grad[2] > 0 and far.grad[3] > 0
@@ -119,7 +119,7 @@ def test_inclusive_pixels_count_pixels(a: tuple[int, ...], b: tuple[int, ...]) -
 
     shared = pixels(*a) & pixels(*b)
     columns, rows = {x for x, _ in shared}, {y for _, y in shared}
-    # a strip one pixel wide counts as nothing: the tool compares the inclusive corners with `<`
+    # A strip one pixel wide is no overlap: the tool compares the inclusive corners with `<`.
     inter = len(shared) if len(columns) > 1 and len(rows) > 1 else 0
     union = len(pixels(*a)) + len(pixels(*b)) - inter
     value = boxes.iou_inclusive_pixels(torch.tensor(a), torch.tensor(b)).item()
@@ -130,7 +130,7 @@ def test_inclusive_pixels_count_pixels(a: tuple[int, ...], b: tuple[int, ...]) -
 
 
 def touched(box_xyxy: list[float], grid_hw: tuple[int, int]) -> list[int]:
-    """Indices of the patches, for a box in [0, 1] stored as the batch stores it, in float32."""
+    """Return the indices of the touched patches; the box is stored in float32, as in a batch."""
     mask_NP = boxes.patches_touched(torch.tensor([box_xyxy], dtype=torch.float32), grid_hw)
     assert mask_NP.shape == (1, grid_hw[0] * grid_hw[1]) and mask_NP.dtype == torch.bool
     return mask_NP[0].nonzero().flatten().tolist()
@@ -141,7 +141,7 @@ def touched(box_xyxy: list[float], grid_hw: tuple[int, int]) -> list[int]:
 def test_a_patch_is_touched_when_it_shares_a_pixel(
     data: st.DataObject, rows: int, columns: int, patch: int
 ) -> None:
-    """On whole pixels the rule needs no rounding: a patch is touched when the two share a pixel."""
+    """Boxes on whole pixels need no rounding: a patch is touched if it shares a pixel with the box."""
     x0 = data.draw(st.integers(0, columns * patch - 1))
     y0 = data.draw(st.integers(0, rows * patch - 1))
     x1 = data.draw(st.integers(x0 + 1, columns * patch))
@@ -160,16 +160,16 @@ def test_a_patch_is_touched_when_it_shares_a_pixel(
 def test_every_box_touches_a_rectangle_of_at_least_one_patch(
     a: tuple[float, ...], rows: int, columns: int
 ) -> None:
-    found = touched(list(a), (rows, columns))
-    across, down = {index % columns for index in found}, {index // columns for index in found}
-    assert len(found) == len(across) * len(down) >= 1
+    patches = touched(list(a), (rows, columns))
+    across, down = {index % columns for index in patches}, {index // columns for index in patches}
+    assert len(patches) == len(across) * len(down) >= 1
 
 
 def test_whole_image_touches_everything() -> None:
     assert touched([0, 0, 1, 1], (3, 5)) == list(range(15))
 
 
-def test_empty_box_at_the_far_corner_takes_the_last_patch() -> None:
+def test_an_empty_box_at_the_far_corner_touches_the_last_patch() -> None:
     assert touched([1, 1, 1, 1], (3, 5)) == [14]
 
 

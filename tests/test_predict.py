@@ -1,4 +1,4 @@
-"""A predictor answers the same for every form of an image, in its pixels, or says what is wrong."""
+"""A predictor answers alike for every form of an image, in pixels of the image, or raises a clear error."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.tiny import KINDS, photo, tiny_loaded, tiny_loaded_for
-from xvlm import dist
-from xvlm.model.folder import save_model
+from xvlm import distributed
+from xvlm.models.checkpoints.folder import save_model
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord
 
@@ -34,7 +34,7 @@ def cnn() -> Predictor:
 
 def test_boxes_lie_in_the_image_and_scores_in_0_1(predictor: Predictor) -> None:
     seen = predictor.image(photo(120, 50, 1))
-    for box, score in seen.ground_all(PHRASES):
+    for box, score in seen.ground_many(PHRASES):
         x0, y0, x1, y1 = box
         assert 0 <= x0 <= x1 <= 120 and 0 <= y0 <= y1 <= 50
         assert 0 <= score <= 1
@@ -48,9 +48,9 @@ def test_images_of_any_size(cnn: Predictor, width: int, height: int) -> None:
     assert 0 <= box[0] <= box[2] <= width and 0 <= box[1] <= box[3] <= height and 0 <= score <= 1
 
 
-def test_several_phrases_are_answered_as_each_alone(predictor: Predictor) -> None:
+def test_several_phrases_are_answered_as_one_by_one(predictor: Predictor) -> None:
     seen = predictor.image(photo(90, 60, 2))
-    together = seen.ground_all(PHRASES)
+    together = seen.ground_many(PHRASES)
     for phrase, answer in zip(PHRASES, together, strict=True):
         alone = seen.ground(phrase)
         assert answer.box_xyxy == pytest.approx(alone.box_xyxy, abs=1e-3)
@@ -59,7 +59,7 @@ def test_several_phrases_are_answered_as_each_alone(predictor: Predictor) -> Non
 
 
 def test_the_same_answer_for_every_form_of_an_image(cnn: Predictor, tmp_path: Path) -> None:
-    """Path, string, bytes, decoded picture, array; transparent and turned ones too."""
+    """Forms are path, string, bytes, Pillow image and array; some images are transparent or rotated."""
     plain = photo(80, 40, 3)
     clear = plain.convert("RGBA")
     clear.putalpha(Image.linear_gradient("L").resize(clear.size))
@@ -87,21 +87,20 @@ def test_a_saved_model_answers_as_it_did(kind: str, tmp_path: Path) -> None:
     folder = save_model(loaded, tmp_path / "run" / "model")
     image = photo(64, 64, 4)
     before = Predictor(loaded).image(image)
-    for place in (folder, folder.parent):  # the model's folder or the run's
-        after = Predictor.load(place, "cpu").image(image)
-        assert after.ground_all(PHRASES) == before.ground_all(PHRASES)
+    for path in (folder, folder.parent):  # the model folder or the run folder
+        after = Predictor.load(path, "cpu").image(image)
+        assert after.ground_many(PHRASES) == before.ground_many(PHRASES)
         assert after.match(PHRASES) == before.match(PHRASES)
 
 
-def test_a_saved_model_stands_alone(tmp_path: Path) -> None:
-    """Nothing outside the folder is needed: it can be moved."""
+def test_a_saved_model_can_be_moved(tmp_path: Path) -> None:
     folder = save_model(tiny_loaded(), tmp_path / "model")
     shutil.move(folder, tmp_path / "elsewhere")
     assert Predictor.load(tmp_path / "elsewhere").image(photo(40, 40, 5)).match(["a dog"])
 
 
 def test_without_a_device_the_model_stays_where_it_is() -> None:
-    """A model in training must not be moved away from its optimiser."""
+    """A model in training must stay on the device of its optimiser."""
     loaded = tiny_loaded()
     loaded.model.to("meta")
     assert Predictor(loaded).device == torch.device("meta")
@@ -113,15 +112,15 @@ def test_a_loaded_model_takes_the_gpu_where_there_is_one(
 ) -> None:
     folder = save_model(tiny_loaded(), tmp_path / "model")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert dist.device() == torch.device("cuda", 0)
-    monkeypatch.setattr("xvlm.dist.device", lambda: torch.device("meta"))
+    assert distributed.device() == torch.device("cuda", 0)
+    monkeypatch.setattr("xvlm.distributed.device", lambda: torch.device("meta"))
     assert Predictor.load(folder).device == torch.device("meta")
     assert next(Predictor.load(folder).model.parameters()).is_meta
     assert Predictor.load(folder, "cpu").device == torch.device("cpu")
 
 
 def test_answers_of_the_same_tokens_share_no_probability(cnn: Predictor) -> None:
-    predictor = Predictor(tiny_loaded_for("answers"))
+    predictor = Predictor(tiny_loaded_for("vqa_decoder"))
     seen = predictor.image(photo(40, 40, 6))
     once = seen.ask_all("a dog?", ["red", "blue", "a tree"])
     again = seen.ask_all("a dog?", ["red", "blue", "red", "Blue ", "a  tree", "a tree", "red"])
@@ -136,12 +135,12 @@ def test_texts_must_be_a_list(cnn: Predictor, texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "?!", "   "])
-def test_a_text_of_nothing_is_named(cnn: Predictor, text: str) -> None:
+def test_an_empty_text_is_an_error(cnn: Predictor, text: str) -> None:
     with pytest.raises(BadRecord, match="no text left after cleaning"):
         cnn.image(photo(40, 40, 6)).ground(text)
 
 
-def test_long_texts_are_cut(cnn: Predictor) -> None:
+def test_long_texts_are_truncated(cnn: Predictor) -> None:
     lengths = cnn.tokens(["dog " * 100, "dog"]).lengths_N
     assert lengths.tolist() == [20, 2]  # max_tokens of the model
 
@@ -153,7 +152,7 @@ def half_a_jpeg() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("image", "said"),
+    ("image", "message"),
     [
         ("no/such/file.jpg", "no/such/file.jpg: image file missing"),
         (b"no image at all", "image: image does not decode"),
@@ -161,8 +160,8 @@ def half_a_jpeg() -> bytes:
         (Image.new("F", (8, 8), 300.0), "only 0 to 1.0 has a known meaning"),
     ],
 )
-def test_bad_images_are_named(cnn: Predictor, image: object, said: str) -> None:
-    with pytest.raises(BadRecord, match=said):
+def test_bad_images_are_named(cnn: Predictor, image: object, message: str) -> None:
+    with pytest.raises(BadRecord, match=message):
         cnn.image(image)  # type: ignore[arg-type]
 
 

@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import pytest
 
 from tests.tiny import photo, tiny_loaded, tiny_loaded_for, write_photos
 from xvlm.cli import main
-from xvlm.model.folder import save_model
+from xvlm.models.checkpoints.folder import save_model
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```python(?P<flags>[^\n]*)\n(?P<code>.*?)^```\s*$", re.MULTILINE | re.DOTALL)
 
 
 def snippets(text: str) -> list[tuple[int, str, bool]]:
-    """(line before the code, code, whether to run it) of each fenced block."""
+    """Return (line before the code, code, whether to run it) for each fenced block."""
     return [
         (text.count("\n", 0, match.start("code")), match["code"], "no-run" not in match["flags"].split())
         for match in FENCE.finditer(text)
@@ -30,14 +31,14 @@ def snippets(text: str) -> list[tuple[int, str, bool]]:
 
 
 def run(text: str, name: str) -> int:
-    """Compile every snippet and run those that are to run; the number of snippets."""
-    namespace: dict[str, Any] = {"__name__": "__snippet__"}
+    """Compile every snippet, run those that are to run, and return the number of snippets."""
+    module = sys.modules["__snippet__"] = ModuleType("__snippet__")  # dataclasses look their module up
     found = snippets(text)
     for line, code, to_run in found:
-        # leading newlines: a traceback then shows the line of the document
+        # Leading newlines make a traceback show the line of the document.
         compiled = compile("\n" * line + code, name, "exec")
         if to_run:
-            exec(compiled, namespace)
+            exec(compiled, module.__dict__)
     return len(found)
 
 
@@ -48,18 +49,22 @@ def documents() -> list[Path]:
 @pytest.mark.parametrize("path", documents(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    # What the snippets speak of: a trained model (tiny here, of the same form) and a photo.
+    # The snippets use a trained model (a tiny one of the same form here) and a photo.
     save_model(tiny_loaded(), tmp_path / "runs" / "demo" / "model")
     photo(64, 48, seed=1).save(tmp_path / "street.jpg")
     run(path.read_text(encoding="utf-8"), str(path))
 
 
 def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every `xvlm` line of the README; what trains for long is not started, but takes its arguments."""
+    """Run every `xvlm` line in a bash block of the README; long trainings are parsed but not started."""
     monkeypatch.chdir(tmp_path)
     for run_folder in ("runs/demo", "runs/mine", "runs/retrieval"):
         save_model(tiny_loaded(), tmp_path / run_folder / "model")
-    for run_folder, part in (("vqa", "answers"), ("captioning", "captions"), ("nlvr2", "pairs")):
+    for run_folder, part in (
+        ("vqa", "vqa_decoder"),
+        ("captioning", "caption_decoder"),
+        ("nlvr2", "pair_classifier"),
+    ):
         save_model(tiny_loaded_for(part), tmp_path / "runs" / run_folder / "model")
     for seed, name in enumerate(("street.jpg", "left.jpg", "right.jpg")):
         photo(64, 48, seed).save(name)
@@ -69,14 +74,15 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / name).write_text(data)
     Path("questions.json").write_text('[{"image": "street.jpg", "question": "a dog?", "answer": ["a dog"]}]')
     started = []
-    names = ("demo.run_demo", "photos.run_photos", "ablate.run_ablation", "train.start.train")
-    names += ("convert.convert", "convert.convert_back", "measure.bench")
-    for name in (*names, "tasks.pretrain.measured_zero_shot"):
-        module, _, function = name.rpartition(".")
+    names = ("experiments.photos.run_photos", "experiments.ablation.run_ablation", "training.train.train")
+    names += ("models.checkpoints.convert.convert", "models.checkpoints.convert.convert_back")
+    for name in (*names, "cli.bench.run_benchmark"):
+        function = name.rpartition(".")[2]
         note = partial(lambda name, *given, **named: started.append((name, given)), function)
-        monkeypatch.setattr(f"xvlm.{module}.{function}", note)
-    text = (ROOT / "README.md").read_text()
-    lines = [shlex.split(line, comments=True) for line in text.splitlines() if line.startswith("xvlm ")]
+        monkeypatch.setattr(f"xvlm.{name}", note)
+    blocks = re.findall(r"^```bash\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("xvlm ")]
+    lines = [shlex.split(line, comments=True) for line in commands]
     assert len(lines) >= 8
     for line in lines:
         try:

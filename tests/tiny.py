@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from xvlm.data.text import Tokenizer
-from xvlm.data.views import Row, Sample
-from xvlm.model.folder import Loaded
-from xvlm.model.text import TextConfig
-from xvlm.model.vision import VisionConfig
-from xvlm.model.xvlm import XVLM, ModelConfig, Part, build_model
+from xvlm.config import OptimConfig
+from xvlm.data.samples.builders import Sample
+from xvlm.data.samples.text_rows import TextRow
+from xvlm.data.text.tokenizer import Tokenizer
+from xvlm.models.checkpoints.folder import ModelBundle
+from xvlm.models.text.encoder import TextConfig
+from xvlm.models.vision.encoder import VisionConfig
+from xvlm.models.xvlm import XVLM, ModelConfig, build_model
 from xvlm.records import BoxXYXY
-from xvlm.run import OptimConfig
-from xvlm.tasks._batch import PretrainBatch, collate
-from xvlm.tasks._build import Init, SourceConfig
+from xvlm.tasks.common.init import InitConfig
+from xvlm.tasks.common.pretraining_batch import PretrainBatch, collate
+from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, LossConfig, Pretrain, PretrainRun
 
 IMAGE_HW = (64, 96)
@@ -76,7 +78,7 @@ def tiny_model(kind: str = "cnn", seed: int = 0, **config: Any) -> XVLM:
     torch.manual_seed(seed)
     model = build_model(tiny_config(kind, **config))
     with torch.no_grad():
-        for part in (model.text, model.fusion, model.masked):
+        for part in (model.text, model.fusion, model.mlm):
             for name, parameter in part.named_parameters():
                 if "norm" not in name:
                     parameter.normal_(0, 0.2)
@@ -92,13 +94,13 @@ def tiny_task(
 
 def toy_row(
     rng: np.random.Generator, length: int, box_xyxy: BoxXYXY | None, concept_key: int, text_key: int
-) -> Row:
+) -> TextRow:
     """A text of `length` random tokens, some of them hidden (none of a text that is `[CLS]` alone)."""
     ids = [2, *rng.integers(5, VOCABULARY, length - 1).tolist()]
     count = min(length - 1, max(1, length // 4))
     positions = sorted((1 + rng.permutation(length - 1)[:count]).tolist())
     masked = [4 if place in positions else token for place, token in enumerate(ids)]
-    return Row(ids, masked, positions, [ids[p] for p in positions], box_xyxy, concept_key, text_key)
+    return TextRow(ids, masked, positions, [ids[p] for p in positions], box_xyxy, concept_key, text_key)
 
 
 def toy_box(rng: np.random.Generator) -> BoxXYXY:
@@ -151,10 +153,12 @@ def tiny_run(kind: str = "cnn", steps: int = 4, **fields: Any) -> PretrainRun:
     """Pre-training of a tiny model on 64-pixel scenes; `fields` override fields of the run."""
     scenes = (SourceConfig("scenes:train:24?image_size=64"),)
     run = PretrainRun(
-        model=tiny_config(kind, (64, 64)),
-        init=Init(vocab_size=150),
-        data=DataConfig(pairs=scenes, regions=scenes, pairs_batch=4, regions_batch=4, max_regions=3),
-        optim=OptimConfig(steps=steps, lr=3e-3, warmup=2),
+        model=tiny_config(kind, (64, 64), vocab_size=TextConfig.vocab_size),
+        init=InitConfig(vocab_size=150),
+        data=DataConfig(
+            pairs=scenes, regions=scenes, pairs_batch_size=4, regions_batch_size=4, max_regions=3
+        ),
+        optim=OptimConfig(steps=steps, lr=3e-3, warmup_steps=2),
         workers=0,
         save_every=0,
     )
@@ -219,22 +223,22 @@ def tiny_tokenizer() -> Tokenizer:
     return Tokenizer.train_wordpiece([" ".join(WORDS)] * 5, 200)
 
 
-def tiny_loaded(kind: str = "cnn", seed: int = 0) -> Loaded:
+def tiny_loaded(kind: str = "cnn", seed: int = 0) -> ModelBundle:
     """A model with random weights, ready to predict."""
     tokenizer = tiny_tokenizer()
-    return Loaded(tiny_model(kind, seed, vocab_size=tokenizer.vocab_size).eval(), tokenizer, 30, 20)
+    return ModelBundle(tiny_model(kind, seed, vocab_size=tokenizer.vocab_size).eval(), tokenizer, 30, 20)
 
 
-def tiny_loaded_for(part: Part, labels: tuple[str, ...] = ()) -> Loaded:
+def tiny_loaded_for(part: str, labels: tuple[str, ...] = ()) -> ModelBundle:
     """A model with one part, and weights large enough to have opinions."""
     tokenizer = tiny_tokenizer()
-    config = replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=(part,), labels=labels)
+    config = replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), heads=(part,), labels=labels)
     torch.manual_seed(1)
     model = build_model(config)
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    return Loaded(model.eval(), tokenizer, 30, 20, prompt="the " if part == "captions" else "")
+    return ModelBundle(model.eval(), tokenizer, 30, 20, prompt="the " if part == "caption_decoder" else "")
 
 
 def with_sources(run: Any) -> Any:

@@ -1,18 +1,35 @@
 """xvlm: multi-grained vision-language pre-training (X-VLM, ICML 2022).
 
-Shape legend; names carry these letters as suffixes where tensors meet (`box_xyxy_N4`, `q_THK`):
+Shape legend; names carry these letters as suffixes where tensors meet (`box_xyxy_N4`, `q_SHLK`):
 
     B  images in the batch
-    N  text-concept rows: one text with the concept (object, region, image) that it describes
-    T  packed tokens: the tokens of all texts, one after another, no padding
-    L  tokens of the longest text
-    P  patches of an image, row-major
-    D  width of a token, text or vision as the module says
-    H  attention heads
+    N  texts, or text-concept rows: a text with the object, region or image that it describes
+    C  concepts; channels in BCHW and CHW
+    T  packed tokens: the tokens of all texts, one after another, without padding
+    L  tokens of one padded text
+    P  patches of an image in row-major order, or tokens of a context
+    S  segments of packed tokens; token sets that texts attend to
+    R  rows of one call of the cross-modal encoder or of a decoder
+    F  rows that take part in matching and masked language modelling
+    O  selected output tokens
+    M  masked or predicted tokens
+    G  rows gathered from all ranks
+    D  width of a token
+    H  attention heads; height in BCHW and CHW
     K  width of one head
+    W  windows of a Swin block; width in BCHW and CHW
     V  vocabulary
-    M  masked tokens
-    E  width of the shared contrastive space
+    E  width of the contrastive space
+    Q  questions, queries or image pairs
+    A  answers
+    J  captions sampled for each image
+    Y  classes
+    I  images of an evaluation
+    U  distinct texts of an evaluation
+    Z  (query, candidate) pairs of a retrieval evaluation
+
+Digits are sizes, h and w rows and columns of a grid, k candidates of a query, other lower-case letters the
+same as upper-case ones within a bucket or block.
 """
 
 from __future__ import annotations
@@ -20,13 +37,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xvlm.predict import Decoding, Photo, Predictor
+    from xvlm.predict import GenerationConfig, Photo, Predictor
 
-__all__ = ["Decoding", "Photo", "Predictor"]
+__all__ = ["GenerationConfig", "Photo", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from xvlm import Predictor`, without importing torch for those who do not ask."""
+    """Import `Predictor` and the others on first use, since torch takes seconds."""
     if name in __all__:
         from xvlm import predict
 

@@ -1,4 +1,4 @@
-"""What became slower is an error that says by how much."""
+"""A ratio that is worse than the recorded one is an error that says by how much."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ from pathlib import Path
 
 import pytest
 
-from xvlm.bench._check import BETTER, check, ratios, worse
+from xvlm.bench.common.regression import BETTER, check, ratios, regressions
 from xvlm.cli import main
 
-FOUND = {
+RESULT = {
     "fp32": {"image_speedup": 2.0, "image_step_s": 9.0, "gemm_fraction": 0.7},
     "bf16": None,
     "transform_ratio": 1.2,
 }
 
 
-def test_ratios_are_found_times_are_not() -> None:
-    assert ratios(FOUND) == {"fp32.image_speedup": 2.0, "fp32.gemm_fraction": 0.7, "transform_ratio": 1.2}
+def test_ratios_are_selected_among_times() -> None:
+    assert ratios(RESULT) == {"fp32.image_speedup": 2.0, "fp32.gemm_fraction": 0.7, "transform_ratio": 1.2}
 
 
 @pytest.mark.parametrize("name", BETTER)
-def test_a_tenth_is_allowed_in_the_right_direction(name: str) -> None:
+def test_a_tenth_is_tolerated_in_the_right_direction(name: str) -> None:
     better, slightly, much = (1.5, 0.92, 0.85) if BETTER[name] == "higher" else (0.5, 1.08, 1.2)
-    assert worse({name: better}, {name: 1.0}) == worse({name: slightly}, {name: 1.0}) == []
-    (line,) = worse({name: much}, {name: 1.0})
-    assert name in line and "1" in line
+    assert regressions({name: better}, {name: 1.0}) == regressions({name: slightly}, {name: 1.0}) == []
+    (sentence,) = regressions({name: much}, {name: 1.0})
+    assert name in sentence and "1" in sentence
 
 
-def test_what_a_machine_lacks_is_not_slower() -> None:
-    check(ratios(FOUND), {"fp32.image_speedup": 2.1, "bf16.image_speedup": 3.0}, "kept.json")
-    with pytest.raises(ValueError, match=r"kept.json: fp32.image_speedup is 2, it was 3 \(-33%\)"):
-        check(ratios(FOUND), {"fp32.image_speedup": 3.0}, "kept.json")
+def test_an_unsupported_precision_is_no_regression() -> None:
+    check(ratios(RESULT), {"fp32.image_speedup": 2.1, "bf16.image_speedup": 3.0}, "recorded.json")
+    with pytest.raises(ValueError, match=r"recorded.json: fp32.image_speedup is 2, it was 3 \(-33%\)"):
+        check(ratios(RESULT), {"fp32.image_speedup": 3.0}, "recorded.json")
 
 
 def test_a_missing_file_is_named_before_anything_is_measured(
@@ -41,5 +41,5 @@ def test_a_missing_file_is_named_before_anything_is_measured(
     assert "none.json" in capsys.readouterr().err
     assert main(["bench", "walk"]) == 2
     assert "data, growth, rerank, step" in capsys.readouterr().err
-    assert main(["bench", "step", "--recipe", "nlvr2"]) == 2
+    assert main(["bench", "step", "--recipe", "scenes/nlvr2"]) == 2
     assert "a pre-training recipe is needed" in capsys.readouterr().err

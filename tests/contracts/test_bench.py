@@ -1,4 +1,4 @@
-"""Every measurement in xvlm/bench runs from the command line, on a small model."""
+"""Every benchmark in xvlm/bench runs from the command line, on a small model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from xvlm.bench import growth
 from xvlm.cli import main
-from xvlm.lookup import names
+from xvlm.registry import names
 
 SMALL = {
     "step": ["--recipe", "demo", "--repeats", "1"],
@@ -18,9 +18,9 @@ SMALL = {
     "data": ["--size", "64", "--images", "4", "--batch", "4", "--steps", "4", "--repeats", "1"],
     "growth": ["--recipe", "demo", "--repeats", "1"],
 }
-"""Options that make each of them quick; a new one needs a line here."""
+"""Options that make each benchmark quick; a new benchmark needs a line here."""
 
-PROMISED = {
+MEASUREMENTS = {
     "step": (
         "image_step_s",
         "region_step_s",
@@ -36,20 +36,24 @@ PROMISED = {
 
 
 @pytest.mark.parametrize("name", names("bench"))
-def test_it_runs_and_writes_what_it_promises(
+def test_it_runs_and_writes_its_measurements(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(growth, "SIZES", {curve: sizes[:2] for curve, sizes in growth.SIZES.items()})
-    found, kept = tmp_path / "found.json", tmp_path / "ratios.json"
+    measured, ratios = tmp_path / "measured.json", tmp_path / "ratios.json"
     pictures = ["--pictures", str(tmp_path)] if name == "growth" else []
-    assert main(["bench", name, *SMALL[name], "--json", str(found), "--ratios", str(kept), *pictures]) == 0
-    result = json.loads(found.read_text())
+    assert (
+        main(["bench", name, *SMALL[name], "--json", str(measured), "--ratios", str(ratios), *pictures]) == 0
+    )
+    result = json.loads(measured.read_text())
     assert capsys.readouterr().out
-    if name in PROMISED:
+    if name in MEASUREMENTS:
         assert result["gemm_gflops_fp32"] > 1
-        assert all(math.isfinite(result["fp32"][one]) and result["fp32"][one] > 0 for one in PROMISED[name])
-        assert {f"fp32.{one}" for one in PROMISED[name] if "speedup" in one} <= json.loads(
-            kept.read_text()
+        assert all(
+            math.isfinite(result["fp32"][one]) and result["fp32"][one] > 0 for one in MEASUREMENTS[name]
+        )
+        assert {f"fp32.{one}" for one in MEASUREMENTS[name] if "speedup" in one} <= json.loads(
+            ratios.read_text()
         ).keys()
         assert (result["bf16"] is None) == (result["gemm_gflops_bf16"] is None)
     if name == "step":

@@ -1,4 +1,4 @@
-"""Pre-training in particular: what a batch holds, which losses are computed, what is never a negative."""
+"""Pre-training: the content of a batch, the losses that are computed, and what is never a negative."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch
 
 from tests.contracts import toys
 from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
-from xvlm.lookup import find
-from xvlm.losses.matching import Negatives, draw_negatives
-from xvlm.model.dropout import Dropout
+from xvlm.losses.negatives import Negatives, sample_negatives
+from xvlm.models.text.dropout import Dropout
 from xvlm.tasks import pretrain
-from xvlm.tasks._batch import Collate, collate, first_texts
+from xvlm.tasks.common.init import InitConfig
+from xvlm.tasks.common.pretraining_batch import PretrainCollate, collate, first_texts
+from xvlm.tasks.common.task import find_task
 from xvlm.tasks.pretrain import LossConfig, freeze_unused
-from xvlm.train.start import train
+from xvlm.training.train import train
 
 
 def test_a_batch_holds_pairs_then_regions_in_order() -> None:
@@ -30,66 +31,65 @@ def test_a_batch_holds_pairs_then_regions_in_order() -> None:
     texts = [part.tolist() for part in batch.texts.ids_T.split(batch.texts.lengths_N.tolist())]
     assert texts == [list(row.ids) for row in rows] + [list(row.masked_ids) for row in rows]
     assert batch.concept_key_N.tolist() == [row.concept_key for row in rows]
-    hidden = zip(batch.masked_row_M.tolist(), batch.masked_place_M.tolist(), strict=True)
+    hidden = zip(batch.masked_row_M.tolist(), batch.masked_position_M.tolist(), strict=True)
     assert [rows[row].ids[place] for row, place in hidden] == batch.masked_target_M.tolist()
 
 
-def test_some_rows_of_an_image_may_be_fused_alone() -> None:
-    batch = Collate(fused_per_image=2)(toy_parts(pairs=1, regions=(3, 1, 4)))
+def test_fused_texts_of_an_image_may_be_limited() -> None:
+    batch = PretrainCollate(fused_per_image=2)(toy_parts(pairs=1, regions=(3, 1, 4)))
     assert batch.fused_F.tolist() == [0, 1, 2, 4, 5, 6]
     assert len(batch.texts) == 9 + 6
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 11, 30])
 def test_a_fixed_number_of_rows(count: int) -> None:
-    """As the published region batches: rows left out, or twice; every row stays with its image."""
+    """As in published region batches, texts are dropped or repeated, and each stays with its image."""
     parts = toy_parts(pairs=2, regions=(3, 1, 4))
     rows = [row for sample in parts["regions"] for row in sample.rows]
     image_of = {id(row): 2 + n for n, sample in enumerate(parts["regions"]) for row in sample.rows}
-    batch = Collate(region_rows=count)(parts)
+    batch = PretrainCollate(region_texts=count)(parts)
     assert len(batch.concepts) - batch.pairs == count and len(batch.images) == 5
     seen = batch.concepts.image_N[2:].tolist()
     found = [
         [row for row in rows if row.text_key == key and image_of[id(row)] == image]
         for key, image in zip(batch.text_key_N[2:].tolist(), seen, strict=True)
     ]
-    assert all(found), "a row stands with another image"
+    assert all(found), "a text belongs to another image"
     kinds = {one[0].concept_key for one in found}
     assert len(kinds) <= min(count, 8) and (count < 8 or len(kinds) >= 7)
-    again = Collate(region_rows=count)(parts)
+    again = PretrainCollate(region_texts=count)(parts)
     assert torch.equal(batch.texts.ids_T, again.texts.ids_T)
 
 
-def test_faithful_runs_give_regions_steps_of_their_own(tmp_path: Path) -> None:
+def test_faithful_runs_have_separate_steps_for_regions(tmp_path: Path) -> None:
     run = toys.pretrain()
-    data = replace(run.data, region_turns=0.5, region_rows=6)
-    shared = pretrain.build(replace(run, data=data), tmp_path / "shared").feed
-    assert [shared[step].turns for step in range(4)] == [1] * 4
+    data = replace(run.data, region_step_ratio=0.5, region_texts_per_batch=6)
+    shared = pretrain.build(replace(run, data=data), tmp_path / "shared").steps
+    assert [shared[step].optimizer_steps for step in range(4)] == [1] * 4
     assert len(shared[0].keys["regions"]) == 2, "half of the images in every step"
-    own = pretrain.build(replace(run, data=data, faithful=True), tmp_path / "own").feed
-    assert [own[step].turns for step in range(4)] == [1, 2, 1, 2]
+    own = pretrain.build(replace(run, data=data, faithful=True), tmp_path / "own").steps
+    assert [own[step].optimizer_steps for step in range(4)] == [1, 2, 1, 2]
     regions, pairs = own[1].batches
     assert regions.pairs == 0 and len(regions.concepts) == 6 and len(regions.images) == 4
     assert pairs.pairs == len(pairs.concepts) == 4
 
 
-def test_a_batch_of_nothing_is_an_error() -> None:
+def test_an_empty_batch_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         collate({"pairs": [], "regions": []})
 
 
-def test_what_a_second_stage_hides_is_its_own(tmp_path: Path) -> None:
-    """Sizes come with the first stage's model; what is hidden while training does not."""
+def test_a_second_stage_has_its_own_dropout(tmp_path: Path) -> None:
+    """Sizes come from the model of the first stage; dropout of patches and activations does not."""
     run = toys.pretrain()
     train(run, tmp_path / "first", minutes=0.0)
-    hides = replace(
+    second = replace(
         run.model,
-        embed_dim=99,
         vision=replace(run.model.vision, patch_dropout=0.25),
         text=replace(run.model.text, dropout=0.35),
     )
-    init = replace(run.init, model=str(tmp_path / "first" / "model"))
-    model = pretrain.build(replace(run, init=init, model=hides), tmp_path / "second").loaded.model
+    init = InitConfig(model=str(tmp_path / "first" / "model"))
+    model = pretrain.build(replace(run, init=init, model=second), tmp_path / "second").bundle.model
     assert model.config.embed_dim == model.contrastive.text.out_features == run.model.embed_dim
     assert model.config.vision.patch_dropout == model.vision.config.patch_dropout == 0.25
     assert {m.probability for m in model.modules() if isinstance(m, Dropout)} == {0.35}
@@ -108,7 +108,7 @@ def test_a_loss_of_weight_0_is_not_computed(weights: dict[str, float], names: se
     losses = task(toy_batch())
     assert set(losses) == names <= set(task.loss_weights())
     everything = tiny_task()(toy_batch())
-    for name in names - {"itm", "region_itm"}:  # whose negatives are drawn
+    for name in names - {"itm", "region_itm"}:  # their negatives are sampled
         assert losses[name].item() == pytest.approx(everything[name].item(), rel=1e-4), name
 
 
@@ -116,7 +116,7 @@ def test_a_loss_of_weight_0_is_not_computed(weights: dict[str, float], names: se
     ("pairs", "regions", "names"),
     [(3, (), {"itc", "itm", "mlm"}), (0, (2, 3), {"region_itc", "region_itm", "region_mlm", "bbox", "giou"})],
 )
-def test_a_part_that_is_absent_has_no_losses(pairs: int, regions: tuple[int, ...], names: set[str]) -> None:
+def test_an_absent_stream_has_no_losses(pairs: int, regions: tuple[int, ...], names: set[str]) -> None:
     losses = tiny_task()(toy_batch(pairs, regions))
     assert set(losses) == names
     assert all(value.isfinite() for value in losses.values())
@@ -134,38 +134,38 @@ def test_no_loss_at_all_is_an_error() -> None:
 def test_the_same_text_is_a_negative_in_faithful_mode_only(
     faithful: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a batch of two rows that say the same, there is nothing else to draw."""
+    """A batch of two equal texts has no other negative."""
     drawn: list[Negatives] = []
 
     def remember(*arguments: Any) -> Negatives:
-        drawn.append(draw_negatives(*arguments))
+        drawn.append(sample_negatives(*arguments))
         return drawn[-1]
 
-    monkeypatch.setattr(pretrain, "draw_negatives", remember)
+    monkeypatch.setattr(pretrain, "sample_negatives", remember)
     batch = toy_batch(2, ())
     batch = replace(batch, text_key_N=torch.zeros_like(batch.text_key_N))
     losses = tiny_task(faithful=faithful)(batch)
-    assert drawn[0].concept_N.tolist() == ([1, 0] if faithful else [])
+    assert drawn[0].concept_Q.tolist() == ([1, 0] if faithful else [])
     assert losses["itm"].isfinite()
 
 
 @pytest.mark.parametrize("task", ["retrieval", "weak_grounding"])
-def test_faithful_retrieval_never_draws_the_same_image(
+def test_faithful_retrieval_never_samples_the_same_image(
     task: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Published: rows of one image are positives of each other, rows of one text are not; no clamp."""
+    """Published: texts of one image are positives of each other, equal texts are not; there is no clamp."""
     forbidden: list[torch.Tensor] = []
 
     def remember(*arguments: Any) -> Negatives:
         forbidden.append(arguments[3])
-        return draw_negatives(*arguments)
+        return sample_negatives(*arguments)
 
-    monkeypatch.setattr(pretrain, "draw_negatives", remember)
+    monkeypatch.setattr(pretrain, "sample_negatives", remember)
     run = replace(toys.RUNS[task](), faithful=True)
-    built = find("tasks", task).build(run, tmp_path).task
+    built = find_task(task).build(run, tmp_path).loss_module
     batch = toy_batch(4, ())
-    image, said = torch.tensor([5, 7, 7, 9]), torch.tensor([1, 2, 3, 1])
-    batch = replace(batch, concept_key_N=image, text_key_N=said)
+    image, text = torch.tensor([5, 7, 7, 9]), torch.tensor([1, 2, 3, 1])
+    batch = replace(batch, concept_key_N=image, text_key_N=text)
     with torch.no_grad():
         built.model.contrastive.temperature.fill_(0.8)
     losses = built(batch)
@@ -174,7 +174,7 @@ def test_faithful_retrieval_never_draws_the_same_image(
     assert torch.equal(forbidden[0], expected)
     assert built.model.contrastive.temperature.item() == pytest.approx(0.8)
     features = built.model.encode_concepts(built.model.encode_images(batch.images), batch.concepts)[1][:4]
-    texts = built.model.encode_texts(first_texts(batch.texts, 4)).summary_ND
+    texts = built.model.encode_texts(first_texts(batch.texts, 4)).cls_ND
     head = built.model.contrastive
     logits = head.embed_concepts(features) @ head.embed_texts(texts).T / 0.8
     label = expected / expected.sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Every scheme of sources: random access, the same records every time, usable by both views."""
+"""Every built-in scheme has random access and gives the same usable records every time."""
 
 from __future__ import annotations
 
@@ -9,61 +9,61 @@ import numpy as np
 import pytest
 
 from tests.refcoco_data import write_refcoco
-from xvlm.data.checks import usable_concepts
-from xvlm.data.fields import images_of, questions_of, statements_of
-from xvlm.data.images import open_image
-from xvlm.data.sources import SCHEMES, open_source
+from xvlm.data.images.decode import open_image
+from xvlm.data.samples.concept_checks import usable_concepts
+from xvlm.data.sources.open import builtin_schemes, open_source
+from xvlm.data.sources.task_fields import image_pair_of, questions_of, statements_of
 
-TOYS = {
+SPECS = {
     "refcoco": "refcoco:refcoco+:unc",
     "scenes": "scenes:train:5?image_size=64&seed=3",
     "scene-cases": "scene-cases:heldout:5?image_size=64",
     "scene-questions": "scene-questions:train:5?image_size=64",
     "scene-pairs": "scene-pairs:test:5?image_size=64",
 }
-ASKED = {"scene-questions": (questions_of,), "scene-pairs": (statements_of, images_of)}
-"""What records say that hold no concepts."""
+READERS = {"scene-questions": (questions_of,), "scene-pairs": (statements_of, image_pair_of)}
+"""Readers of records without concepts."""
 
 
 @pytest.fixture(autouse=True)
 def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For schemes that read files: they lie in the current folder."""
+    """Write the files of `refcoco` into the current folder."""
     write_refcoco(tmp_path / "refcoco+", tmp_path / "refcoco+")
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", builtin_schemes())
 def test_random_access_to_usable_records(scheme: str) -> None:
-    assert scheme in TOYS, f"scheme {scheme} has no toy yet; add one here"
-    source = open_source(TOYS[scheme])
+    assert scheme in SPECS, f"add a specification of the scheme {scheme} here"
+    source = open_source(SPECS[scheme])
     assert len(source) == sum(source.shards) > 0 and source.name
     keys = []
     for index in range(len(source)):
         record = source[index]
         opened = open_image(record.image, key=record.key)
         usable, bad = usable_concepts(record, opened)
-        assert not bad and all(read(record) is not None for read in ASKED.get(scheme, ()))
-        assert usable or scheme in ASKED
+        assert not bad and all(read(record) is not None for read in READERS.get(scheme, ()))
+        assert usable or scheme in READERS
         keys.append(record.key)
     assert len(set(keys)) == len(keys)
     with pytest.raises(IndexError):
         source[len(source)]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("scheme", builtin_schemes())
 def test_workers_read_the_same(scheme: str) -> None:
-    """Opened again, and sent to another process."""
-    source = open_source(TOYS[scheme])
-    for other in (open_source(TOYS[scheme]), pickle.loads(pickle.dumps(source))):
+    """The source may be opened again, or pickled."""
+    source = open_source(SPECS[scheme])
+    for other in (open_source(SPECS[scheme]), pickle.loads(pickle.dumps(source))):
         assert len(other) == len(source)
         for index in (3, 0):
-            one, two = source[index], other[index]
-            assert (one.key, one.concepts) == (two.key, two.concepts)
-            assert np.array_equal(np.asarray(one.image), np.asarray(two.image))
+            expected, record = source[index], other[index]
+            assert (record.key, record.concepts) == (expected.key, expected.concepts)
+            assert np.array_equal(np.asarray(record.image), np.asarray(expected.image))
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_nonsense_says_what_is_expected(scheme: str) -> None:
+@pytest.mark.parametrize("scheme", builtin_schemes())
+def test_wrong_specifications_say_what_is_expected(scheme: str) -> None:
     expected = r"expected scenes:SPLIT:SIZE|split is|No such file.*nowhere/refs\(many\)\.p"
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         open_source(f"{scheme}:nowhere:many")

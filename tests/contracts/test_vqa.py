@@ -12,12 +12,13 @@ import pytest
 
 from tests.contracts import toys
 from tests.tiny import photo, tiny_tokenizer
-from xvlm.data.mirror import MirrorRule
-from xvlm.data.sources import JsonSource
-from xvlm.data.transforms import PairsTransform
-from xvlm.lookup import find
-from xvlm.tasks._build import SourceConfig
-from xvlm.tasks.vqa import QuestionView
+from xvlm.data.samples.transforms import PairTransform
+from xvlm.data.sources.json import JsonSource
+from xvlm.data.text.flip import FlipRule
+from xvlm.registry import find
+from xvlm.tasks.common.sources import SourceConfig
+from xvlm.tasks.common.task import find_task
+from xvlm.tasks.vqa import VQASampleBuilder
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,11 @@ def test_answers_of_visual_genome_count_half(
 ) -> None:
     photo(40, 30, 0).save(tmp_path / "0.png")
     (tmp_path / "items.json").write_text(json.dumps([{"image": "0.png", "question": "red?", **fields}]))
-    transform = PairsTransform((32, 32), (1.0, 1.0), crop=False, flip=False, rand_augment=None)
-    view = QuestionView(transform, tiny_tokenizer())
-    asked = view(JsonSource(tmp_path / "items.json")[0], np.random.default_rng(0))
-    (found,) = asked.weights
-    assert list(found) == pytest.approx(weights)
+    transform = PairTransform((32, 32), (1.0, 1.0), random_crop=False, random_flip=False, rand_augment=None)
+    build_sample = VQASampleBuilder(transform, tiny_tokenizer())
+    sample = build_sample(JsonSource(tmp_path / "items.json")[0], np.random.default_rng(0))
+    (answer_weights,) = sample.weights
+    assert list(answer_weights) == pytest.approx(weights)
 
 
 SIDES = {
@@ -50,36 +51,40 @@ SIDES = {
     ("what is on the left?", "a cat"): {"exact": True, "letters": False},
     ("what is this?", "left"): {"exact": False, "letters": False},
 }
-"""A question and its answer, and whether their image is ever mirrored by each rule."""
+"""A question and its answer, and whether each rule flips their image."""
 
 
 @pytest.mark.parametrize("rule", ["exact", "letters"])
-@pytest.mark.parametrize("said", SIDES)
-def test_images_are_mirrored_where_question_and_answers_allow_it(
-    said: tuple[str, str], rule: MirrorRule, tmp_path: Path
+@pytest.mark.parametrize("texts", SIDES)
+def test_images_are_flipped_if_question_and_answers_allow_it(
+    texts: tuple[str, str], rule: FlipRule, tmp_path: Path
 ) -> None:
-    """By default sides are swapped where that is exact; faithful mode goes by the letters."""
+    """By default left and right are swapped if that is exact; faithful mode uses the published rule."""
     photo(40, 30, 0).save(tmp_path / "0.png")
     (tmp_path / "items.json").write_text(
-        json.dumps([{"image": "0.png", "question": said[0], "answer": [said[1]]}])
+        json.dumps([{"image": "0.png", "question": texts[0], "answer": [texts[1]]}])
     )
-    transform = PairsTransform((32, 32), crop=False, rand_augment=None, mirror=rule)
-    view = QuestionView(transform, tiny_tokenizer())
+    transform = PairTransform((32, 32), random_crop=False, rand_augment=None, flip_rule=rule)
+    build_sample = VQASampleBuilder(transform, tiny_tokenizer())
     record = JsonSource(tmp_path / "items.json")[0]
-    seen = [view(record, np.random.default_rng(seed)) for seed in range(16)]
-    pictures = {one.pixels.numpy().tobytes() for one in seen}
-    assert len(pictures) == (2 if SIDES[said][rule] else 1)
-    questions = {tuple(one.questions[0]) for one in seen}
-    swaps = rule == "exact" and "left" in said[0]
+    samples = [build_sample(record, np.random.default_rng(seed)) for seed in range(16)]
+    images = {one.pixels.numpy().tobytes() for one in samples}
+    assert len(images) == (2 if SIDES[texts][rule] else 1)
+    questions = {tuple(one.questions[0]) for one in samples}
+    swaps = rule == "exact" and "left" in texts[0]
     assert len(questions) == (2 if swaps else 1)
 
 
-def test_the_published_recipe_mirrors(tmp_path: Path) -> None:
-    """By the letters' rule in faithful mode, and not at all where a recipe says so."""
+def test_the_published_recipe_flips(tmp_path: Path) -> None:
+    """Faithful mode uses the rule of letters, and the published recipes flip images."""
     photo(40, 30, 0).save(tmp_path / "0.png")
     (tmp_path / "items.json").write_text(json.dumps([{"image": "0.png", "question": "what?", "answer": "a"}]))
     run = replace(toys.RUNS["vqa"](), faithful=True)
-    run = replace(run, data=replace(run.data, train=(SourceConfig(str(tmp_path / "items.json")),), batch=1))
-    assert find("tasks", "vqa").build(run, tmp_path).feed._readers[0].part.view.transform.mirror == "letters"
-    for name in ("vqa", "vqa_480"):
-        assert find("recipes", name).recipe().data.flip
+    run = replace(
+        run, data=replace(run.data, train=(SourceConfig(str(tmp_path / "items.json")),), batch_size=1)
+    )
+    assert (
+        find_task("vqa").build(run, tmp_path).steps.streams[0].build_sample.transform.flip_rule == "letters"
+    )
+    for name in ("published/vqa", "published/vqa_480"):
+        assert find("recipes", name).recipe().data.random_flip

@@ -1,4 +1,4 @@
-"""A toy run for every task: a tiny model on a few drawn scenes.
+"""A toy run for every task: a tiny model on a few procedural scenes.
 
 A new file in `xvlm/tasks` is tested as soon as it has an entry here, and fails until it has one.
 """
@@ -17,14 +17,16 @@ import pytest
 
 from tests import published_data
 from tests.tiny import photo, tiny_config, tiny_run
-from xvlm.lookup import find
-from xvlm.model.xvlm import MissingPart
+from xvlm.config import OptimConfig
+from xvlm.models.text.encoder import TextConfig
+from xvlm.models.xvlm import MissingHead
 from xvlm.predict import Photo, Predictor
-from xvlm.run import OptimConfig
-from xvlm.tasks._build import Init, SourceConfig
-from xvlm.tasks._finetune import FinetuneData
+from xvlm.tasks.common.finetuning import FinetuneData
+from xvlm.tasks.common.init import InitConfig
+from xvlm.tasks.common.sources import SourceConfig
+from xvlm.tasks.common.task import find_task
 
-AS_THEY_ARE = {"crop": False, "flip": False, "rand_augment": False}
+NO_AUGMENTATION = {"random_crop": False, "random_flip": False, "rand_augment": False}
 
 
 def scenes(kind: str = "scenes", count: int = 4) -> tuple[SourceConfig, ...]:
@@ -32,12 +34,12 @@ def scenes(kind: str = "scenes", count: int = 4) -> tuple[SourceConfig, ...]:
 
 
 FILES = TemporaryDirectory()
-"""What is read from files; gone with the process."""
+"""Folder of the data files, which is removed when the process ends."""
 
 
 @cache
 def hypotheses() -> tuple[SourceConfig, ...]:
-    """Four lines of SNLI-VE, about two images."""
+    """Return a source of four lines of SNLI-VE about two images."""
     folder = Path(FILES.name)
     for number in range(2):
         photo(70, 60, number).save(folder / f"{number}.jpg")
@@ -47,34 +49,38 @@ def hypotheses() -> tuple[SourceConfig, ...]:
 
 
 def pretrain(task: str = "pretrain") -> Any:
-    """Four pictures with a caption each and four with up to three regions each, as they are; a task that
-    shares pre-training's run takes what it needs of both."""
+    """Return a run on four images with a caption each and four with up to three regions each, without
+    augmentation; a task that shares the run type of pre-training uses the streams that its losses need."""
     run = tiny_run("cnn", steps=3)
-    kind = find("tasks", task).RUN
+    kind = find_task(task).run
     plain = kind()
     uses = {"pairs": bool(plain.losses.itc), "regions": bool(plain.losses.giou)}
     data = replace(
         plain.data,
         pairs=scenes() if uses["pairs"] else (),
         regions=scenes() if uses["regions"] else (),
-        pairs_batch=4,
-        regions_batch=4,
-        max_regions=3,
-        **AS_THEY_ARE,
+        pairs_batch_size=4,
+        regions_batch_size=4,
+        max_regions=3 if uses["regions"] else plain.data.max_regions,
+        **NO_AUGMENTATION,
     )
     common = {name: getattr(run, name) for name in ("init", "optim", "workers", "save_every")}
-    return replace(plain, model=replace(run.model, parts=plain.model.parts), data=data, **common)
+    return replace(plain, model=replace(run.model, heads=plain.model.heads), data=data, **common)
 
 
 def finetuned(task: str, train: tuple[SourceConfig, ...]) -> Any:
-    """Four samples of a task, as they are."""
-    run = find("tasks", task).RUN()
+    """Return a run of a task on four samples, without augmentation."""
+    run = find_task(task).run()
     return replace(
         run,
-        model=replace(tiny_config("cnn", (64, 64)), parts=run.model.parts, labels=run.model.labels),
-        init=Init(vocab_size=150),
-        data=FinetuneData(train=train, batch=4, max_tokens=20, **AS_THEY_ARE),
-        optim=OptimConfig(steps=3, lr=3e-3, warmup=2),
+        model=replace(
+            tiny_config("cnn", (64, 64), vocab_size=TextConfig.vocab_size),
+            heads=run.model.heads,
+            labels=run.model.labels,
+        ),
+        init=InitConfig(vocab_size=150),
+        data=FinetuneData(train=train, batch_size=4, max_tokens=20, **NO_AUGMENTATION),
+        optim=OptimConfig(steps=3, lr=3e-3, warmup_steps=2),
         workers=0,
         save_every=0,
     )
@@ -87,7 +93,7 @@ RUNS: dict[str, Callable[[], Any]] = {
     "weak_grounding": lambda: pretrain("weak_grounding"),
     "vqa": lambda: finetuned("vqa", scenes("scene-questions")),
     "nlvr2": lambda: finetuned("nlvr2", scenes("scene-pairs")),
-    "assignment": lambda: finetuned("assignment", scenes()),
+    "text_assignment": lambda: finetuned("text_assignment", scenes()),
     "captioning": lambda: finetuned("captioning", scenes()),
     "self_critical": lambda: replace(finetuned("self_critical", scenes()), max_tokens=12),
     "entailment": lambda: finetuned("entailment", hypotheses()),
@@ -124,7 +130,7 @@ def judges(predictor: Predictor, seen: Photo) -> None:
 
 
 def assigns(predictor: Predictor, seen: Photo) -> None:
-    with pytest.raises(MissingPart, match=r"'pairs'.*it has assignment"):
+    with pytest.raises(MissingHead, match=r"'pair_classifier'.*it has text_assignment"):
         predictor.compare(photo(50, 70, 0), photo(60, 40, 1), "both show a circle")
 
 
@@ -138,38 +144,41 @@ def describes(predictor: Predictor, seen: Photo) -> None:
     assert isinstance(seen.caption(), str) and predictor.prompt
 
 
-ASKED: dict[str, Callable[[Predictor, Photo], None]] = {
+ANSWERS: dict[str, Callable[[Predictor, Photo], None]] = {
     "pretrain": both,
     "retrieval": matches,
     "grounding": grounds,
     "weak_grounding": matches,
     "vqa": answers,
     "nlvr2": judges,
-    "assignment": assigns,
+    "text_assignment": assigns,
     "captioning": describes,
     "self_critical": describes,
     "entailment": entails,
 }
-"""What a model of each task is asked, and what it must not answer."""
+"""Checks of what a model of each task predicts, and of what it cannot."""
 
 
 def halves(seen: list[dict[str, float]]) -> None:
-    """The weighted sum of losses, step by step."""
+    """Check that the weighted sum of losses falls by half."""
     totals = [losses["total"] for losses in seen]
     assert totals[-1] < totals[0] / 2, totals[::10]
 
 
 def earns(seen: list[dict[str, float]]) -> None:
-    """A reward has no loss that falls: what is drawn becomes better."""
+    """Check that the reward of sampled captions rises, for no loss falls."""
     rewards = [losses["cider"] for losses in seen]
     assert sum(rewards[-10:]) > 2 * sum(rewards[:10]), rewards[::5]
 
 
 def falls(seen: list[dict[str, float]]) -> None:
-    """Where every step draws other negatives, which are learnt one after another."""
+    """Check that the losses fall slowly, for each step samples other negatives."""
     totals = [losses["total"] for losses in seen]
     assert sum(totals[-10:]) < 0.85 * sum(totals[:10]), totals[::5]
 
 
-LEARNT: dict[str, Callable[[list[dict[str, float]]], None]] = {"assignment": falls, "self_critical": earns}
-"""How it shows that a task has learnt a batch, where it is not `halves`."""
+LEARNING_CHECKS: dict[str, Callable[[list[dict[str, float]]], None]] = {
+    "text_assignment": falls,
+    "self_critical": earns,
+}
+"""Checks that a task has learnt a batch, for tasks other than those of `halves`."""

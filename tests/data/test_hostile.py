@@ -1,4 +1,4 @@
-"""What is wrong with the data is found, named and survived; never guessed at."""
+"""Faults of the data are found and named; they neither stop the run nor are repaired by guesses."""
 
 from __future__ import annotations
 
@@ -15,24 +15,23 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data import make
-from xvlm.data.checks import check_box, hint_at_xyxy, usable_concepts
-from xvlm.data.images import Opened, open_image
-from xvlm.data.sources import JsonSource
-from xvlm.data.tars import TarSource
-from xvlm.data.transforms import EvalTransform, PairsTransform, RegionsTransform
+from xvlm.data.images.decode import ImageFile, open_image
+from xvlm.data.samples.concept_checks import clip_box, hint_at_xyxy, usable_concepts
+from xvlm.data.samples.transforms import PairTransform, RegionTransform, eval_pixels
+from xvlm.data.sources.json import JsonSource
+from xvlm.data.sources.tar import TarSource
 from xvlm.records import BadRecord, BoxXYXY, Concept, Note, Record
 
 JPEG = make.encoded(make.photo(200, 100))
 
 
 def _reason(function, *args, **kwargs) -> str:
-    with pytest.raises(BadRecord) as caught:
-        function(*args, **kwargs)
-    assert caught.value.key == "k"
-    return caught.value.reason
+    error = make.bad_record(function, *args, **kwargs)
+    assert error.key == "k"
+    return error.reason
 
 
-def _opened(width: int = 200, height: int = 100) -> Opened:
+def _opened(width: int = 200, height: int = 100) -> ImageFile:
     return open_image(np.zeros((height, width, 3), np.uint8), key="k")
 
 
@@ -42,15 +41,13 @@ def _record(*concepts: Concept, **extra) -> Record:
 
 def _bad_line(tmp_path: Path, line: str) -> BadRecord:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        '{"caption": "good", "image": "a.jpg"}\n' + line + '\n{"caption": "good", "image": "b.jpg"}\n'
-    )
+    good = '{"caption": "good", "image": "a.jpg"}'
+    path.write_text(f"{good}\n{line}\n{good}\n")
     source = JsonSource(str(path))
-    assert source[0].concepts and source[2].concepts, "its neighbours are read"
-    with pytest.raises(BadRecord) as caught:
-        source[1]
-    assert caught.value.key == f"{path}:2"
-    return caught.value
+    assert source[0].concepts and source[2].concepts, "the other lines are read"
+    error = make.bad_record(source.__getitem__, 1)
+    assert error.key == f"{path}:2"
+    return error
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -67,9 +64,9 @@ def test_truncated_image(format: str) -> None:
 def test_truncated_jpeg_in_every_transform() -> None:
     opened = open_image(JPEG[: len(JPEG) // 2], key="k")
     rng = np.random.default_rng(0)
-    assert _reason(PairsTransform((64, 64)), opened, ["a"], rng) == "image does not decode"
-    assert _reason(RegionsTransform((64, 64)), opened, [], rng) == "image does not decode"
-    assert _reason(EvalTransform((64, 64)), opened) == "image does not decode"
+    assert _reason(PairTransform((64, 64)), opened, ["a"], rng) == "image does not decode"
+    assert _reason(RegionTransform((64, 64)), opened, [], rng) == "image does not decode"
+    assert _reason(eval_pixels, opened, (64, 64)) == "image does not decode"
 
 
 @settings(max_examples=150, deadline=None)
@@ -96,7 +93,7 @@ def test_array_of_another_shape(array: np.ndarray) -> None:
 
 
 def test_huge_header_is_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
-    for limit in (Image.MAX_IMAGE_PIXELS, None):  # also where a program has switched Pillow's own limit off
+    for limit in (Image.MAX_IMAGE_PIXELS, None):  # also if a program has disabled Pillow's own limit
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         tracemalloc.start()
         assert _reason(open_image, make.png_header(60_000, 60_000), key="k") == "image too large"
@@ -135,24 +132,24 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
     ],
 )
 def test_unusable_box(box: BoxXYXY, reason: str) -> None:
-    assert _reason(check_box, box, 200, 100, "k") == reason
+    assert _reason(clip_box, box, 200, 100, "k") == reason
 
 
-def test_box_that_sticks_out_is_clipped_and_noted() -> None:
-    """Half of it has to lie inside; rounding, up to 1 pixel or 1 %, is not worth a note."""
+def test_box_partly_outside_is_clipped_and_noted() -> None:
+    """Half of the box must lie inside; rounding, up to 1 pixel or 1 %, makes no note."""
     notes: list[Note] = []
-    assert check_box((-1, -0.5, 202, 101), 200, 100, "k", notes) == (0, 0, 200, 100)
+    assert clip_box((-1, -0.5, 202, 101), 200, 100, "k", notes) == (0, 0, 200, 100)
     assert notes == []
-    assert check_box((150, 10, 250, 50), 200, 100, "k", notes) == (150, 10, 200, 50)
-    assert check_box((-6, 20, 40, 60), 200, 100, "k", notes) == (0, 20, 40, 60)
-    assert [(one.reason, one.key) for one in notes] == [("box clipped", "k")] * 2
+    assert clip_box((150, 10, 250, 50), 200, 100, "k", notes) == (150, 10, 200, 50)
+    assert clip_box((-6, 20, 40, 60), 200, 100, "k", notes) == (0, 20, 40, 60)
+    assert [(note.reason, note.key) for note in notes] == [("box clipped", "k")] * 2
     assert notes[1].detail == "box (-6, 20, 40, 60) in an image of 200 x 100"
 
 
 @given(st.tuples(*[st.floats(-50, 250) for _ in range(4)]))
 def test_checked_boxes_lie_inside(box: BoxXYXY) -> None:
     try:
-        x0, y0, x1, y1 = check_box(box, 200, 100, "k")
+        x0, y0, x1, y1 = clip_box(box, 200, 100, "k")
     except BadRecord:
         return
     assert 0 <= x0 < x1 <= 200 and 0 <= y0 < y1 <= 100
@@ -160,19 +157,19 @@ def test_checked_boxes_lie_inside(box: BoxXYXY) -> None:
 
 
 def _bad_boxes(corners: bool) -> list[BadRecord]:
-    """What is bad of 40 boxes in an image of 200 x 100, written as two corners or in another wrong way."""
-    found = []
+    """Return the errors of 40 boxes in an image of 200 x 100, written as corners or with wrong sizes."""
+    errors = []
     for number in range(40):
         x, y, w, h = 5 * number % 150, 3 * number % 60, 50, 40
-        last = (x + w, y + h) if corners else (900, 900)  # in the places of width and height
+        last = (x + w, y + h) if corners else (900, 900)  # in place of width and height
         try:
-            check_box((x, y, x + last[0], y + last[1]), 200, 100, "k")
+            clip_box((x, y, x + last[0], y + last[1]), 200, 100, "k")
         except BadRecord as error:
-            found.append(error)
-    return found
+            errors.append(error)
+    return errors
 
 
-def test_corners_in_place_of_sizes_are_guessed_at() -> None:
+def test_a_hint_names_corners_in_place_of_sizes() -> None:
     bad = _bad_boxes(corners=True)
     assert len(bad) > 10
     other = BadRecord("no text left", "k", "texts ()")
@@ -180,17 +177,16 @@ def test_corners_in_place_of_sizes_are_guessed_at() -> None:
         f"{len(bad)} of these {len(bad)} boxes would lie in their images if they were two corners "
         "x0, y0, x1, y1; boxes are read as x, y, width, height"
     )
-    copies = [BadRecord(one.reason, one.key, f"nothing left; first of 2: {one.detail}") for one in bad]
+    copies = [
+        BadRecord(error.reason, error.key, f"nothing left; first of 2: {error.detail}") for error in bad
+    ]
     assert hint_at_xyxy(copies) == hint_at_xyxy(bad)
     assert hint_at_xyxy(_bad_boxes(corners=False)) == hint_at_xyxy([other]) == hint_at_xyxy([]) == ""
 
 
 def test_bad_concepts_do_not_lose_the_others() -> None:
-    good, outside, blank = (
-        Concept(("a",), (1, 1, 9, 9)),
-        Concept(("b",), (300, 0, 310, 9)),
-        Concept((" ", "")),
-    )
+    good, blank = Concept(("a",), (1, 1, 9, 9)), Concept((" ", ""))
+    outside = Concept(("b",), (300, 0, 310, 9))
     usable, bad = usable_concepts(_record(outside, good, blank), _opened())
     assert usable == [good]
     assert [error.reason for error in bad] == ["box outside the image", "no text left"]
@@ -213,18 +209,18 @@ def test_long_text_and_many_boxes() -> None:
     concepts = [Concept((words,), (i % 100, i % 50, i % 100 + 20, i % 50 + 20)) for i in range(500)]
     usable, bad = usable_concepts(_record(Concept((words,)), *concepts), _opened())
     assert len(usable) == 501 and bad == []
-    pixels, kept = RegionsTransform((32, 32), crop=False)(_opened(), usable, np.random.default_rng(1))
+    pixels, kept = RegionTransform((32, 32), random_crop=False)(_opened(), usable, np.random.default_rng(1))
     assert pixels.shape == (3, 32, 32) and len(kept) == 501
-    _, texts = PairsTransform((32, 32))(_opened(), [words], np.random.default_rng(0))
+    _, texts = PairTransform((32, 32))(_opened(), [words], np.random.default_rng(0))
     assert texts == (words,)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("convention", ["upright", "stored"])
 def test_boxes_of_exif_rotated_photos_cover_their_pixels(orientation: int, convention: str) -> None:
-    """Drawn on the upright image, or, where the declared size says so, on the image without its rotation."""
-    drawn = (20, 30, 60, 90)
-    stored = make.painted(160, 120, drawn)
+    """Boxes refer to the upright image, or, if the declared size says so, to the stored image."""
+    box = (20, 30, 60, 90)
+    stored = make.painted(160, 120, box)
     opened = open_image(make.encoded(stored, "PNG", orientation), key="k")
     red = np.asarray(opened.image)[:, :, 0] == 255
     rows, columns = np.nonzero(red.any(1))[0], np.nonzero(red.any(0))[0]
@@ -232,15 +228,15 @@ def test_boxes_of_exif_rotated_photos_cover_their_pixels(orientation: int, conve
     if convention == "upright":
         record = _record(Concept(("red",), upright), width=opened.width, height=opened.height)
     elif orientation >= 5:
-        record = _record(Concept(("red",), drawn), width=160, height=120)
+        record = _record(Concept(("red",), box), width=160, height=120)
     else:
-        return  # the size does not change: cannot be told, upright is assumed
+        return  # the size is the same in both conventions; upright is assumed
     for extra in (record.extra, {}) if convention == "upright" else (record.extra,):
         usable, _ = usable_concepts(Record("k", b"", record.concepts, extra), opened)
         assert usable[0].box_xyxy == upright
 
 
-def test_declared_size_that_fits_no_way() -> None:
+def test_declared_size_of_another_image() -> None:
     boxed = _record(Concept(("a",), (1, 1, 9, 9)), width=400, height=200)
     assert _reason(usable_concepts, boxed, _opened()) == "declared size is not the image's"
     caption_only = _record(Concept(("a",)), width=400, height=200)
@@ -254,8 +250,8 @@ def test_corrupt_json_line(tmp_path: Path, line: str) -> None:
 
 def test_invalid_utf8_line(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b'{"caption": "\xff\xfe", "image": "a"}\n')
-    with pytest.raises(BadRecord, match="line is not JSON"):
-        JsonSource(str(tmp_path / "a.jsonl"))[0]
+    source = JsonSource(str(tmp_path / "a.jsonl"))
+    assert make.bad_record(source.__getitem__, 0).reason == "line is not JSON"
 
 
 @pytest.mark.parametrize(
@@ -282,7 +278,7 @@ def test_wrong_types(tmp_path: Path, fields: dict) -> None:
 
 
 @pytest.mark.parametrize("line", ["3", "null", '"text"', "[]"])
-def test_line_that_is_no_object(tmp_path: Path, line: str) -> None:
+def test_line_that_is_not_an_object(tmp_path: Path, line: str) -> None:
     assert _bad_line(tmp_path, line).reason == "not a JSON object"
 
 
@@ -302,8 +298,7 @@ def test_invalid_base64(tmp_path: Path, text: str) -> None:
 def test_base64_of_something_else(tmp_path: Path) -> None:
     line = {"caption": "a", "binary": base64.b64encode(b"hello").decode()}
     record = JsonSource(make.write_lines(tmp_path / "a.jsonl", [line]))[0]
-    with pytest.raises(BadRecord, match="does not decode"):
-        open_image(record.image, key=record.key)
+    assert make.bad_record(open_image, record.image, key=record.key).reason == "image does not decode"
 
 
 def test_box_that_is_not_finite_loses_only_its_concept() -> None:
@@ -313,7 +308,7 @@ def test_box_that_is_not_finite_loses_only_its_concept() -> None:
     assert [error.reason for error in bad] == ["box is not finite"]
 
 
-def test_json_list_cut_short(tmp_path: Path) -> None:
+def test_truncated_json_list(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('[{"caption": "a", "image": "a"},')
     with pytest.raises(ValueError, match=r"a\.json begins as a JSON list but does not parse"):
         JsonSource(str(tmp_path / "a.json"))
@@ -327,29 +322,28 @@ def _tar(tmp_path: Path) -> tuple[Path, bytes]:
 
 
 def test_truncated_tar_member(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, whole = _tar(tmp_path)
-    start = whole.rindex(b"\xff\xd8\xff")
-    path.write_bytes(whole[: start + 100])
+    path, data = _tar(tmp_path)
+    start = data.rindex(b"\xff\xd8\xff")
+    path.write_bytes(data[: start + 100])
     source = TarSource(str(path))
     assert len(source) == 3 and source[1].image == JPEG
-    with pytest.raises(BadRecord) as caught:
-        source[2]
-    assert caught.value.reason == "tar member is truncated" and caught.value.key == f"{path}:2"
-    assert "cut off" in caplog.text
+    error = make.bad_record(source.__getitem__, 2)
+    assert error.reason == "tar member is truncated" and error.key == f"{path}:2"
+    assert "truncated" in caplog.text
 
 
-def test_tar_cut_in_a_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path, whole = _tar(tmp_path)
-    path.write_bytes(whole[: whole.rindex(b"2.txt") + 200])
+def test_tar_truncated_in_a_header(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, data = _tar(tmp_path)
+    path.write_bytes(data[: data.rindex(b"2.txt") + 200])
     assert len(TarSource(str(path))) == 2
-    assert "cut off" in caplog.text
+    assert "truncated" in caplog.text
 
 
 def test_tar_damaged_between_members(tmp_path: Path) -> None:
-    path, whole = _tar(tmp_path)
-    at = whole.index(b"1.txt")
-    path.write_bytes(whole[:at] + bytes(range(200)) + whole[at + 200 :])
-    with pytest.raises(ValueError, match=f"damaged at byte {at}"):
+    path, data = _tar(tmp_path)
+    position = data.index(b"1.txt")
+    path.write_bytes(data[:position] + bytes(range(200)) + data[position + 200 :])
+    with pytest.raises(ValueError, match=f"damaged at byte {position}"):
         TarSource(str(path))
 
 
@@ -363,11 +357,7 @@ def test_not_a_tar(tmp_path: Path, data: bytes) -> None:
 def test_tar_sample_that_is_incomplete_or_corrupt(tmp_path: Path) -> None:
     members = [("a.jpg", JPEG), ("b.txt", b"text"), ("c.jpg", JPEG), ("c.json", b"{"), ("d.json", b"[]")]
     source = TarSource(make.write_tar(tmp_path / "a.tar", members))
-    reasons = []
-    for i in range(4):
-        with pytest.raises(BadRecord) as caught:
-            source[i]
-        reasons.append(caught.value.reason)
+    reasons = [make.bad_record(source.__getitem__, index).reason for index in range(4)]
     assert reasons == ["unknown fields", "unknown fields", "member is not JSON", "not a JSON object"]
 
 

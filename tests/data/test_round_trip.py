@@ -1,4 +1,4 @@
-"""Whatever is written in one of the forms that are read comes back whole, in order."""
+"""Records written in any of the forms are read back completely and in order."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xvlm.data.fields import questions_of, statements_of
-from xvlm.data.sources import Source, open_source
+from xvlm.data.sources.open import open_source
+from xvlm.data.sources.source import Source
+from xvlm.data.sources.task_fields import questions_of, statements_of
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 LISTS = st.lists(TEXTS, min_size=1, max_size=8)
 
 
 def captions(source: Source) -> list[str]:
-    """The only text of every record."""
+    """Return the only text of every record."""
     return [source[index].concepts[0].texts[0] for index in range(len(source))]
 
 
@@ -43,7 +44,7 @@ def test_captions_of_json(texts: list[str], form: str, ascii_only: bool) -> None
 @settings(max_examples=40)
 @given(LISTS, st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT]), st.data())
 def test_captions_of_tars(texts: list[str], form: int, data: st.DataObject) -> None:
-    """The second time by the index that the first reading wrote."""
+    """The second reading uses the index that the first one wrote."""
     stems = [f"{data.draw(st.sampled_from(['', 'dir.v2/', 'ä/']))}{number}" for number in range(len(texts))]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.tar"
@@ -61,12 +62,12 @@ def test_captions_of_tars(texts: list[str], form: int, data: st.DataObject) -> N
 @settings(max_examples=40)
 @given(st.lists(st.tuples(TEXTS.filter(str.strip), st.booleans()), min_size=1, max_size=5))
 def test_questions_and_statements(rows: list[tuple[str, bool]]) -> None:
-    asked = {"image": "a.jpg", "questions": [{"question": text, "answer": [text]} for text, _ in rows]}
-    stated = {"image": "a.jpg", "statements": [{"sentence": text, "label": truth} for text, truth in rows]}
+    questions = {"image": "a.jpg", "questions": [{"question": text, "answer": [text]} for text, _ in rows]}
+    statements = [{"sentence": text, "label": truth} for text, truth in rows]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.json"
-        path.write_text(json.dumps([asked, stated]))
+        path.write_text(json.dumps([questions, {"image": "a.jpg", "statements": statements}]))
         source = open_source(str(path))
-        found = [(one.text, one.answers) for one in questions_of(source[0])]
-        assert found == [(text, (text,)) for text, _ in rows]
+        read = [(question.text, question.answers) for question in questions_of(source[0])]
+        assert read == [(text, (text,)) for text, _ in rows]
         assert statements_of(source[1]) == [(text, int(truth)) for text, truth in rows]

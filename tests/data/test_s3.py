@@ -1,4 +1,4 @@
-"""Data and images on S3, where the extra `remote` and moto's server are installed."""
+"""Data and images on S3; needs the extra `remote` and moto's server."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import fsspec
 import pytest
 
 from tests.data import make
-from xvlm.data import files
-from xvlm.data.images import open_image
-from xvlm.data.limits import limited
-from xvlm.data.sources import open_source
-from xvlm.records import BadRecord
+from xvlm.data.files import storage
+from xvlm.data.files.limits import temporary_limits
+from xvlm.data.images.decode import open_image
+from xvlm.data.sources.open import open_source
 
 pytest.importorskip("s3fs")
 moto = pytest.importorskip("moto.server")
@@ -31,10 +30,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     fs = fsspec.filesystem("s3")
     fs.mkdir("bucket")
     fs.pipe("bucket/a.png", make.encoded(make.photo(30, 20), "PNG"))
-    fs.pipe(
-        "bucket/a.jsonl",
-        b'{"caption": "a", "image": "a.png"}\n{"caption": "b", "image": "s3://bucket/a.png"}\n',
-    )
+    lines = b'{"caption": "a", "image": "a.png"}\n{"caption": "b", "image": "s3://bucket/a.png"}\n'
+    fs.pipe("bucket/a.jsonl", lines)
     yield "s3://bucket"
     server.stop()
 
@@ -42,14 +39,11 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_data_and_images(bucket: str) -> None:
     source = open_source(f"{bucket}/*.jsonl")
     assert open_image(source[0].image, key="k").width == 30
-    with pytest.raises(BadRecord, match="--allow-remote"):
-        source[1]
-    with limited(allow_remote=True):
+    assert "--allow-remote" in make.bad_record(source.__getitem__, 1).detail
+    with temporary_limits(allow_remote=True):
         assert open_image(source[1].image, key="k").width == 30
-    with limited(max_file_bytes=50), pytest.raises(BadRecord, match="more than the 50 bytes"):
-        open_image(f"{bucket}/a.png", key="k")
+    with temporary_limits(max_file_bytes=50):
+        assert "more than the 50 bytes" in make.bad_record(open_image, f"{bucket}/a.png", key="k").detail
     for missing in (f"{bucket}/none.png", "s3://nobucket/a.png"):
-        with pytest.raises(BadRecord) as caught:
-            open_image(missing, key="k")
-        assert caught.value.reason == "image file missing"
-    assert files.state(f"{bucket}/a.jsonl").bytes > 0
+        assert make.bad_record(open_image, missing, key="k").reason == "image file missing"
+    assert storage.file_state(f"{bucket}/a.jsonl").bytes > 0

@@ -1,4 +1,4 @@
-"""Tars and their index files are not trusted: sizes, kinds of members, names, and what an index claims."""
+"""Tars and their index files are not trusted: sizes, kinds of members, names, and the claims of an index."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import numpy as np
 import pytest
 
 from tests.data import make
-from xvlm.data.tar_index import build_tar_index, load_tar_index
-from xvlm.data.tars import TarSource
-from xvlm.errors import InputError
+from xvlm.common.errors import InputError
+from xvlm.data.sources.tar import TarSource
+from xvlm.data.sources.tar_index import build_tar_index, load_tar_index
 from xvlm.records import BadRecord
 
 JPEG = make.encoded(make.photo(32, 24))
 
 
 def write(path: Path, *infos: tarfile.TarInfo, format: int = tarfile.GNU_FORMAT) -> str:
-    """Headers as they are given, in front of two whole samples."""
+    """Write headers without content before two complete samples."""
     with tarfile.open(path, "w", format=format) as tar:
         for info in infos:
             tar.addfile(info)
@@ -39,10 +39,10 @@ def write(path: Path, *infos: tarfile.TarInfo, format: int = tarfile.GNU_FORMAT)
 
 
 def info(name: str, **fields: Any) -> tarfile.TarInfo:
-    found = tarfile.TarInfo(name)
+    member = tarfile.TarInfo(name)
     for field, value in fields.items():
-        setattr(found, field, value)
-    return found
+        setattr(member, field, value)
+    return member
 
 
 def captions(source: TarSource) -> list[str]:
@@ -50,42 +50,37 @@ def captions(source: TarSource) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "message"),
     [
-        (tarfile.LNKTYPE, "1 links"),
-        (tarfile.SYMTYPE, "1 links"),
-        (tarfile.CHRTYPE, "1 devices, pipes or other members"),
-        (tarfile.FIFOTYPE, "1 devices, pipes or other members"),
+        *((kind, "1 links") for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE)),
+        *((kind, "1 devices, pipes or other members") for kind in (tarfile.CHRTYPE, tarfile.FIFOTYPE)),
         (tarfile.GNUTYPE_SPARSE, "1 sparse members"),
     ],
 )
-def test_members_that_are_no_files_are_counted(
-    kind: bytes, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_members_that_are_not_files_are_counted(
+    kind: bytes, message: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / "a.tar", info("c.jpg", type=kind, linkname="/etc/passwd"))
     assert captions(TarSource(path)) == ["one", "two"]
-    assert f"{told} are not read" in caplog.text
+    assert f"{message} are not read" in caplog.text
 
 
-def test_absolute_names_and_names_of_other_alphabets_are_only_names(tmp_path: Path) -> None:
+def test_absolute_and_non_latin_names_are_only_names(tmp_path: Path) -> None:
     members = [("/etc/passwd.txt", b"x"), ("../up.txt", b"y"), ("73-கரிக்கோல்.txt", b"z")]
-    source = TarSource(
-        make.write_tar(tmp_path / "a.tar", [m for n, d in members for m in ((n[:-3] + "jpg", JPEG), (n, d))])
-    )
+    pairs = [member for name, data in members for member in ((name[:-3] + "jpg", JPEG), (name, data))]
+    source = TarSource(make.write_tar(tmp_path / "a.tar", pairs))
     assert captions(source) == ["x", "y", "z"]
     assert source[0].image == JPEG and source[2].key.endswith(":73-கரிக்கோல்")
 
 
-def test_a_name_that_is_no_unicode_is_shown_as_escapes(tmp_path: Path) -> None:
+def test_a_name_that_is_not_unicode_is_shown_as_escapes(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar", info("c\udcff.jpg"))
-    with pytest.raises(BadRecord) as caught:
-        TarSource(path)[0]
-    assert caught.value.key == f"{path}:c\\xff"
+    assert make.bad_record(TarSource(path).__getitem__, 0).key == f"{path}:c\\xff"
 
 
 @pytest.mark.parametrize("size", [2**33, 2**60, 2**80])
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_sizes_that_no_file_has_are_not_allocated(size: int, format: int, tmp_path: Path) -> None:
+def test_huge_sizes_are_not_allocated(size: int, format: int, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as tar:
         small = info("a.txt", size=3)
@@ -97,11 +92,10 @@ def test_sizes_that_no_file_has_are_not_allocated(size: int, format: int, tmp_pa
     tracemalloc.start()
     source = TarSource(str(path))
     assert len(source) == 2
-    with pytest.raises(BadRecord) as caught:
-        source[1]
+    error = make.bad_record(source.__getitem__, 1)
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
-    assert caught.value.reason == "tar member is truncated"
+    assert error.reason == "tar member is truncated"
 
 
 def test_a_size_that_leads_backwards_is_one_sentence(tmp_path: Path) -> None:
@@ -114,19 +108,19 @@ def test_a_size_that_leads_backwards_is_one_sentence(tmp_path: Path) -> None:
     header[148:156] = b"%06o\0 " % sum(header)
     data[:512] = header
     path.write_bytes(data)
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(InputError, match=r"damaged|not an uncompressed tar"):
         TarSource(str(path))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - start < 5
 
 
-def test_very_long_names_are_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_very_long_names_are_not_indexed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     index = build_tar_index(write(tmp_path / "a.tar", info("d/" * 5000 + "c.jpg")))
     assert len(index) == 2 and index.names.itemsize < 100
     assert "1 members whose name is longer than 1024 bytes" in caplog.text
 
 
-def test_the_rule_of_names_is_said(tmp_path: Path) -> None:
+def test_the_naming_rule_is_in_the_message(tmp_path: Path) -> None:
     members = [(f"p.v{n}.{end}", data) for n in range(3) for end, data in (("jpg", JPEG), ("json", b"{}"))]
     with pytest.raises(InputError, match=r"found p\.v0\.jpg, p\.v0\.json.* and 2 more; .*first dot.*rename"):
         TarSource(make.write_tar(tmp_path / "a.tar", members))
@@ -145,7 +139,7 @@ def test_texts_in_other_encodings(tmp_path: Path) -> None:
         source[1]
 
 
-def test_no_sample_is_one_sentence(tmp_path: Path) -> None:
+def test_a_tar_without_samples_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no sample"):
         TarSource(make.write_tar(tmp_path / "a.tar", []))
 
@@ -155,69 +149,71 @@ def test_no_sample_is_one_sentence(tmp_path: Path) -> None:
 Columns = dict[str, np.ndarray]
 
 
-def swapped(found: Columns) -> None:
-    found["offsets"][[0, 2]] = found["offsets"][[2, 0]]
+def swap_offsets(columns: Columns) -> None:
+    columns["offsets"][[0, 2]] = columns["offsets"][[2, 0]]
 
 
-LIES: dict[str, Callable[[Columns], None]] = {
-    "no column": lambda found: found.__delitem__("sizes"),
-    "texts as numbers": lambda found: found.update(offsets=found["offsets"].astype(str)),
-    "fractions": lambda found: found.update(sizes=found["sizes"] + 0.5),
-    "a table": lambda found: found.update(offsets=found["offsets"][None]),
-    "fewer": lambda found: found.update(sizes=found["sizes"][:-1]),
-    "backwards": lambda found: found.update(first=found["first"][::-1].copy()),
-    "beyond": lambda found: found.update(offsets=found["offsets"] + (1 << 40)),
-    "before": lambda found: found.update(offsets=found["offsets"] - 4096),
-    "negative sizes": lambda found: found.update(sizes=-found["sizes"]),
-    "a sample of two": lambda found: found.update(first=np.array([0, 4])),
-    "other members": swapped,
-    "other names": lambda found: found.update(names=np.array([b"x.jpg", b"x.txt", b"y.jpg", b"y.txt"])),
+def read_columns(path: str) -> Columns:
+    with np.load(path + ".idx") as stored:
+        return {name: stored[name] for name in stored}
+
+
+WRONG: dict[str, Callable[[Columns], None]] = {
+    "no column": lambda columns: columns.__delitem__("sizes"),
+    "texts as numbers": lambda columns: columns.update(offsets=columns["offsets"].astype(str)),
+    "fractions": lambda columns: columns.update(sizes=columns["sizes"] + 0.5),
+    "a table": lambda columns: columns.update(offsets=columns["offsets"][None]),
+    "fewer": lambda columns: columns.update(sizes=columns["sizes"][:-1]),
+    "backwards": lambda columns: columns.update(first=columns["first"][::-1].copy()),
+    "beyond": lambda columns: columns.update(offsets=columns["offsets"] + (1 << 40)),
+    "before": lambda columns: columns.update(offsets=columns["offsets"] - 4096),
+    "negative sizes": lambda columns: columns.update(sizes=-columns["sizes"]),
+    "a sample of two": lambda columns: columns.update(first=np.array([0, 4])),
+    "other members": swap_offsets,
+    "other names": lambda columns: columns.update(names=np.array([b"x.jpg", b"x.txt", b"y.jpg", b"y.txt"])),
 }
 
 
-@pytest.mark.parametrize("lie", LIES)
-def test_an_index_that_lies_is_built_anew(lie: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_wrong_index_is_rebuilt(fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path / "a.tar")
-    right = build_tar_index(path)
-    with np.load(path + ".idx") as stored:
-        found = {name: stored[name] for name in stored}
-    LIES[lie](found)
+    correct = build_tar_index(path)
+    columns = read_columns(path)
+    WRONG[fault](columns)
     with open(path + ".idx", "wb") as file:
-        np.savez(file, **found)
+        np.savez(file, **columns)
     assert captions(TarSource(path)) == ["one", "two"]
     assert "damaged" in caplog.text
-    assert np.array_equal(load_tar_index(path).offsets, right.offsets)
+    assert np.array_equal(load_tar_index(path).offsets, correct.offsets)
 
 
-def test_a_bomb_in_the_index_is_not_unpacked(tmp_path: Path) -> None:
+def test_a_bomb_in_the_index_is_not_decompressed(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar")
     build_tar_index(path)
-    with np.load(path + ".idx") as stored:
-        found = {name: stored[name] for name in stored}
-    found["names"] = np.zeros(8_000_000, "S4")
+    columns = read_columns(path) | {"names": np.zeros(8_000_000, "S4")}
     with open(path + ".idx", "wb") as file:
-        np.savez_compressed(file, **found)
-    del found
+        np.savez_compressed(file, **columns)
+    del columns
     tracemalloc.start()
     assert captions(TarSource(path)) == ["one", "two"]
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
 
 
-def test_a_lie_about_a_member_is_found_when_it_is_read(tmp_path: Path) -> None:
-    members = [m for n in range(40) for m in ((f"{n:02}.jpg", JPEG), (f"{n:02}.txt", b"text %d" % n))]
+def test_a_wrong_member_is_found_when_it_is_read(tmp_path: Path) -> None:
+    numbers = range(40)
+    members = [m for n in numbers for m in ((f"{n:02}.jpg", JPEG), (f"{n:02}.txt", b"text %d" % n))]
     path = make.write_tar(tmp_path / "a.tar", members)
     index = build_tar_index(path)
-    index.offsets[[3, 5]] = index.offsets[[5, 3]]  # of 01 and 02, which are not looked at on opening
-    with np.load(path + ".idx") as stored:
-        found = {name: stored[name] for name in stored} | {"offsets": index.offsets}
+    index.offsets[[3, 5]] = index.offsets[[5, 3]]  # samples 01 and 02, which are not checked on opening
+    columns = read_columns(path) | {"offsets": index.offsets}
     with open(path + ".idx", "wb") as file:
-        np.savez(file, **found)
+        np.savez(file, **columns)
     with pytest.raises(BadRecord, match=r"tar index does not fit \(found 02.txt in place of 01.txt; remove"):
         TarSource(path)[1]
 
 
-def test_the_index_can_be_read_by_whom_the_umask_says(tmp_path: Path) -> None:
+def test_the_index_has_the_permissions_of_the_umask(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tar")
     before = os.umask(0o027)
     try:
@@ -231,6 +227,6 @@ def test_the_index_can_be_read_by_whom_the_umask_says(tmp_path: Path) -> None:
 def test_two_processes_may_index_at_once(tmp_path: Path) -> None:
     path = make.write_tar(tmp_path / "a.tar", [(f"{n}.jpg", JPEG) for n in range(200)])
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        found = pool.map(build_tar_index, [path] * 8)
-    assert {len(index) for index in found} == {200} and len(load_tar_index(path)) == 200
+        indexes = pool.map(build_tar_index, [path] * 8)
+    assert {len(index) for index in indexes} == {200} and len(load_tar_index(path)) == 200
     assert sorted(os.listdir(tmp_path)) == ["a.tar", "a.tar.idx"]

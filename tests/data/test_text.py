@@ -1,4 +1,4 @@
-"""Cleaning equals the published one; the tokenizer follows BERT's and RoBERTa's own rules."""
+"""Texts are cleaned as in the published code; the tokenizer follows the rules of BERT and RoBERTa."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 import tokenizers
 from tokenizers import models
 
-from xvlm.data.text import Tokenizer, clean_caption, clean_question
+from xvlm.data.text.cleaning import clean_caption, clean_question
+from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.records import BadRecord
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def test_cleaning(text: str, caption: str, question: str) -> None:
     assert clean_question(text, 3 if "three" in text else None) == question
 
 
-def test_nothing_left_is_a_bad_caption_and_an_empty_question() -> None:
+def test_empty_after_cleaning_is_a_bad_caption_but_an_empty_question() -> None:
     with pytest.raises(BadRecord, match="no text left") as error:
         clean_caption(" ?! ")
     assert error.value.reason == "no text left after cleaning"
@@ -97,7 +98,7 @@ def test_word_starts_of_wordpiece(bert: Tokenizer) -> None:
 
 
 @pytest.mark.parametrize("text", ["[MASK]", "a [SEP] dog", "[CLS]"])
-def test_text_cannot_hold_special_tokens(bert: Tokenizer, text: str) -> None:
+def test_a_text_cannot_contain_special_tokens(bert: Tokenizer, text: str) -> None:
     for tokenizer in (bert, pickle.loads(pickle.dumps(bert))):
         assert not {bert.mask_id, bert.sep_id, bert.cls_id} & set(tokenizer.encode(text, 40)[1:])
 
@@ -111,7 +112,7 @@ def test_file_padding_and_truncation_are_turned_off(bert: Tokenizer, tmp_path: P
     assert Tokenizer.from_folder(tmp_path / "new").encode("a red dogs", 40) == [2, 5, 6, 7, 8]
 
 
-def test_saving_and_pickling_change_nothing(roberta: Tokenizer, bert: Tokenizer, tmp_path: Path) -> None:
+def test_saving_and_pickling_keep_the_tokenizer(roberta: Tokenizer, bert: Tokenizer, tmp_path: Path) -> None:
     for name, tokenizer in (("bert", bert), ("roberta", roberta)):
         tokenizer.save(tmp_path / name)
         ids = tokenizer.encode("a dogs adog [MASK] <mask>", 40)
@@ -132,7 +133,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         Tokenizer.from_folder(tmp_path)
 
 
-def test_unknown_kinds_are_refused() -> None:
+def test_unknown_models_are_refused() -> None:
     names = ["<s>", "</s>", "<pad>", "<unk>", "<mask>", "a</w>"]
     vocab = {name: i for i, name in enumerate(names)}
     clip_like = models.BPE(vocab, [], end_of_word_suffix="</w>")
@@ -152,10 +153,13 @@ def test_trained_vocabulary_encodes_its_texts() -> None:
 
 
 def test_training_is_the_same_in_every_process() -> None:
-    code = "from xvlm.data.text import Tokenizer; print(Tokenizer.train_wordpiece({!r}, 80).__getstate__())"
-    run = [sys.executable, "-c", code.format(TEXTS)]
-    here = Tokenizer.train_wordpiece(TEXTS, 80).__getstate__()
+    code = (
+        "from xvlm.data.text.tokenizer import Tokenizer\n"
+        f"print(Tokenizer.train_wordpiece({TEXTS!r}, 80).__getstate__())"
+    )
+    expected = Tokenizer.train_wordpiece(TEXTS, 80).__getstate__()
     for _ in range(2):
-        assert (
-            subprocess.run(run, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == here
+        process = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
         )
+        assert process.stdout.strip() == expected

@@ -1,4 +1,4 @@
-"""Every form in which a user has an image gives the same pixels, or one sentence."""
+"""Every form of an image gives the same pixels; other values are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from tests.data import make
-from xvlm.data.limits import limited
-from xvlm.data.user_images import open_any
-from xvlm.errors import InputError, XVLMError
+from xvlm.common.errors import InputError, XVLMError
+from xvlm.data.files.limits import temporary_limits
+from xvlm.data.images.user_images import open_user_image
 from xvlm.records import BadRecord
 
 PHOTO = make.photo(40, 30)
@@ -26,18 +26,18 @@ GREY = np.asarray(PHOTO.convert("L"))
 
 
 def _pixels(image: Any) -> np.ndarray:
-    return np.asarray(open_any(image).image)
+    return np.asarray(open_user_image(image).image)
 
 
 def _at_end() -> io.BytesIO:
-    """As it is left by whoever wrote it."""
+    """Return a file positioned at its end, as after writing."""
     file = io.BytesIO()
     file.write(PNG)
     return file
 
 
 class _Stream:
-    """Cannot seek, as a socket's."""
+    """A stream that cannot seek, like a socket."""
 
     def __init__(self) -> None:
         self.file = io.BytesIO(PNG)
@@ -50,7 +50,7 @@ class _Stream:
 
 
 class _Array:
-    """Of another library."""
+    """An array of another library."""
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return PIXELS
@@ -64,15 +64,15 @@ FORMS = {
     "BytesIO at its end": _at_end(),
     "stream": _Stream(),
     "array": PIXELS,
-    "array (3, H, W)": PIXELS.transpose(2, 0, 1),
+    "array (3, height, width)": PIXELS.transpose(2, 0, 1),
     "array of another library": _Array(),
     "array, not contiguous": PIXELS[:, ::-1][:, ::-1],
     "array of floats": PIXELS / 255,
     "array of int64": PIXELS.astype(np.int64),
     "array of uint16": PIXELS.astype(np.uint16) * 257,
     "array of opaque RGBA": np.dstack([PIXELS, np.full(GREY.shape, 255, np.uint8)]),
-    "tensor (3, H, W)": torch.from_numpy(PIXELS.transpose(2, 0, 1).copy()),
-    "tensor (H, W, 3)": torch.from_numpy(PIXELS.copy()),
+    "tensor (3, height, width)": torch.from_numpy(PIXELS.transpose(2, 0, 1).copy()),
+    "tensor (height, width, 3)": torch.from_numpy(PIXELS.copy()),
     "tensor of floats": torch.from_numpy(PIXELS.transpose(2, 0, 1) / 255),
     "tensor with a gradient": torch.tensor(PIXELS.transpose(2, 0, 1) / 255, requires_grad=True),
     "Pillow image": PHOTO,
@@ -98,17 +98,9 @@ def test_paths_and_open_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "image",
-    [
-        GREY,
-        GREY[:, :, None],
-        GREY[None],
-        GREY / 255,
-        GREY.astype(np.uint16) * 257,
-        torch.from_numpy(GREY.copy()),
-        torch.from_numpy(GREY.copy())[None],
-        PHOTO.convert("L"),
-    ],
-)
+    [*(GREY, GREY[:, :, None], GREY[None], GREY / 255, GREY.astype(np.uint16) * 257, PHOTO.convert("L")),
+     torch.from_numpy(GREY.copy()), torch.from_numpy(GREY.copy())[None]],
+)  # fmt: skip
 def test_grey(image: Any) -> None:
     assert np.array_equal(_pixels(image), np.repeat(GREY[:, :, None], 3, 2))
 
@@ -122,17 +114,13 @@ def test_masks_and_half_precision() -> None:
 
 def test_transparent_parts_show_white() -> None:
     clear = np.dstack([PIXELS, np.zeros(GREY.shape, np.uint8)])
-    for image in (
-        clear,
-        clear / 255,
-        torch.from_numpy(clear.transpose(2, 0, 1).copy()),
-        Image.fromarray(clear),
-    ):
+    tensor = torch.from_numpy(clear.transpose(2, 0, 1).copy())
+    for image in (clear, clear / 255, tensor, Image.fromarray(clear)):
         assert (_pixels(image) == 255).all()
 
 
-def test_small_images_that_could_be_either_way_round() -> None:
-    """(3, 5, 3): an array's channels are last, a tensor's first."""
+def test_small_images_with_ambiguous_channels() -> None:
+    """In shape (3, 5, 3), the channels of an array are last, those of a tensor first."""
     values = np.arange(45, dtype=np.uint8).reshape(3, 5, 3)
     assert np.array_equal(_pixels(values), values)
     assert np.array_equal(_pixels(torch.from_numpy(values)), values.transpose(1, 2, 0))
@@ -140,7 +128,7 @@ def test_small_images_that_could_be_either_way_round() -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
 def test_pillow_images_of_any_mode(mode: str) -> None:
-    """White stays white."""
+    """White remains white."""
     white = Image.new("RGB", (4, 4), "white")
     if mode == "I;16":
         white = Image.fromarray(np.full((4, 4), 65535, np.uint16))
@@ -150,14 +138,14 @@ def test_pillow_images_of_any_mode(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "found"),
+    ("image", "message"),
     [
         (3, "a int"),
         (None, "a NoneType"),
         ({"bytes": PNG}, "a dict"),
         ([PNG, PNG], "a list"),
         (array.array("i", [1]), "a array"),
-        (io.StringIO("text"), "a file that gives str; open it in binary mode"),
+        (io.StringIO("text"), "a file that returns str; open it in binary mode"),
         (Path, "a type"),
         (np.zeros((2, 3, 40, 30), np.uint8), r"an array of shape \(2, 3, 40, 30\) and type uint8"),
         (np.zeros((5, 40, 30), np.uint8), r"an array of shape \(5, 40, 30\) and type uint8"),
@@ -173,26 +161,21 @@ def test_pillow_images_of_any_mode(mode: str) -> None:
         (np.full((4, 4, 3), None), "values of type object"),
     ],
 )
-def test_what_is_no_image_is_one_sentence(image: Any, found: str) -> None:
-    with pytest.raises(InputError, match=f"image (is|holds) {found}") as caught:
-        open_any(image)
+def test_other_values_are_refused_in_one_sentence(image: Any, message: str) -> None:
+    with pytest.raises(InputError, match=f"image (is|holds) {message}") as caught:
+        open_user_image(image)
     text = str(caught.value)
     assert "binary mode" in text and "\n" not in text
 
 
 @pytest.mark.parametrize("image", [PIXELS, PHOTO, PNG, torch.from_numpy(PIXELS.copy()), GREY])
-def test_limits_hold_for_every_form(image: Any) -> None:
-    with (
-        limited(max_pixels=1199),
-        pytest.raises(BadRecord, match=r"40 x 30, at most 1,199 pixels .*--max-pixels"),
-    ):
-        open_any(image)
+def test_limits_apply_to_every_form(image: Any) -> None:
+    message = r"40 x 30, at most 1,199 pixels .*--max-pixels"
+    with temporary_limits(max_pixels=1199), pytest.raises(BadRecord, match=message):
+        open_user_image(image)
 
 
-def test_an_endless_file_is_not_read_to_its_end() -> None:
-    with (
-        limited(max_file_bytes=10**6),
-        open("/dev/zero", "rb") as file,
-        pytest.raises(XVLMError, match="1,000,000"),
-    ):
-        open_any(file)
+def test_an_endless_file_is_refused() -> None:
+    limits = temporary_limits(max_file_bytes=10**6)
+    with limits, open("/dev/zero", "rb") as file, pytest.raises(XVLMError, match="1,000,000"):
+        open_user_image(file)

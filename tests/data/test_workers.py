@@ -1,4 +1,4 @@
-"""Items come in order from any number of workers, which end with the stream; errors are the same."""
+"""Items come in order from any number of workers, which end with the stream; errors do not depend on them."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from xvlm.data import workers
-from xvlm.data.workers import Stream
-from xvlm.errors import InputError, WorkerDiedError
+from xvlm.common.errors import InputError, WorkerDiedError
+from xvlm.data.loading import workers
+from xvlm.data.loading.workers import WorkerStream
 
 
-class Awkward(Exception):
-    """Cannot be made again from its message, as pickle does."""
+class UnpicklableError(Exception):
+    """An error that pickle cannot restore, because its arguments are not its message."""
 
     def __init__(self, first: str, second: str) -> None:
         super().__init__(f"{first} and {second}")
 
 
 class Items(Dataset[Any]):
-    """Item i is i, and where something is planted, that happens."""
+    """Item i is i; faults happen at given indices."""
 
-    def __init__(self, **planted: int) -> None:
-        self.planted = {place: what for what, place in planted.items()}
+    def __init__(self, **faults: int) -> None:
+        self.faults = {index: fault for fault, index in faults.items()}
 
     def __getitem__(self, index: int) -> Any:
-        what = self.planted.get(index)
-        if what == "awkward":
-            raise Awkward("this", "that")
-        if what == "wrong":
+        fault = self.faults.get(index)
+        if fault == "unpicklable_error":
+            raise UnpicklableError("this", "that")
+        if fault == "wrong":
             raise InputError("the wrong\nitem")
-        if what == "killed":
+        if fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == "leaves":
+        if fault == "exits":
             os._exit(5)
-        if what == "unpicklable":
+        if fault == "unpicklable":
             return lambda: 0
-        if what == "busy":
+        if fault == "busy":
             time.sleep(100)
-        if what == "terminated":
+        if fault == "terminated":
             os.kill(os.getpid(), signal.SIGTERM)
         return torch.tensor(index)
 
@@ -54,7 +54,7 @@ def children() -> set[Any]:
 
 
 @pytest.fixture(autouse=True)
-def no_child_stays() -> Any:
+def no_child_remains() -> Any:
     before = children()
     yield
     assert children() == before
@@ -63,64 +63,70 @@ def no_child_stays() -> Any:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("number", [0, 1, 3])
 def test_items_are_in_order(number: int) -> None:
-    with Stream(Items(), range(3, 20, 2), number) as stream:
+    with WorkerStream(Items(), range(3, 20, 2), number) as stream:
         assert [int(item) for item in stream] == list(range(3, 20, 2))
         assert list(stream) == []
 
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_an_error_is_the_same_with_workers(number: int) -> None:
-    with pytest.raises(InputError) as caught, Stream(Items(wrong=2), range(9), number) as stream:
+    with pytest.raises(InputError) as caught, WorkerStream(Items(wrong=2), range(9), number) as stream:
         assert int(next(stream)) == 0
         list(stream)
     assert str(caught.value) == "the wrong\nitem"
 
 
-def test_an_error_that_cannot_be_sent_is_told() -> None:
+def test_an_error_that_cannot_be_pickled_is_described() -> None:
     with pytest.raises(RuntimeError) as caught:
-        list(Stream(Items(awkward=1), range(9), 1))
-    assert str(caught.value) == "Awkward: this and that"
+        list(WorkerStream(Items(unpicklable_error=1), range(9), 1))
+    assert str(caught.value) == "UnpicklableError: this and that"
     assert "In a data worker:" in caught.value.__notes__[0]
 
 
 @pytest.mark.parametrize(
-    ("planted", "told"),
+    ("fault", "message"),
     [
         ("killed", "a data worker was ended by SIGKILL: the system does that when memory runs out"),
-        ("leaves", "a data worker ended by itself with exit code 5"),
+        ("exits", "a data worker ended by itself with exit code 5"),
         ("unpicklable", "a data worker ended by itself with exit code 1"),
     ],
 )
-def test_a_worker_that_dies_is_told(planted: str, told: str) -> None:
-    with pytest.raises(WorkerDiedError, match=told):
-        list(Stream(Items(**{planted: 3}), range(20), 2))
+def test_the_death_of_a_worker_is_explained(fault: str, message: str) -> None:
+    with pytest.raises(WorkerDiedError, match=message):
+        list(WorkerStream(Items(**{fault: 3}), range(20), 2))
 
 
-def test_a_death_while_the_main_process_computes_is_told() -> None:
-    """torch raises its error wherever the main thread is, not where the stream is asked."""
+def test_the_death_of_a_worker_is_explained_while_the_main_process_computes() -> None:
+    """torch raises its error wherever the main thread is, not in the stream."""
     with (
         pytest.raises(WorkerDiedError, match="SIGKILL"),
-        Stream(Items(killed=3), range(20), 2) as stream,
+        WorkerStream(Items(killed=3), range(20), 2) as stream,
     ):
         next(stream)
         time.sleep(10)
 
 
-def test_a_foreign_sigterm_is_left_to_the_main_process() -> None:
-    with Stream(Items(terminated=3), range(6), 1) as stream:
+def test_workers_ignore_the_sigterm_of_another_process() -> None:
+    with WorkerStream(Items(terminated=3), range(6), 1) as stream:
         assert [int(item) for item in stream] == list(range(6))
 
 
 def test_a_busy_worker_is_killed_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "GRACE_SECONDS", 0.5)
-    begun = time.monotonic()
-    with pytest.raises(ZeroDivisionError), Stream(Items(busy=1), range(9), 2) as stream:
+    start = time.monotonic()
+    with pytest.raises(ZeroDivisionError), WorkerStream(Items(busy=1), range(9), 2) as stream:
         next(stream)
         raise ZeroDivisionError
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - start < 4
 
 
-def test_workers_of_a_stream_that_is_dropped_end() -> None:
-    stream = Stream(Items(), range(100), 2)
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_workers_end_with_the_stream(is_closed: bool) -> None:
+    before = children()
+    stream = WorkerStream(Items(), range(100), 2)
     next(stream)
+    assert len(children() - before) == 2
+    if is_closed:
+        stream.close()
+        assert children() == before
     del stream

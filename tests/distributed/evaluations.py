@@ -1,4 +1,4 @@
-"""Every evaluation on a few records, as one process and as two: float64, tiny models, uneven parts."""
+"""Evaluations on a handful of records for one process and for two, with tiny models in float64."""
 
 from __future__ import annotations
 
@@ -12,48 +12,48 @@ import numpy as np
 import torch
 
 from tests.tiny import photo, phrase, tiny_config, tiny_tokenizer
-from xvlm.data.sources import JsonSource
-from xvlm.evaluate._layers import search_layers
-from xvlm.evaluate._skipped import Skipped, SkippedSample
-from xvlm.evaluate.captioning import evaluate_captions
-from xvlm.evaluate.entailment import evaluate_entailment
-from xvlm.evaluate.grounding import evaluate_grounding
-from xvlm.evaluate.nlvr2 import evaluate_pairs
-from xvlm.evaluate.retrieval import evaluate_retrieval
-from xvlm.evaluate.vqa import evaluate_questions
-from xvlm.evaluate.weak_grounding import evaluate_maps
-from xvlm.model.folder import Loaded
-from xvlm.model.xvlm import Part, build_model
+from xvlm.data.sources.json import JsonSource
+from xvlm.evaluation.captioning import evaluate_captioning
+from xvlm.evaluation.common.skipped import SkippedSample, SkippedSamples
+from xvlm.evaluation.entailment import evaluate_entailment
+from xvlm.evaluation.grounding import evaluate_grounding
+from xvlm.evaluation.layer_search import search_layers
+from xvlm.evaluation.nlvr2 import evaluate_nlvr2
+from xvlm.evaluation.retrieval import evaluate_retrieval
+from xvlm.evaluation.vqa import evaluate_vqa
+from xvlm.evaluation.weak_grounding import evaluate_weak_grounding
+from xvlm.models.checkpoints.folder import ModelBundle
+from xvlm.models.xvlm import build_model
 from xvlm.predict import Predictor
 
-Found = tuple[dict[str, float], Any]
+Result = tuple[dict[str, float], Any]
 PHOTOS = 6
 LABELS = ("no", "yes")
 
 
-def predictor(*parts: Part) -> Predictor:
-    """A model of these parts, its weights large enough that answers differ."""
+def predictor(*heads: str) -> Predictor:
+    """Return a predictor of a model with these heads, its weights large enough for distinct answers."""
     torch.manual_seed(3)
     tokenizer = tiny_tokenizer()
     model = build_model(
-        replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), parts=parts, labels=LABELS)
+        replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), heads=heads, labels=LABELS)
     )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and not name.startswith("vision"):
                 parameter.normal_(0, 0.2)
-    return Predictor(Loaded(model.double().eval(), tokenizer, 30, 20, "a"))
+    return Predictor(ModelBundle(model.double().eval(), tokenizer, 30, 20, "a"))
 
 
 def write(folder: Path) -> None:
-    """Photos, and for each evaluation a list of records about them.
+    """Write images, and for each evaluation a list of records that show them.
 
-    Records 2, 3 and 4 of 7 show one file: the border between two ranks would fall between them.  Some
-    records cannot be used, on either side of it.
+    Records 2, 3 and 4 of 7 show one file, and the border between two ranks would fall between them.  On
+    either side of it, some records are unusable.
     """
     rng = np.random.default_rng(8)
     for number in range(PHOTOS):
-        width, height = (int(one) for one in rng.integers(40, 120, 2))
+        width, height = (int(side) for side in rng.integers(40, 120, 2))
         photo(width, height, number).save(folder / f"{number}.png")
     files = [f"{number}.png" for number in (0, 1, 2, 2, 2, 3, 4)]
 
@@ -96,62 +96,66 @@ def write(folder: Path) -> None:
     }
     for name, items in lists.items():
         (folder / f"{name}.json").write_text(json.dumps(items))
-        good = [item for item in items if "gone.png" not in str(item)]
-        middle = [*good[:1], good[2], {"image": "gone.png", "caption": "a dog"}, *good[3:7]]
-        (folder / f"{name}_interrupted.json").write_text(json.dumps(middle))
+        usable = [item for item in items if "gone.png" not in str(item)]
+        interrupted = [*usable[:1], usable[2], {"image": "gone.png", "caption": "a dog"}, *usable[3:7]]
+        (folder / f"{name}_interrupted.json").write_text(json.dumps(interrupted))
         (folder / f"{name}_apart.json").write_text(json.dumps([*items[::2], *items[1::2]]))
-        alike = [{**item, **one_file(item)} for item in good]
-        (folder / f"{name}_of_one_image.json").write_text(json.dumps(alike))
+        of_one_image = [{**item, **first_image(item)} for item in usable]
+        (folder / f"{name}_of_one_image.json").write_text(json.dumps(of_one_image))
 
 
-def one_file(item: dict[str, Any]) -> dict[str, Any]:
-    """Which file is shown if all records show the same."""
+def first_image(item: dict[str, Any]) -> dict[str, Any]:
+    """Return the field of the image, or the pair, that all records show instead of their own."""
     return {"images": ["0.png", "1.png"]} if "images" in item else {"image": "0.png"}
 
 
-EVALUATIONS: dict[str, Callable[[Callable[[str], JsonSource], int | None], Found]] = {
+EVALUATIONS: dict[str, Callable[[Callable[[str], JsonSource], int | None], Result]] = {
     "grounding": lambda source, limit: evaluate_grounding(
-        predictor("box", "matching"), source("boxed"), limit, batch=2
+        predictor("box", "matching"), source("boxed"), limit, batch_size=2
     ),
-    "weak grounding": lambda source, limit: evaluate_maps(
-        predictor("contrastive", "matching"), source("boxed"), limit, batch=2
+    "weak grounding": lambda source, limit: evaluate_weak_grounding(
+        predictor("contrastive", "matching"), source("boxed"), limit, batch_size=2
     ),
     "layers": lambda source, limit: (
         {},
-        search_layers(predictor("matching"), source("boxed"), limit, powers=(0.0, 1.0), batch=2),
+        search_layers(predictor("matching"), source("boxed"), limit, powers=(0.0, 1.0), batch_size=2),
     ),
-    "questions, answers given": lambda source, limit: evaluate_questions(
-        predictor("answers"), source("questions"), limit, ["red dog", "tree", "car", "blue"], batch=3
+    "questions with candidate answers": lambda source, limit: evaluate_vqa(
+        predictor("vqa_decoder"), source("questions"), limit, ["red dog", "tree", "car", "blue"], batch_size=3
     ),
-    "questions": lambda source, limit: evaluate_questions(
-        predictor("answers"), source("questions"), limit, batch=3
+    "questions": lambda source, limit: evaluate_vqa(
+        predictor("vqa_decoder"), source("questions"), limit, batch_size=3
     ),
-    "pairs": lambda source, limit: evaluate_pairs(predictor("pairs"), source("pairs"), limit, batch=3),
+    "pairs": lambda source, limit: evaluate_nlvr2(
+        predictor("pair_classifier"), source("pairs"), limit, batch_size=3
+    ),
     "hypotheses": lambda source, limit: evaluate_entailment(
-        predictor("labels"), source("hypotheses"), limit, batch=2
+        predictor("classifier"), source("hypotheses"), limit, batch_size=2
     ),
-    "captions": lambda source, limit: evaluate_captions(
-        predictor("captions"), source("captions"), limit, max_tokens=9, java=False, batch=3
+    "captions": lambda source, limit: evaluate_captioning(
+        predictor("caption_decoder"), source("captions"), limit, max_tokens=9, java=False, batch_size=3
     ),
-    "retrieval": lambda source, limit: ranked(source, limit, top=2, batch=2),
-    "retrieval, all encoded again": lambda source, limit: ranked(source, limit, top=2, batch=3, memory=0),
-    "retrieval, not reranked": lambda source, limit: ranked(source, limit, top=0),
-    "what is skipped": lambda source, limit: ({}, skipped_in(source("boxed"), limit)),
-    "retrieval, every pair": lambda source, limit: ranked(source, limit, top=99, rerank="matching"),
+    "retrieval": lambda source, limit: ranked(source, limit, rerank_top_k=2, batch_size=2),
+    "retrieval without a cache": lambda source, limit: ranked(
+        source, limit, rerank_top_k=2, batch_size=3, memory_gb=0
+    ),
+    "retrieval without reranking": lambda source, limit: ranked(source, limit, rerank_top_k=0),
+    "skipped samples": lambda source, limit: ({}, skipped_samples(source("boxed"), limit)),
+    "retrieval, every pair": lambda source, limit: ranked(source, limit, rerank_top_k=99, rerank="matching"),
 }
 
 PARTS: dict[str, tuple[str, int | None]] = {
     "uneven": ("", None),
     "nothing on rank 0": ("", 1),
     "nothing on rank 1": ("_of_one_image", None),
-    "a bad record at the border, within an image": ("_interrupted", None),
+    "an unusable record at the border": ("_interrupted", None),
     "records of an image apart": ("_apart", None),
 }
 
 
 @dataclass(frozen=True)
-class Told:
-    """One sample that was skipped, as a prediction."""
+class SkippedPrediction:
+    """A skipped sample in the form of a prediction."""
 
     sample: SkippedSample
 
@@ -159,34 +163,37 @@ class Told:
         return asdict(self.sample)
 
 
-def skipped_in(source: JsonSource, limit: int | None) -> list[Told]:
-    """Which samples a grounding evaluation skips, in order."""
-    skipped = Skipped()
-    evaluate_grounding(predictor("box", "matching"), source, limit, batch=2, skipped=skipped)
-    return [Told(one) for one in skipped.samples]
+def skipped_samples(source: JsonSource, limit: int | None) -> list[SkippedPrediction]:
+    """Return the samples that a grounding evaluation skips, in order."""
+    skipped = SkippedSamples()
+    evaluate_grounding(predictor("box", "matching"), source, limit, batch_size=2, skipped=skipped)
+    return [SkippedPrediction(sample) for sample in skipped.samples]
 
 
-def ranked(source: Callable[[str], JsonSource], limit: int | None, **options: Any) -> Found:
+def ranked(source: Callable[[str], JsonSource], limit: int | None, **options: Any) -> Result:
     return evaluate_retrieval(predictor("contrastive", "matching"), source("captions"), limit, **options)
 
 
 def evaluated(name: str, part: str, folder: Path) -> dict[str, Any]:
-    """Metrics and predictions as plain values, paths without the folder."""
+    """Return metrics and predictions as plain values, with paths relative to the folder."""
     kind, limit = PARTS[part]
-    metrics, found = EVALUATIONS[name](lambda data: JsonSource(folder / f"{data}{kind}.json"), limit)
-    predictions = [one.to_json() for one in found] if isinstance(found, list) else settled(found.to_json())
+    metrics, result = EVALUATIONS[name](lambda data: JsonSource(folder / f"{data}{kind}.json"), limit)
+    if isinstance(result, list):
+        predictions: Any = [prediction.to_json() for prediction in result]
+    else:
+        predictions = sort_ties(result.to_json())
     plain = json.dumps({"metrics": metrics, "predictions": predictions}).replace(f"{folder}/", "")
     return json.loads(plain)
 
 
-def settled(ranked: dict[str, Any]) -> dict[str, Any]:
-    """Ranked lists in which candidates of one score, such as one image that counts twice, have one order."""
-    for lists in (ranked["i2t"], ranked["t2i"]):
-        for one in lists:
-            one["best"] = sorted(one["best"], key=lambda found: (-round(found[1], 9), found[0]))
-    return ranked
+def sort_ties(result: dict[str, Any]) -> dict[str, Any]:
+    """Order candidates with equal scores, such as an image that is listed twice, by their index."""
+    for ranked_lists in (result["i2t"], result["t2i"]):
+        for ranked_list in ranked_lists:
+            ranked_list["best"].sort(key=lambda candidate: (-round(candidate[1], 9), candidate[0]))
+    return result
 
 
 def everything(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every evaluation of every list."""
+    """Run every evaluation on every list."""
     return {f"{name}, {part}": evaluated(name, part, folder) for name in EVALUATIONS for part in PARTS}

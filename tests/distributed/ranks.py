@@ -1,4 +1,4 @@
-"""Run one function in two processes that are joined as `torchrun` would join them."""
+"""Runs a function in two processes that are joined as by `torchrun`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import torch.distributed
 import torch.multiprocessing
 
 Job = Callable[[Path], Any]
-"""Gets a folder that both processes share; its result is saved with `torch.save`."""
+"""Takes a folder that both processes share; `torch.save` saves its result."""
 
 
 def on_two_ranks(job: Job, folder: Path, seconds: float = 600.0) -> list[Any]:
-    """The results of rank 0 and rank 1.  A process that hangs or fails is an error here."""
+    """Return the results of rank 0 and rank 1.  Raises an error if a process hangs or fails."""
     folder.mkdir(parents=True, exist_ok=True)
     context = torch.multiprocessing.spawn(_rank, (job, folder), nprocs=2, join=False)
     assert context is not None
     end = time.monotonic() + seconds
-    while not context.join(timeout=1):  # raises what a process raised
+    while not context.join(timeout=1):  # raises the error of a process
         if time.monotonic() > end:
             for process in context.processes:
                 process.kill()

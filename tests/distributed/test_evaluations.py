@@ -1,4 +1,4 @@
-"""Two processes measure what one measures: no sample lost, none counted twice."""
+"""Two processes have the metrics of one: no sample is lost or counted twice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.distributed import evaluations
 from tests.distributed.ranks import on_two_ranks
 from tests.tiny import tiny_loaded, write_photos
 from xvlm.cli import main
-from xvlm.model.folder import save_model
+from xvlm.models.checkpoints.folder import save_model
 
 
 @pytest.fixture(scope="module")
@@ -30,33 +30,35 @@ def of_ranks(folder: Path) -> list[dict[str, dict[str, Any]]]:
     return on_two_ranks(evaluations.everything, folder)
 
 
-def same(found: Any, expected: Any, gap: float = 1e-6) -> bool:
-    """Plain values within rounding: boxes pass through float32."""
+def same(actual: Any, expected: Any, tolerance: float = 1e-6) -> bool:
+    """Compare plain values up to rounding: boxes are converted to float32."""
     if isinstance(expected, float):
-        return found == pytest.approx(expected, rel=gap, abs=gap)
+        return actual == pytest.approx(expected, rel=tolerance, abs=tolerance)
     if isinstance(expected, dict):
-        return found.keys() == expected.keys() and all(same(found[k], expected[k], gap) for k in expected)
-    if isinstance(expected, list):
-        return len(found) == len(expected) and all(
-            same(*both, gap) for both in zip(found, expected, strict=True)
+        return actual.keys() == expected.keys() and all(
+            same(actual[key], expected[key], tolerance) for key in expected
         )
-    return found == expected
+    if isinstance(expected, list):
+        return len(actual) == len(expected) and all(
+            same(*both, tolerance) for both in zip(actual, expected, strict=True)
+        )
+    return actual == expected
 
 
 @pytest.mark.parametrize("part", evaluations.PARTS)
 @pytest.mark.parametrize("name", evaluations.EVALUATIONS)
-def test_two_ranks_measure_what_one_does(
+def test_two_ranks_have_the_metrics_of_one(
     name: str, part: str, folder: Path, of_ranks: list[dict[str, dict[str, Any]]]
 ) -> None:
     one = evaluations.evaluated(name, part, folder)
     for rank in of_ranks:
-        found = rank[f"{name}, {part}"]
-        assert same(found["metrics"], one["metrics"]), (found["metrics"], one["metrics"])
-        assert same(found["predictions"], one["predictions"])
+        two = rank[f"{name}, {part}"]
+        assert same(two["metrics"], one["metrics"]), (two["metrics"], one["metrics"])
+        assert same(two["predictions"], one["predictions"])
 
 
 def test_torchrun_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """From the command line, as a user starts it: one of the processes writes, what one process would."""
+    """From the command line: one of the processes writes the files of a single process."""
     save_model(tiny_loaded("cnn"), tmp_path / "model")
     words = ["eval", "retrieval", "--model", str(tmp_path / "model"), "--top", "2"]
     words += ["--data", str(write_photos(tmp_path, 5)), "--out"]
@@ -88,15 +90,25 @@ COUNTS = {
 
 
 @pytest.mark.parametrize("name", COUNTS)
-def test_every_record_is_asked_once(name: str, of_ranks: list[dict[str, dict[str, Any]]]) -> None:
-    """In the source's order; what cannot be used is counted, whichever rank has found it."""
-    metric, asked, bad = COUNTS[name]
-    found = of_ranks[1][f"{name}, uneven"]
-    assert found["metrics"][metric] == asked
-    assert [v for k, v in found["metrics"].items() if k.endswith("bad_records")] == [bad]
+def test_every_sample_is_evaluated_once(name: str, of_ranks: list[dict[str, dict[str, Any]]]) -> None:
+    """In the order of the source; skipped samples of both ranks are counted."""
+    metric, evaluated, skipped = COUNTS[name]
+    result = of_ranks[1][f"{name}, uneven"]
+    assert result["metrics"][metric] == evaluated
+    assert [v for k, v in result["metrics"].items() if k.endswith("_skipped")] == [skipped]
     if name == "retrieval":
-        assert [image["image"] for image in found["predictions"]["images"]] == [f"{n}.png" for n in range(5)]
-        assert [text["image"] for text in found["predictions"]["texts"]] == [0, 0, 1, 1, *[2] * 6, 3, 3, 4, 4]
+        assert [image["image"] for image in result["predictions"]["images"]] == [f"{n}.png" for n in range(5)]
+        assert [text["image"] for text in result["predictions"]["texts"]] == [
+            0,
+            0,
+            1,
+            1,
+            *[2] * 6,
+            3,
+            3,
+            4,
+            4,
+        ]
     else:
-        keys = [one["key"] for one in found["predictions"]]
-        assert len(keys) == asked and keys == sorted(keys)
+        keys = [one["key"] for one in result["predictions"]]
+        assert len(keys) == evaluated and keys == sorted(keys)

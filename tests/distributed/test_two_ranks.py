@@ -16,9 +16,9 @@ import torch
 from tests.distributed import cases
 from tests.distributed.ranks import on_two_ranks
 from tests.tiny import tiny_run
-from xvlm.model.folder import load_model
-from xvlm.run import write_json
-from xvlm.train.start import train
+from xvlm.common.json_file import write_json
+from xvlm.models.checkpoints.folder import load_model
+from xvlm.training.train import train
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +40,15 @@ def test_losses_and_gradients_equal_one_process(
     for name in [name for name in one if name.startswith("grad")]:
         if one[name].ndim:
             both = torch.cat([rank[name] for rank in two])
-        else:  # a parameter: DDP sums what the ranks say of it
+        else:  # a parameter, whose gradients DDP sums
             both = two[0][name] + two[1][name]
         torch.testing.assert_close(both, one[name], rtol=1e-6, atol=1e-9)
 
 
-def test_faithful_contrastive_gradient_is_one_worlds_share(
+def test_faithful_contrastive_gradient_is_divided_by_the_world_size(
     of_losses: list[dict[str, cases.Values]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The right loss, half its gradient on two ranks, and none but the diagonal as positives."""
+    """The loss is right, its gradient is halved on two ranks, and only the diagonal is positive."""
     one = cases.contrastive((8, 0), faithful=True)
     two = [rank["faithful"] for rank in of_losses]
     for name in ("grad0", "grad1"):
@@ -78,10 +78,10 @@ def of_norms(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, cases.V
 
 @pytest.mark.parametrize("rows", [(4, 4), (3, 5)])
 @pytest.mark.parametrize("name", cases.NORMS)
-def test_batch_norm_takes_the_statistics_of_all_ranks(
+def test_batch_norm_has_the_statistics_of_all_ranks(
     name: str, rows: tuple[int, int], of_norms: list[dict[str, cases.Values]]
 ) -> None:
-    """Outputs, gradients and running statistics are those of torch's BatchNorm on one process."""
+    """Outputs, gradients and running statistics are those of PyTorch's BatchNorm on one process."""
     one = cases.norm_of(name, rows)
     two = [rank[f"{name}, {rows}"] for rank in of_norms]
     exact = {"rtol": 1e-4, "atol": 1e-5} if name == "float32" else {"rtol": 1e-9, "atol": 1e-10}
@@ -105,17 +105,17 @@ def of_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[st
 def test_the_whole_task_equals_one_process(
     kind: str, negatives: str, part: str, of_tasks: list[dict[str, dict[str, cases.Values]]]
 ) -> None:
-    """All losses, the gradients of all parameters; one rank has no box, ranks differ in rows.
+    """All losses and gradients are the same; one rank has no box, and the numbers of rows differ.
 
-    Local negatives are of the same rank's rows; of the global ones some are of the other's.
+    Local negatives are rows of the same rank; some of the global ones are rows of the other rank.
     """
     one = cases.whole_task(kind, negatives == "global", [part])[part]
     for rank in of_tasks:
-        found = rank[f"{kind}, {negatives}"][part]
-        assert found.keys() == one.keys()
+        two = rank[f"{kind}, {negatives}"][part]
+        assert two.keys() == one.keys()
         for name, value in one.items():
-            gap = (found[name] - value).norm() / value.norm().clamp(min=1e-2)
-            assert gap < 1e-6, name
+            difference = (two[name] - value).norm() / value.norm().clamp(min=1e-2)
+            assert difference < 1e-6, name
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +131,9 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", cases.RUNS)
 def test_a_run_on_two_ranks_begins_as_on_one(name: str, of_runs: Path, tmp_path: Path) -> None:
-    """DDP neither hangs nor raises, whatever is missing; the first losses are those of one process.
+    """DDP neither hangs nor raises without a data stream or loss; the first losses are those of one process.
 
-    Not the matching loss, whose negatives are drawn within a rank, nor anything behind dropout.
+    Excepted are the matching loss, whose negatives are sampled within a rank, and the losses with dropout.
     """
     two = log_of(of_runs / name.replace(" ", "_"))
     assert [row["step"] for row in two] == [1, 2, 3]
@@ -142,13 +142,13 @@ def test_a_run_on_two_ranks_begins_as_on_one(name: str, of_runs: Path, tmp_path:
     assert len(one) == 1
     compared = [k for k in one[0] if k in ("itc", "region_itc", "mlm", "region_mlm", "bbox", "giou")]
     assert compared
-    # A micro-batch is a mean of its own: which images share one depends on the number of ranks.
+    # Each micro-batch has its own mean, and which images share one depends on the number of ranks.
     exact = 0.05 if name == "accumulated" else 1e-5
     for key in compared:
         assert two[0][key] == pytest.approx(one[0][key], rel=exact, abs=1e-7), key
 
 
-def test_what_two_ranks_began_one_process_goes_on_with(of_runs: Path) -> None:
+def test_one_process_resumes_a_run_of_two_ranks(of_runs: Path) -> None:
     run = cases.run_of("everything")
     run = replace(run, optim=replace(run.optim, steps=5))
     train(run, of_runs / "everything", resume=True)
@@ -160,7 +160,7 @@ def test_ranks_stop_together(tmp_path: Path) -> None:
 
 
 def test_torchrun_trains(tmp_path: Path) -> None:
-    """From the command line, as a user starts it: both processes join, one of them writes."""
+    """From the command line: both processes join, and one of them writes."""
     run = replace(tiny_run("vit", steps=2), recipe="tiny")
     write_json(tmp_path / "run.json", run)
     command = [

@@ -1,4 +1,4 @@
-"""What the cases read and damage copies of: small models, a run, a published checkpoint, photographs."""
+"""Files whose copies the cases damage: small models, a run, a published checkpoint, photographs."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from tests.tiny import (
 )
 
 MEASURES = {
-    "retrieval": "model", "grounding": "model", "weak_grounding": "model", "vqa": "answers",
-    "nlvr2": "pairs", "captioning": "captions", "entailment": "labels",
+    "retrieval": "model", "grounding": "model", "weak_grounding": "model", "vqa": "vqa_decoder",
+    "nlvr2": "pair_classifier", "captioning": "caption_decoder", "entailment": "classifier",
 }  # fmt: skip
-"""The folder of the model that each measure asks."""
+"""Model folder of each measure."""
 
 LABELS = ("entailment", "neutral", "contradiction")
 
 
 def write_kit(folder: Path) -> None:
-    """Everything below a folder; its time of change is long ago, so that a change is seen."""
+    """Write all files into a folder, with an old modification time, so that a change is noticed."""
     import torch
 
-    from xvlm.model.folder import save_model
-    from xvlm.model.published import to_published
-    from xvlm.model.xvlm import build_model
-    from xvlm.train.start import train
+    from xvlm.models.checkpoints.folder import save_model
+    from xvlm.models.checkpoints.published_names import to_published
+    from xvlm.models.xvlm import build_model
+    from xvlm.training.train import train
 
     save_model(tiny_loaded("cnn"), folder / "model")
-    for part in ("answers", "captions", "pairs"):
+    for part in ("vqa_decoder", "caption_decoder", "pair_classifier"):
         save_model(tiny_loaded_for(part), folder / part)  # type: ignore[arg-type]
-    save_model(tiny_loaded_for("labels", LABELS), folder / "labels")
+    save_model(tiny_loaded_for("classifier", LABELS), folder / "classifier")
     write_photos(folder / "photos", 4)
     photo(40, 30, 9).save(folder / "photos" / "plain.png")
     train(tiny_run("cnn", steps=2, save_every=1), folder / "run")
@@ -55,13 +55,13 @@ def write_kit(folder: Path) -> None:
 
 
 def photo_lines(kit: Path) -> list[dict[str, object]]:
-    """The records of `photos.jsonl`, with whole paths of their images."""
+    """Return the records of `photos.jsonl`, with absolute paths of their images."""
     lines = (kit / "photos" / "photos.jsonl").read_text().splitlines()
     return [{**one, "image": str(kit / "photos" / one["image"])} for one in map(json.loads, lines)]
 
 
 def records(kit: Path, measure: str) -> list[dict[str, object]]:
-    """A few good records for a measure."""
+    """Return a few good records for a measure."""
     photos = photo_lines(kit)
     box = [2.0, 3.0, 20.0, 15.0]
     by_measure: dict[str, list[dict[str, object]]] = {

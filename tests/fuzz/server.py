@@ -25,8 +25,9 @@ CANARY = ("a.txt", "runs/model/config.json", "runs/model/model.safetensors", "ph
 
 
 USED = (
-    "timm", "scipy.special", "scipy.interpolate", "torch._dynamo", "torch.utils.tensorboard", "xvlm.average",
-    "xvlm.cli", "xvlm.convert", "xvlm.gallery._results", "xvlm.measure", "xvlm.predict", "xvlm.train.start",
+    "timm", "scipy.special", "scipy.interpolate", "torch._dynamo", "torch.utils.tensorboard",
+    "xvlm.models.checkpoints.average", "xvlm.models.checkpoints.convert", "xvlm.evaluation.common.results",
+    "xvlm.cli.eval", "xvlm.cli.train", "xvlm.predict", "xvlm.training.train",
 )  # fmt: skip
 
 
@@ -156,7 +157,7 @@ def said(call: Call) -> str:
 
 def called(call: Call) -> tuple[str, str]:
     """(verdict, detail) of a call."""
-    from xvlm.errors import XVLMError
+    from xvlm.common.errors import XVLMError
 
     try:
         if isinstance(call, Command):

@@ -40,7 +40,7 @@ def outcome(tmp_path: Path, function: object, seconds: float = 20.0) -> str:
 
 
 def refuses(box: Box) -> None:
-    from xvlm.errors import InputError
+    from xvlm.common.errors import InputError
 
     raise InputError("no")
 

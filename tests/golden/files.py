@@ -1,4 +1,4 @@
-"""The folder of golden files: which there are, and what the published model computed."""
+"""Access to the golden files, which hold what the published model computed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch import Tensor
 
 from tests.published import folder, golden
 from xvlm.batch import Texts
-from xvlm.model.published import from_published
-from xvlm.model.published_sizes import Unseen, config_of
-from xvlm.model.resize import fit_positions
-from xvlm.model.weights import put
-from xvlm.model.xvlm import XVLM, build_model
+from xvlm.models.checkpoints.initial_weights import load_tensors
+from xvlm.models.checkpoints.position_resize import fit_positions
+from xvlm.models.checkpoints.published_names import from_published
+from xvlm.models.checkpoints.published_sizes import UnseenSizes, config_of
+from xvlm.models.xvlm import XVLM, build_model
 
 RELATIVE = 1e-6
 WHOLE = torch.tensor([0.0, 0.0, 1.0, 1.0])
 
 
 def names() -> list[str]:
-    """Every file of the folder."""
+    """Return the names of all files."""
     return sorted(path.name for path in folder().iterdir())
 
 
 def pretraining() -> list[str]:
-    """The checkpoints that come with an image batch and a region batch, `swin224` and the like."""
+    """Return the checkpoints that come with an image batch and a region batch, such as `swin224`."""
     return [
         name.removesuffix("_image_gradnorms.json")
         for name in names()
@@ -40,23 +40,23 @@ def pretraining() -> list[str]:
 
 @functools.cache
 def checkpoint(name: str) -> dict[str, Tensor]:
-    """The tensors of a published checkpoint, `swin224` say."""
+    """Return the state dict of a published checkpoint, such as `swin224`."""
     path = folder() / f"{name}.pth"
     return torch.load(path, weights_only=True)["model"]  # type: ignore[no-any-return]
 
 
 def tensors(name: str) -> dict[str, Tensor]:
-    """A file of tensors, `swin224_inputs` say; images come as float64."""
-    found = load_file(folder() / f"{name}.safetensors")
-    return {key: value.double() if value.is_floating_point() else value for key, value in found.items()}
+    """Return a file of tensors, such as `swin224_inputs`; floating-point tensors become float64."""
+    loaded = load_file(folder() / f"{name}.safetensors")
+    return {key: value.double() if value.is_floating_point() else value for key, value in loaded.items()}
 
 
-def unseen(tower: str) -> Unseen:
-    """The sizes that a checkpoint's tensors do not show, from the folder's `config.json`."""
+def unseen(tower: str) -> UnseenSizes:
+    """Return the sizes that a checkpoint's tensors do not show, from the folder's `config.json`."""
     config = golden("config.json")
     vision = config.get(tower, {})
     is_vit = "patch_size" in vision
-    return Unseen(
+    return UnseenSizes(
         text_heads=config["text"]["num_attention_heads"],
         vision_heads=vision.get("num_heads", vision.get("num_attention_heads")) if is_vit else None,
         local_depth=vision.get("local_attn_depth"),
@@ -64,20 +64,26 @@ def unseen(tower: str) -> Unseen:
 
 
 def model(name: str, dtype: torch.dtype = torch.float64, **sizes: Any) -> XVLM:
-    """The packed model with a golden checkpoint's weights, in evaluation mode, for images that are normalised
-    already."""
-    given = checkpoint(name)
-    native = build_model(config_of(given, unseen(name)))
-    ours = from_published(native, given, name).given
-    built = build_model(config_of(given, replace(unseen(name), **sizes))) if sizes else native
-    put(built, fit_positions(built, ours), name)
-    built.vision.mean.zero_()
-    built.vision.std.fill_(1)
-    return built.to(dtype).eval()
+    """Return the model with a golden checkpoint's weights, in evaluation mode, for normalized images."""
+    published = checkpoint(name)
+    native = build_model(config_of(published, unseen(name)))
+    converted = from_published(native, published, name).tensors
+    resized = build_model(config_of(published, replace(unseen(name), **sizes))) if sizes else native
+    load_tensors(resized, fit_positions(resized, converted), name)
+    resized.vision.mean.zero_()
+    resized.vision.std.fill_(1)
+    return resized.to(dtype).eval()
+
+
+def case(
+    checkpoint_name: str, name: str, dtype: torch.dtype = torch.float64
+) -> tuple[XVLM, dict[str, Tensor], dict[str, Tensor]]:
+    """Return the model of a checkpoint, and inputs and published outputs of `name`."""
+    return model(checkpoint_name, dtype), tensors(f"{name}_inputs"), tensors(f"{name}_outputs")
 
 
 def packed(ids_NL: Tensor, mask_NL: Tensor) -> Texts:
-    """Padded ids and their 0/1 mask -> packed texts."""
+    """Pack (N, L) padded ids with a 0/1 mask."""
     return Texts.pack([row[: int(mask.sum())].tolist() for row, mask in zip(ids_NL, mask_NL, strict=True)])
 
 
@@ -86,18 +92,20 @@ def unpadded(states_NLD: Tensor, mask_NL: Tensor) -> Tensor:
     return states_NLD[mask_NL.bool()]
 
 
-def assert_same(found: Tensor, published: Tensor, what: str, relative: float = RELATIVE) -> None:
-    """|found - published| / |published| is at most `relative`."""
-    assert found.shape == published.shape, f"{what}: {tuple(found.shape)}, published {tuple(published.shape)}"
-    error = float((found.double() - published).norm() / published.double().norm().clamp(min=1e-12))
+def assert_same(actual: Tensor, published: Tensor, what: str, relative: float = RELATIVE) -> None:
+    """Assert that |actual - published| / |published| is at most `relative`."""
+    assert actual.shape == published.shape, (
+        f"{what}: {tuple(actual.shape)}, published {tuple(published.shape)}"
+    )
+    error = float((actual.double() - published).norm() / published.double().norm().clamp(min=1e-12))
     assert error <= relative, f"{what} differs from the published by {error:.2e}"
 
 
 def rows(name: str) -> Any:
-    """A JSON file of the folder."""
+    """Return the content of a JSON file."""
     return json.loads((folder() / name).read_text())
 
 
 def path(name: str) -> Path:
-    """Where a golden file is."""
+    """Return the path of a golden file."""
     return folder() / name

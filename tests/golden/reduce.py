@@ -1,7 +1,7 @@
-"""Packs the full folder of golden files into the repository.
+"""Pack the full folder of golden files into the repository.
 
-`python -m tests.golden.reduce ../shared/golden` takes some minutes.  Every file is read back and compared to
-the bit before anything is said to be done.
+`python -m tests.golden.reduce FOLDER` takes some minutes.  Every packed file is unpacked and compared bit for
+bit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from safetensors.torch import load_file
 
 from tests.golden.reduced import DATA, DRAWS, ORDER, PACKED, Noise, expand, pack, predicted, uniforms
 
-INPUT_SEEDS = range(11, 19)  # of the images
-INIT_SEED, NOISE_SEED = 11, 12  # of the parameters' first values, and of what was added to them
+INPUT_SEEDS = range(11, 19)  # seeds of the images
+INIT_SEED, NOISE_SEED = 11, 12  # seeds of the initial parameters, and of the noise that was added to them
 INIT_SCALE, MATRIX_SCALE, VECTOR_SCALE = 0.02, 0.08, 0.05
-PROBE = 128  # where a tensor is looked up: an embedding's first row may be zeros
+PROBE = 128  # index where a tensor is searched, since the first row of an embedding may be zeros
 
 
-class Written(NamedTuple):
-    """Where a tensor is kept; where the noise that was added to the checkpoint's next parameter begins."""
+class Location(NamedTuple):
+    """Location of a packed tensor, and where the noise of the checkpoint's next parameter begins."""
 
     file: str
     key: str
@@ -35,15 +35,15 @@ class Written(NamedTuple):
 
 
 def reduce(full: Path) -> None:
-    """Writes `tests/golden/data` from the full folder."""
+    """Write `tests/golden/data` from the full folder."""
+    paths = [path for path in sorted(full.iterdir()) if path.suffix in (".pth", ".safetensors")]
     shutil.rmtree(DATA, ignore_errors=True)
     DATA.mkdir()
-    written: dict[bytes, Written] = {}
-    paths = [path for path in sorted(full.iterdir()) if path.suffix in (".pth", ".safetensors")]
+    locations: dict[bytes, Location] = {}
     paths.sort(key=lambda path: (path.suffix, path.name not in ("swin224.pth",), path.name))
     for path in paths:
         tensors, config = read(path)
-        header = {"config": config, "tensors": told(path.name, tensors, written)}
+        header = {"config": config, "tensors": describe(path.name, tensors, locations)}
         packed = pack(tensors, header)
         (DATA / f"{path.name}{PACKED}").write_bytes(packed)
         print(f"{path.name}: {path.stat().st_size} -> {len(packed)} bytes", flush=True)
@@ -54,56 +54,58 @@ def reduce(full: Path) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, NDArray[Any]], Any]:
-    """The tensors of a file and, of a checkpoint, its `config`."""
+    """Return the tensors of a file and, of a checkpoint, its `config`."""
     if path.suffix == ".safetensors":
         return {key: value.numpy() for key, value in load_file(path).items()}, None
-    whole = torch.load(path, weights_only=True)
-    if not whole.keys() <= {"model", "config"}:
-        raise ValueError(f"{path} holds {sorted(whole)}")
-    return {key: value.numpy() for key, value in whole["model"].items()}, whole.get("config")
+    checkpoint = torch.load(path, weights_only=True)
+    if not checkpoint.keys() <= {"model", "config"}:
+        raise ValueError(f"{path} holds {sorted(checkpoint)}")
+    return {key: value.numpy() for key, value in checkpoint["model"].items()}, checkpoint.get("config")
 
 
-def told(
-    name: str, tensors: dict[str, NDArray[Any]], written: dict[bytes, Written]
+def describe(
+    name: str, tensors: dict[str, NDArray[Any]], locations: dict[bytes, Location]
 ) -> dict[str, dict[str, Any]]:
-    """How each tensor of a file is kept; notes it in `written`."""
-    found: dict[str, dict[str, Any]] = {}
+    """Describe how each tensor of a file is packed, and add it to `locations`."""
+    described: dict[str, dict[str, Any]] = {}
     position = 0
     for key, value in tensors.items():
         identity = repr((value.dtype, value.shape)).encode() + value.tobytes()
-        if identity in written:
-            before = written[identity]
-            found[key] = {"same_as": ["" if before.file == name else before.file, before.key]}
+        if identity in locations:
+            before = locations[identity]
+            described[key] = {"same_as": ["" if before.file == name else before.file, before.key]}
             position = max(position, before.end)
             continue
-        noise, constant = explained(value, position, is_parameter=name.endswith(".pth"))
+        noise, constant = explain(value, position, is_parameter=name.endswith(".pth"))
         if name.endswith(".pth") and noise:
             position = noise[0].position + value.size + (16 if value.size % 16 else 0)
-        written[identity] = Written(name, key, position)
-        found[key] = {
+        locations[identity] = Location(name, key, position)
+        described[key] = {
             "dtype": value.dtype.str,
             "shape": value.shape,
             "constant": constant,
             "noise": [[one.seed, one.position, one.scale] for one in noise],
         }
-    return found
+    return described
 
 
-def explained(value: NDArray[Any], position: int, is_parameter: bool) -> tuple[list[Noise], float]:
-    """The noise that a tensor is made of, and what it was added to; none where it is something else."""
+def explain(value: NDArray[Any], position: int, is_parameter: bool) -> tuple[list[Noise], float]:
+    """Return the noise in a tensor and the constant that it was added to; no noise if there is none."""
     if value.dtype.kind != "f" or value.size < 16:
         return [], 0.0
     if not is_parameter:
-        candidates = [([Noise(*one, 1.0)], 0.0) for one in places(value, 1.0, INPUT_SEEDS)]
+        candidates = [([Noise(*one, 1.0)], 0.0) for one in find_noise(value, 1.0, INPUT_SEEDS)]
     elif value.ndim == 1:
         constant = round(float(value.mean()))
-        scaled = [Noise(*one, VECTOR_SCALE) for one in places(value - constant, VECTOR_SCALE, [NOISE_SEED])]
+        scaled = [
+            Noise(*one, VECTOR_SCALE) for one in find_noise(value - constant, VECTOR_SCALE, [NOISE_SEED])
+        ]
         candidates = [([one], float(constant)) for one in scaled]
     else:
         added = Noise(NOISE_SEED, position, MATRIX_SCALE)
         rest = value - predicted([added], 0.0, np.dtype(float), value.shape).reshape(value.shape)
-        begun = places(rest, INIT_SCALE, [INIT_SEED])
-        candidates = [([added, Noise(*one, INIT_SCALE)], 0.0) for one in begun]
+        initial = find_noise(rest, INIT_SCALE, [INIT_SEED])
+        candidates = [([added, Noise(*one, INIT_SCALE)], 0.0) for one in initial]
         candidates.append(([added], 0.0))
     plain = (list[Noise](), 0.0)
     noise, constant = min([plain, *candidates], key=lambda one: cost(value, *one))
@@ -111,42 +113,42 @@ def explained(value: NDArray[Any], position: int, is_parameter: bool) -> tuple[l
 
 
 def cost(value: NDArray[Any], noise: list[Noise], constant: float) -> int:
-    """Bytes of a tensor that is kept as what differs from this noise."""
+    """Return the bytes of a tensor that is packed as the difference from this noise."""
     header = {"dtype": value.dtype.str, "shape": value.shape, "constant": constant}
     header["noise"] = [[one.seed, one.position, one.scale] for one in noise]
     return len(pack({"x": value}, {"config": None, "tensors": {"x": header}}))
 
 
-def places(value: NDArray[Any], scale: float, seeds: Any) -> list[tuple[int, int]]:
-    """Seeds and positions at which a generator makes these numbers, were they multiplied with `scale`."""
+def find_noise(value: NDArray[Any], scale: float, seeds: Any) -> list[tuple[int, int]]:
+    """Return seeds and positions at which a generator makes these numbers, before scaling by `scale`."""
     flat = value.reshape(-1).astype(float) / scale
     probe = PROBE if flat.size >= PROBE + 16 else 0
-    asked = flat[probe : probe + 8]
-    found: list[tuple[int, int]] = []
+    wanted = flat[probe : probe + 8]
+    matches: list[tuple[int, int]] = []
     for seed in seeds:
-        drawn = uniforms(seed)
-        near = np.flatnonzero(np.abs(first_numbers(seed) - asked[0]) < 3e-3)
+        uniform = uniforms(seed)
+        near = np.flatnonzero(np.abs(first_numbers(seed) - wanted[0]) < 3e-3)
         for k in range(1, 8):
             near = near[near + k + 8 < DRAWS]
-            there = np.sqrt(-2 * np.log1p(-drawn[near + k])) * np.cos(2 * np.pi * drawn[near + k + 8])
-            near = near[np.abs(there - asked[k]) < 3e-3]
-        found += [(seed, int(place) - probe) for place in near if place >= probe]
-    return [(seed, place) for seed, place in found if place + flat.size + 16 <= DRAWS]
+            normal = np.sqrt(-2 * np.log1p(-uniform[near + k])) * np.cos(2 * np.pi * uniform[near + k + 8])
+            near = near[np.abs(normal - wanted[k]) < 3e-3]
+        matches += [(seed, int(position) - probe) for position in near if position >= probe]
+    return [(seed, position) for seed, position in matches if position + flat.size + 16 <= DRAWS]
 
 
 _first: dict[int, NDArray[np.float32]] = {}
 
 
 def first_numbers(seed: int) -> NDArray[np.float32]:
-    """(DRAWS - 8,) The first normal number of the sixteen that begin at each position."""
+    """Return (DRAWS - 8,) the first normal number of the sixteen that begin at each position."""
     if seed not in _first:
-        drawn = uniforms(seed).astype(np.float32)
-        _first[seed] = np.sqrt(-2 * np.log1p(-drawn[:-8])) * np.cos(np.float32(2 * np.pi) * drawn[8:])
+        uniform = uniforms(seed).astype(np.float32)
+        _first[seed] = np.sqrt(-2 * np.log1p(-uniform[:-8])) * np.cos(np.float32(2 * np.pi) * uniform[8:])
     return _first[seed]
 
 
 def compare(full: Path) -> None:
-    """Every file that is read back equals that of the full folder, to the bit."""
+    """Assert that every unpacked file equals that of the full folder, bit for bit."""
     with tempfile.TemporaryDirectory() as folder:
         expand(Path(folder))
         for path in sorted(full.iterdir()):

@@ -1,8 +1,8 @@
-"""The golden files that are in the repository, packed: reads them back to the bit.
+"""Unpack the golden files of the repository, bit for bit.
 
 Nearly every number of the golden inputs and checkpoints is noise from a seeded generator, which no
-compression makes smaller.  A packed tensor therefore names the generator's seed and position, and keeps only
-what differs from the numbers drawn there.  What the published model computed is kept as it is.
+compression makes smaller.  A packed tensor therefore names the generator's seed and position, and stores only
+the difference from the numbers sampled there.  Outputs of the published model are stored as they are.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from torch import Tensor
 
 DATA = Path(__file__).parent / "data"
 PACKED = ".xz"
-ORDER = "order.json"  # the packed files, each after those that it refers to
+ORDER = "order.json"  # names of the packed files, each after those that it refers to
 INTEGERS = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-DRAWS = 8_000_000  # numbers of a seed that the golden files used
+DRAWS = 8_000_000  # numbers of each seed that the golden files use
 HEADER = "tensors"
 
 
@@ -41,15 +41,15 @@ class Noise:
 
 
 def expand(to: Path) -> None:
-    """Writes every golden file of the repository to a folder, as the full folder has it."""
-    found: dict[str, dict[str, Tensor]] = {}
+    """Write every golden file of the repository to a folder, as the full folder has it."""
+    unpacked: dict[str, dict[str, Tensor]] = {}
     for path in DATA.iterdir():
         if path.suffix != PACKED and path.name != ORDER:
             shutil.copy(path, to / path.name)
     names = json.loads((DATA / ORDER).read_text())
     for name in names:
-        tensors, config = unpack(DATA / f"{name}{PACKED}", found)
-        found[name] = tensors
+        tensors, config = unpack(DATA / f"{name}{PACKED}", unpacked)
+        unpacked[name] = tensors
         if name.endswith(".pth"):
             torch.save({"model": tensors} | ({} if config is None else {"config": config}), to / name)
         else:
@@ -57,29 +57,29 @@ def expand(to: Path) -> None:
 
 
 def unpack(path: Path, before: Mapping[str, Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], Any]:
-    """The tensors of a packed file and its `config`; `before` holds the files that it may refer to."""
+    """Return the tensors of a packed file and its `config`; `before` holds the files that it may refer to."""
     planes = safetensors_numpy.load(lzma.decompress(path.read_bytes()))
     header = json.loads(planes.pop(HEADER).tobytes())
     tensors: dict[str, Tensor] = {}
-    for key, told in header["tensors"].items():
-        if "same_as" in told:
-            name, other = told["same_as"]
+    for key, entry in header["tensors"].items():
+        if "same_as" in entry:
+            name, other = entry["same_as"]
             tensors[key] = (before[name] if name else tensors)[other].clone()
             continue
-        noise = [Noise(*one) for one in told["noise"]]
-        dtype, shape = np.dtype(told["dtype"]), tuple(told["shape"])
-        bits = from_planes(planes[key], dtype) + bits_of(predicted(noise, told["constant"], dtype, shape))
+        noise = [Noise(*one) for one in entry["noise"]]
+        dtype, shape = np.dtype(entry["dtype"]), tuple(entry["shape"])
+        bits = from_planes(planes[key], dtype) + bits_of(predicted(noise, entry["constant"], dtype, shape))
         tensors[key] = torch.from_numpy(bits.view(dtype).reshape(shape))
     return tensors, header["config"]
 
 
 def pack(tensors: Mapping[str, NDArray[Any]], header: dict[str, Any]) -> bytes:
-    """A packed file; `header["tensors"]` says what is subtracted from a tensor, or where it already is."""
+    """Return a packed file; `header["tensors"]` has the noise to subtract from each tensor, or its copy."""
     planes = {HEADER: np.frombuffer(json.dumps(header).encode(), dtype=np.uint8)}
-    for key, told in header["tensors"].items():
-        if "same_as" not in told:
-            value, noise = tensors[key], [Noise(*one) for one in told["noise"]]
-            expected = predicted(noise, told["constant"], value.dtype, value.shape)
+    for key, entry in header["tensors"].items():
+        if "same_as" not in entry:
+            value, noise = tensors[key], [Noise(*one) for one in entry["noise"]]
+            expected = predicted(noise, entry["constant"], value.dtype, value.shape)
             planes[key] = to_planes(bits_of(value) - bits_of(expected))
     return lzma.compress(safetensors_numpy.save(planes), preset=9 | lzma.PRESET_EXTREME)
 
@@ -87,7 +87,7 @@ def pack(tensors: Mapping[str, NDArray[Any]], header: dict[str, Any]) -> bytes:
 def predicted(
     noise: list[Noise], constant: float, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """What a tensor of this shape would be if it were nothing but noise; zeros without any."""
+    """Return the tensor of this shape that consists of the noise alone; without noise, a constant."""
     count = int(np.prod(shape))
     value = np.full(count, float(constant))
     for one in noise:
@@ -97,38 +97,38 @@ def predicted(
 
 @functools.lru_cache(maxsize=2)
 def uniforms(seed: int) -> NDArray[np.float64]:
-    """(DRAWS,) The generator's numbers in [0, 1), of 24 bits each: those of torch's CPU generator."""
-    drawn = np.random.RandomState(seed).randint(0, 2**32, DRAWS, dtype=np.uint32)
-    return (drawn & 0xFFFFFF) * 2.0**-24
+    """Return (DRAWS,) numbers in [0, 1) of 24 bits each, as torch's CPU generator makes them."""
+    bits = np.random.RandomState(seed).randint(0, 2**32, DRAWS, dtype=np.uint32)
+    return (bits & 0xFFFFFF) * 2.0**-24
 
 
 def normals(seed: int, position: int, count: int) -> NDArray[np.float64]:
-    """(count,) What `torch.randn` makes of the generator's numbers: Box-Muller in groups of sixteen.
+    """Return (count,) normal numbers as `torch.randn` makes them: by Box-Muller in groups of sixteen.
 
-    The last sixteen numbers are drawn anew where `count` is no multiple of sixteen.
+    The last sixteen numbers are sampled again if `count` is no multiple of sixteen.
     """
     whole = count // 16 * 16
-    drawn = box_muller(uniforms(seed)[position : position + whole])
+    normal = box_muller(uniforms(seed)[position : position + whole])
     if whole == count:
-        return drawn
+        return normal
     last = box_muller(uniforms(seed)[position + count : position + count + 16])
-    return np.concatenate((drawn, last))[np.r_[0 : count - 16, whole : whole + 16]]
+    return np.concatenate((normal, last))[np.r_[0 : count - 16, whole : whole + 16]]
 
 
 def box_muller(uniform_N: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) numbers in [0, 1) -> (N,) standard normal ones; N is a multiple of sixteen."""
+    """(N,) numbers in [0, 1) -> (N,) standard normal numbers; N is a multiple of sixteen."""
     first, second = uniform_N.reshape(-1, 2, 8).swapaxes(0, 1)
     radius, angle = np.sqrt(-2 * np.log1p(-first)), 2 * np.pi * second
     return np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=1).reshape(-1)
 
 
 def bits_of(value: NDArray[Any]) -> NDArray[Any]:
-    """(N,) The bits of every number, as an unsigned integer of its size."""
+    """Return the bits of each of (N,) numbers as an unsigned integer of its size."""
     return np.ascontiguousarray(value).reshape(-1).view(INTEGERS[value.dtype.itemsize])
 
 
 def to_planes(bits_N: NDArray[Any]) -> NDArray[np.uint8]:
-    """(N,) unsigned differences -> (bytes, N): small ones of either sign have high bytes of zeros."""
+    """(N,) unsigned differences -> (bytes, N); small differences of either sign have zeros as high bytes."""
     signed = bits_N.view(f"i{bits_N.itemsize}")
     folded = ((signed << 1) ^ (signed >> (8 * bits_N.itemsize - 1))).view(bits_N.dtype)
     return np.ascontiguousarray(folded.view(np.uint8).reshape(-1, bits_N.itemsize).T)

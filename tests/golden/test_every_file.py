@@ -1,4 +1,4 @@
-"""No golden file goes unread."""
+"""Every golden file is read by a test."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ READ_BY = {
 }  # fmt: skip
 
 
-def test_every_file_is_read_by_some_test() -> None:
-    found = [name for name in files.names() if name != "README.md"]
+def test_every_file_is_read() -> None:
+    names = [name for name in files.names() if name != "README.md"]
     towers = files.pretraining()
     patterns = [
-        pattern.format(tower=tower) for some in READ_BY.values() for pattern in some for tower in towers
+        pattern.format(tower=tower) for group in READ_BY.values() for pattern in group for tower in towers
     ]
-    unread = [name for name in found if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
+    unread = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)]
     assert not unread, f"no test reads {', '.join(unread)}"

@@ -1,4 +1,4 @@
-"""Cleaning of texts, normalisation of answers, patches of a box and RefCOCO's IoU, case by case."""
+"""Cleaning of texts, normalization of answers, patches of a box and RefCOCO's IoU, case by case."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 
 from tests.published import golden
 from xvlm.boxes import iou_inclusive_pixels, patches_touched
-from xvlm.data.text import clean_caption, clean_question
-from xvlm.metrics.vqa import normalise_answer
+from xvlm.data.text.cleaning import clean_caption, clean_question
+from xvlm.metrics.vqa import normalize_answer
 from xvlm.records import BadRecord
 
 FILE = "text_and_boxes.json"
@@ -28,9 +28,9 @@ def test_questions_are_cleaned_as_published() -> None:
         assert clean_question(text, 30) == expected
 
 
-def test_answers_are_normalised_as_officially() -> None:
+def test_answers_are_normalized_as_in_the_official_code() -> None:
     for text, expected in golden(FILE, "vqa_answer_normalised"):
-        assert normalise_answer(text) == expected, text
+        assert normalize_answer(text) == expected, text
 
 
 def test_inclusive_pixels_agree_with_the_published_tool() -> None:
@@ -50,7 +50,7 @@ def test_patches_agree_with_the_published_rule() -> None:
         )
 
 
-def test_there_is_nothing_else_in_the_file() -> None:
+def test_the_file_has_no_other_entries() -> None:
     assert set(golden(FILE)) == {
         "pre_caption_max_words_40",
         "pre_question_max_words_30",

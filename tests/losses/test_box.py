@@ -1,4 +1,4 @@
-"""Box losses: values, bounds, and finite gradients whatever the boxes."""
+"""Box losses: values, bounds, and finite gradients for any boxes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tensor(rows: list[tuple[float, ...]]) -> Tensor:
 
 
 def plain_giou(a: list[float], b: list[float]) -> float:
-    """Of two corner boxes, number by number."""
+    """Compute the GIoU of two xyxy boxes with plain numbers."""
 
     def area(x0: float, y0: float, x1: float, y1: float) -> float:
         return max(0.0, x1 - x0) * max(0.0, y1 - y0)
@@ -32,7 +32,7 @@ def plain_giou(a: list[float], b: list[float]) -> float:
 
 
 @given(st.data())
-def test_values_are_those_of_a_plain_loop(data: st.DataObject) -> None:
+def test_values_equal_a_plain_loop(data: st.DataObject) -> None:
     predicted = tensor(data.draw(boxes))
     target = tensor(
         data.draw(st.lists(st.tuples(*[edges] * 4), min_size=len(predicted), max_size=len(predicted)))
@@ -40,17 +40,17 @@ def test_values_are_those_of_a_plain_loop(data: st.DataObject) -> None:
     l1, giou = box_losses(predicted, target)
     count = max(1, len(predicted))
     assert l1.item() == pytest.approx(sum((predicted - target).abs().flatten().tolist()) / count)
-    gaps = [
+    giou_losses = [
         1 - plain_giou(a, b)
         for a, b in zip(cxcywh_to_xyxy(predicted).tolist(), cxcywh_to_xyxy(target).tolist(), strict=True)
     ]
-    assert giou.item() == pytest.approx(sum(gaps) / count, abs=1e-9)
+    assert giou.item() == pytest.approx(sum(giou_losses) / count, abs=1e-9)
     assert 0 <= l1.item() <= 4 and 0 <= giou.item() <= 2
 
 
 @given(st.data())
 def test_gradients_are_finite(data: st.DataObject) -> None:
-    """Points, lines, the same box twice, boxes that touch, no box at all."""
+    """Boxes include points, lines, equal boxes, boxes that touch, and no boxes."""
     values = st.sampled_from([0.0, 0.25, 0.5, 1.0])
     rows = st.lists(st.tuples(*[values] * 8), max_size=5)
     both = torch.tensor(data.draw(rows), dtype=torch.float32).view(-1, 8)
@@ -60,7 +60,7 @@ def test_gradients_are_finite(data: st.DataObject) -> None:
     assert predicted.grad is not None and predicted.grad.isfinite().all()
 
 
-def test_a_perfect_box_costs_nothing_and_a_far_one_almost_two() -> None:
+def test_a_perfect_box_has_loss_zero_and_a_distant_one_almost_two() -> None:
     box = tensor([(0.5, 0.5, 0.2, 0.4)])
     assert [loss.item() for loss in box_losses(box, box)] == pytest.approx([0, 0], abs=1e-12)
     tiny = tensor([(0.01, 0.01, 0.01, 0.01)]), tensor([(0.99, 0.99, 0.01, 0.01)])
@@ -68,14 +68,14 @@ def test_a_perfect_box_costs_nothing_and_a_far_one_almost_two() -> None:
 
 
 def test_faithful_one_degenerate_box_switches_giou_off() -> None:
-    """As published; a box of zero width is not degenerate, one of negative width is."""
-    good, line, turned = (0.5, 0.5, 0.2, 0.2), (0.5, 0.5, 0.0, 0.2), (0.5, 0.5, -0.1, 0.2)
-    target = tensor([good, good])
+    """A box of negative width is degenerate; one of zero width is not (published)."""
+    valid, line, inverted = (0.5, 0.5, 0.2, 0.2), (0.5, 0.5, 0.0, 0.2), (0.5, 0.5, -0.1, 0.2)
+    target = tensor([valid, valid])
     moved = (0.4, 0.5, 0.2, 0.2)
-    for other, off in ((moved, False), (line, False), (turned, True)):
+    for other, off in ((moved, False), (line, False), (inverted, True)):
         predicted = tensor([moved, other])
         l1, giou = box_losses(predicted, target, faithful=True)
-        corrected = box_losses(predicted, target)
-        assert l1 == corrected[0]
-        assert giou.item() == (0.0 if off else pytest.approx(corrected[1].item()))
-        assert corrected[1] > 0
+        default = box_losses(predicted, target)
+        assert l1 == default[0]
+        assert giou.item() == (0.0 if off else pytest.approx(default[1].item()))
+        assert default[1] > 0

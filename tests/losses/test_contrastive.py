@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from xvlm.losses.contrastive import contrastive_loss, same_thing
+from xvlm.losses.contrastive import contrastive_loss, same_concept_or_text
 
 keys = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=7)
 
@@ -55,7 +55,7 @@ def test_the_order_of_rows_does_not_matter(pairs: list[tuple[int, int]], random:
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-9)
 
 
-def test_faithful_knows_only_the_diagonal() -> None:
+def test_faithful_positives_are_the_diagonal() -> None:
     concept, text, one = vectors(4, 1), vectors(4, 2), torch.tensor(0.1)
     same, distinct = torch.zeros(4, dtype=torch.int64), torch.arange(4)
     published = contrastive_loss(concept, text, one, same, same, faithful=True)
@@ -65,17 +65,14 @@ def test_faithful_knows_only_the_diagonal() -> None:
     assert published.item() == pytest.approx(cross_entropy.item())
 
 
-def test_faithful_by_image_knows_rows_of_one_image() -> None:
-    """Retrieval and weak grounding pass images' ids; written out for four rows of which two show one image.
-
-    Rows 1 and 2 show image 7; rows 0 and 3 say the same, which the published code does not look at.
-    """
+def test_faithful_positives_by_image() -> None:
+    """Rows 1 and 2 share an image; rows 0 and 3 share a text, which the published code ignores."""
     concept, text = vectors(4, 1), vectors(4, 2)
-    image, said = torch.tensor([5, 7, 7, 9]), torch.tensor([1, 2, 3, 1])
+    image, text_key = torch.tensor([5, 7, 7, 9]), torch.tensor([1, 2, 3, 1])
     label = torch.tensor([[1.0, 0, 0, 0], [0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]).double()
     logits = concept @ text.T / 0.1
     expected = sum(-(side.log_softmax(1) * label).sum(1).mean() / 2 for side in (logits, logits.T))
-    arguments = (concept, text, torch.tensor(0.1), image, said)
+    arguments = (concept, text, torch.tensor(0.1), image, text_key)
     by_image = contrastive_loss(*arguments, faithful=True, published="image")
     assert by_image.item() == pytest.approx(expected.item())
     diagonal = contrastive_loss(*arguments, faithful=True)
@@ -85,20 +82,21 @@ def test_faithful_by_image_knows_rows_of_one_image() -> None:
     assert abs(by_image - diagonal) > 0.005
 
 
-def test_all_the_same_thing_is_right_whatever_is_said() -> None:
-    """Only the spread costs: with equal vectors the loss is the entropy of the even label."""
+def test_equal_vectors_of_one_concept_have_the_entropy_of_the_label() -> None:
     same = torch.zeros(3, dtype=torch.int64)
     one = vectors(1, 1).expand(3, -1)
     assert contrastive_loss(one, one, torch.tensor(0.07), same, same).item() == pytest.approx(math.log(3))
 
 
-def test_same_thing_by_concept_or_by_text() -> None:
-    found = same_thing(torch.tensor([1, 2]), torch.tensor([7, 8]), torch.tensor([1, 5]), torch.tensor([9, 8]))
-    assert found.tolist() == [[True, False], [False, True]]
+def test_rows_match_by_concept_or_by_text() -> None:
+    mask = same_concept_or_text(
+        torch.tensor([1, 2]), torch.tensor([7, 8]), torch.tensor([1, 5]), torch.tensor([9, 8])
+    )
+    assert mask.tolist() == [[True, False], [False, True]]
 
 
 def test_autocast_does_not_round_the_similarities() -> None:
-    """bfloat16 knows 0.98 and 0.984: at temperature 0.01 that is 0.4 of a logit."""
+    """Neighbouring bfloat16 numbers are 0.98 and 0.984: at temperature 0.01 the logits differ by 0.4."""
     concept, text, key = vectors(6, 1).float(), vectors(6, 2).float(), torch.arange(6)
     arguments = (concept, text, torch.tensor(0.01), key, key)
     with torch.autocast("cpu", torch.bfloat16):

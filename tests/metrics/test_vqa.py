@@ -1,4 +1,4 @@
-"""VQA accuracy against the challenge's evaluation, written here once more from its definition."""
+"""VQA accuracy and answer normalisation equal a second implementation, written from the definition."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from tests.published import golden
-from xvlm.metrics.vqa import commonest_answers, normalise_answer, vqa_accuracy
+from xvlm.metrics.vqa import most_common_answers, normalize_answer, vqa_accuracy
 
-SIGNS = list(';/[]"{}()=+\\_-><@`,?!')
+MARKS = list(';/[]"{}()=+\\_-><@`,?!')
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-SPOKEN = {
+CONTRACTIONS = {
     "dont": "don't",
     "isnt": "isn't",
     "oclock": "o'clock",
@@ -22,104 +22,73 @@ SPOKEN = {
     "shes": "shes",
     "somebodys": "somebody's",
 }
-"""Contractions that the generated answers hold; one of them is none of the official list."""
+"""Spellings of the contractions in the generated answers; "shes" is not in the official list."""
 
 
 def official_normalisation(answer: str) -> str:
-    """Punctuation, then number words, articles and contractions word by word."""
+    """Normalise punctuation, then number words, articles and contractions word by word."""
     text = ""
     for letter in answer:
         near_space = any(pair in answer for pair in (f"{letter} ", f" {letter}"))
-        sign = "" if near_space or re.search("[0-9],[0-9]", answer) else " "
-        text += sign if letter in SIGNS else letter
-    # Periods are looked at once the signs have gone.
-    text = "".join(
-        letter for place, letter in enumerate(text) if letter != "." or text[place + 1 : place + 2].isdigit()
-    )
+        replacement = "" if near_space or re.search("[0-9],[0-9]", answer) else " "
+        text += replacement if letter in MARKS else letter
+    # Periods are removed after the other punctuation.
+    text = "".join(letter for i, letter in enumerate(text) if letter != "." or text[i + 1 : i + 2].isdigit())
     words = []
     for word in text.lower().split():
         word = str(NUMBERS.index(word)) if word in NUMBERS else "0" if word == "none" else word
         if word not in ("a", "an", "the"):
-            words.append(SPOKEN.get(word, word))
+            words.append(CONTRACTIONS.get(word, word))
     return " ".join(words)
 
 
-def official_accuracy(answer: str, people: list[str]) -> float:
-    """The mean over all choices of all people but one of min(1, how many of them agree / 3)."""
-    answer, people = " ".join(answer.split()), [" ".join(one.split()) for one in people]
-    if len(set(people)) > 1:
-        answer, people = official_normalisation(answer), [official_normalisation(one) for one in people]
-    subsets = list(combinations(people, len(people) - 1))
+def official_accuracy(answer: str, references: list[str]) -> float:
+    """Return the mean of min(1, matches / 3) over all subsets that leave one reference answer out."""
+    answer, references = " ".join(answer.split()), [" ".join(one.split()) for one in references]
+    if len(set(references)) > 1:
+        answer, references = official_normalisation(answer), [official_normalisation(r) for r in references]
+    subsets = list(combinations(references, len(references) - 1))
     return sum(min(1.0, sum(one == answer for one in others) / 3) for others in subsets) / len(subsets)
 
 
 BASES = [
-    "red",
-    "two dogs",
-    "3",
-    "1,000",
-    "none",
-    "the left",
-    "dont know",
-    "oclock",
-    "yes",
-    "a t-shirt",
-    "2.5 m",
-]
-TWISTS = [
-    "{}",
-    "{}",
-    "{}",
-    "{}.",
-    "{} !",
-    "the {}",
-    "{}?",
-    " {}",
-    "{}\n",
-    "{}, red",
-    "({})",
-    "{}/no",
-    "A {}",
-    "{}; isnt",
-    "twas {}",
-    "yall'd've {}",
-    "somebodys {}",
-    "shes {}",
-    "three {}",
-    "{} no. 5",
-    "{}.)5",
-]
+    "red", "two dogs", "3", "1,000", "none", "the left", "dont know", "oclock", "yes", "a t-shirt", "2.5 m",
+]  # fmt: skip
+TEMPLATES = [
+    "{}", "{}", "{}", "{}.", "{} !", "the {}", "{}?", " {}", "{}\n", "{}, red", "({})", "{}/no", "A {}",
+    "{}; isnt", "twas {}", "yall'd've {}", "somebodys {}", "shes {}", "three {}", "{} no. 5", "{}.)5",
+]  # fmt: skip
 
 
 def variant(rng: np.random.Generator) -> str:
-    text = TWISTS[rng.integers(len(TWISTS))].format(
+    text = TEMPLATES[rng.integers(len(TEMPLATES))].format(
         BASES[rng.integers(4 if rng.random() < 0.7 else len(BASES))]
     )
     return text.upper() if rng.random() < 0.1 else text
 
 
 def test_agrees_with_the_official_evaluation() -> None:
-    """600 questions with ten answers each; people agree on some, wholly on others, on nothing on others."""
+    """Compare 600 questions with ten reference answers, which agree on all, some or none of them."""
     rng = np.random.default_rng(0)
-    seen = []
+    accuracies = []
     for number in range(600):
         answer = variant(rng)
-        people = [variant(rng) for _ in range(10)]
+        references = [variant(rng) for _ in range(10)]
         if number % 3 == 0:
-            people = [BASES[number % 7]] * int(rng.integers(1, 11)) + people
-            people = people[:10]
+            references = [BASES[number % 7]] * int(rng.integers(1, 11)) + references
+            references = references[:10]
         if number % 5 == 0:
-            answer = people[0]
+            answer = references[0]
         if number % 11 == 0:
-            people = [people[0] + " " * int(rng.integers(2)) for _ in people]
-        expected = official_accuracy(answer, people)
-        assert vqa_accuracy(answer, people) == pytest.approx(expected, abs=1e-12), (answer, people)
-        seen.append(expected)
-    assert {0.0, 1.0} < {round(one, 6) for one in seen} and len(set(np.round(seen, 6))) >= 5
+            references = [references[0] + " " * int(rng.integers(2)) for _ in references]
+        expected = official_accuracy(answer, references)
+        assert vqa_accuracy(answer, references) == pytest.approx(expected, abs=1e-12), (answer, references)
+        accuracies.append(expected)
+    rounded = {round(one, 6) for one in accuracies}
+    assert {0.0, 1.0} < rounded and len(rounded) >= 5
 
 
-def test_this_normalisation_is_the_official_one() -> None:
-    """What is written above, on the cases of the golden file; its contractions are all of the list."""
+def test_the_second_implementation_equals_the_golden_file() -> None:
     for text, expected in golden("text_and_boxes.json", "vqa_answer_normalised"):
         if not any("'" in word for word in expected.split()):
             assert official_normalisation(" ".join(text.split(" ")).strip()) == expected, text
@@ -130,22 +99,22 @@ def test_generated_answers_are_normalised_alike() -> None:
     texts = {" ".join(variant(rng).split()) for _ in range(2000)}
     assert len(texts) > 200
     for text in texts:
-        assert normalise_answer(text) == official_normalisation(text), text
+        assert normalize_answer(text) == official_normalisation(text), text
 
 
-def test_people_who_agree_are_taken_at_their_word() -> None:
+def test_references_that_agree_are_not_normalised() -> None:
     assert vqa_accuracy("2", ["two"] * 10) == 0 and vqa_accuracy("two", ["two"] * 10) == 1
     assert vqa_accuracy("two", ["two "] * 5 + ["two"] * 5) == 1
     assert vqa_accuracy("2", ["two"] * 9 + ["2"]) == 1
 
 
-def test_nobody_answered() -> None:
-    with pytest.raises(ValueError, match="nobody answered"):
+def test_no_reference_answer_is_an_error() -> None:
+    with pytest.raises(ValueError, match="has no reference answer"):
         vqa_accuracy("red", [])
 
 
-def test_commonest_answers() -> None:
-    asked = [
+def test_most_common_answers() -> None:
+    questions = [
         ("How many dogs?", ["two", "three", "two"]),
         ("how many red cats?", ["one"]),
         ("what is it?", ["a dog"]),
@@ -153,7 +122,11 @@ def test_commonest_answers() -> None:
         ("who?", []),
         ("where is it?", ["here", "there"]),
     ]
-    found = commonest_answers(asked)
-    assert found == {"": "two", "how many": "two", "what is": "a cat", "where is": "here"}
-    with pytest.raises(ValueError, match="nobody answered any question"):
-        commonest_answers([("who?", [])])
+    assert most_common_answers(questions) == {
+        "": "two",
+        "how many": "two",
+        "what is": "a cat",
+        "where is": "here",
+    }
+    with pytest.raises(ValueError, match="no question has a reference answer"):
+        most_common_answers([("who?", [])])

@@ -1,4 +1,4 @@
-"""A training process of a toy task in which one thing goes wrong; started by the tests beside it.
+"""A training process of a toy task with one fault, which the tests of this folder start.
 
 python -m tests.process.faults FAULT WORKERS OUT [STEP]
 """
@@ -18,26 +18,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xvlm import dist
-from xvlm.data.loader import Feed, Part
-from xvlm.errors import InputError
-from xvlm.failures import exit_code
+from xvlm import distributed
+from xvlm.cli.common.failures import exit_code
+from xvlm.common.errors import InputError
+from xvlm.config import OptimConfig, Run
+from xvlm.data.loading.loader import StepDataset
+from xvlm.data.loading.streams import DataStream
 from xvlm.records import BadRecord, Record
-from xvlm.run import OptimConfig, Run
-from xvlm.train import checkpoint
-from xvlm.train.loop import fit
+from xvlm.training import checkpoint
+from xvlm.training.loop import fit
 
 STEPS = 400
 
 
-def happened(out: Path) -> None:
-    """From now on the process should end."""
+def mark_fault(out: Path) -> None:
+    """Record that the fault has happened: from now on the process should end."""
     (out / "happened").touch()
 
 
 @dataclass
 class Numbers:
-    """Records that hold their own number."""
+    """A source of 1000 records, each with its index."""
 
     name: str = "numbers"
     shards: list[int] = field(default_factory=lambda: [1000])
@@ -49,34 +50,35 @@ class Numbers:
         return Record(f"{self.name}/{index}", b"", (), {"index": index})
 
 
+ERRORS: dict[str, Exception] = {
+    "build_sample": KeyError("caption"),
+    "expected": InputError("the vocabulary is empty"),
+    "denied": PermissionError(errno.EACCES, "Permission denied", "/somewhere/shard.tar"),
+    "memory": MemoryError("Unable to allocate 9 TiB"),
+    "bad": BadRecord("image file missing", "photo.jpg"),
+}
+
+
 @dataclass
-class View:
-    """Something goes wrong at the step-th sample that a process reads, of the rank that it is meant for."""
+class FaultyBuilder:
+    """A sample builder whose fault happens from the step-th sample of a process on, if it is active there."""
 
     fault: str
     step: int
-    here: bool
+    active: bool
     out: Path
-    seen: int = 0
+    count: int = 0
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Any:
-        self.seen += 1
-        if self.here and self.seen >= self.step:
+        self.count += 1
+        if self.active and self.count >= self.step:
             self.fail()
         return float(rng.random())
 
     def fail(self) -> None:
-        happened(self.out)
-        if self.fault == "view":
-            raise KeyError("caption")
-        if self.fault == "expected":
-            raise InputError("the vocabulary is empty")
-        if self.fault == "denied":
-            raise PermissionError(errno.EACCES, "Permission denied", "/somewhere/shard.tar")
-        if self.fault == "memory":
-            raise MemoryError("Unable to allocate 9 TiB")
-        if self.fault == "bad":
-            raise BadRecord("image file missing", "photo.jpg")
+        mark_fault(self.out)
+        if self.fault in ERRORS:
+            raise ERRORS[self.fault]
         if self.fault == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "exit":
@@ -99,62 +101,65 @@ class Batch:
 @dataclass
 class Collate:
     fault: str
-    view: View
+    builder: FaultyBuilder
 
     def __call__(self, samples: dict[str, list[Any]]) -> Batch:
-        if self.fault == "collate" and self.view.here and self.view.seen >= self.view.step:
-            happened(self.view.out)
+        builder = self.builder
+        if self.fault == "collate" and builder.active and builder.count >= builder.step:
+            mark_fault(builder.out)
             raise TypeError("cannot stack")
-        unpicklable = (lambda: 0) if self.view.fault == "sent" else None
+        unpicklable = (lambda: 0) if builder.fault == "sent" else None
         return Batch(torch.tensor(samples["numbers"])[:, None], unpicklable)
 
 
 class Task(nn.Module):
-    """One weight.  A step takes 50 ms, so that there is time to send signals."""
+    """Trains one weight.  A step takes 50 ms, so that there is time to send signals."""
 
-    def __init__(self, fault: str, step: int, here: bool, out: Path) -> None:
+    def __init__(self, fault: str, step: int, active: bool, out: Path) -> None:
         super().__init__()
         self.model = nn.Linear(1, 1)
-        self.fault, self.left, self.here, self.out = fault, step, here, out
+        self.fault, self.remaining, self.active, self.out = fault, step, active, out
 
     def loss_weights(self) -> dict[str, float]:
         return {"loss": 1.0}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        self.left -= 1
+        self.remaining -= 1
         (self.out / "running").touch()
-        if self.fault == "main" and self.here and self.left == 0:
-            happened(self.out)
+        if self.fault == "main" and self.active and self.remaining == 0:
+            mark_fault(self.out)
             raise ZeroDivisionError("in the main process")
-        if self.fault == "rank_killed" and self.here and self.left == 0:
-            happened(self.out)
+        if self.fault == "rank_killed" and self.active and self.remaining == 0:
+            mark_fault(self.out)
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05)
         return {"loss": (self.model(batch.x) - 1).square().mean()}
 
 
 def train(fault: str, workers: int, out: Path, step: int) -> None:
-    dist.init()
+    distributed.init()
     torch.set_num_threads(1)
-    here = dist.rank() == dist.world() - 1
-    view = View(fault, step, here, out)
-    feed = Feed([Part("numbers", [Numbers()], 2, view)], Collate(fault, view), 0, dist.rank(), dist.world())
+    active = distributed.rank() == distributed.world_size() - 1
+    builder = FaultyBuilder(fault, step, active, out)
+    streams = [DataStream("numbers", [Numbers()], 2, builder)]
+    ranks = distributed.rank(), distributed.world_size()
+    steps = StepDataset(streams, Collate(fault, builder), 0, *ranks)
 
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
-        if fault == "evaluation" and here:
-            happened(out)
+        if fault == "evaluation" and active:
+            mark_fault(out)
             raise LookupError("nothing to measure")
         return {}
 
     if fault == "full":
 
         def save(*_: Any) -> None:
-            happened(out)
+            mark_fault(out)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "state.json"))
 
         checkpoint.save = save
     run = Run(workers=workers, save_every=step, eval_every=step, optim=OptimConfig(steps=STEPS))
-    fit(Task(fault, step, here, out), feed, run, out, evaluate=evaluate)
+    fit(Task(fault, step, active, out), steps, run, out, evaluate=evaluate)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What goes wrong in one rank ends the whole job that torchrun started."""
+"""A failure of one rank ends the whole job that torchrun started."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.process.ended import LONGEST_SECONDS, Case, Ended, run_all
 
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
+    not Path("/proc/self/environ").exists(), reason="processes are found in /proc"
 )
 
 OTHER = "another process of the job has ended"
@@ -18,12 +18,12 @@ EXPECTED: dict[Case, list[str]] = {
     Case("expected", step=5, ranks=2): ["xvlm: rank 1: the vocabulary is empty", f"xvlm: rank 0: {OTHER}"],
     Case("main", ranks=2): ["ZeroDivisionError: in the main process", f"xvlm: rank 0: {OTHER}"],
 }
-"""What goes wrong, in rank 1 -> what is said."""
+"""Failure in rank 1 -> parts of the error output."""
 
 MORE: dict[Case, list[str]] = {
-    Case("view", ranks=2): ["KeyError: 'caption'", "xvlm: rank 1: this is a fault of the program"],
-    Case("view", workers=2, step=5, ranks=2): ["KeyError: 'caption'"],
-    Case("view", workers=0, step=5, ranks=2): ["KeyError: 'caption'"],
+    Case("build_sample", ranks=2): ["KeyError: 'caption'", "xvlm: rank 1: this is a fault of the program"],
+    Case("build_sample", workers=2, step=5, ranks=2): ["KeyError: 'caption'"],
+    Case("build_sample", workers=0, step=5, ranks=2): ["KeyError: 'caption'"],
     Case("killed", step=5, ranks=2): ["xvlm: rank 1: a data worker was ended by SIGKILL"],
     Case("evaluation", ranks=2): ["LookupError: nothing to measure"],
     Case("full", ranks=2): ["xvlm: rank 0: ", "no space is left on the disk"],
@@ -39,9 +39,9 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Ended]:
 
 
 @pytest.mark.parametrize("case", EXPECTED, ids=str)
-def test_the_job_ends_and_says_why(case: Case, ended: dict[Case, Ended]) -> None:
-    found = ended[case]
-    assert found.code == 1, "of torchrun itself"
-    assert found.seconds < LONGEST_SECONDS, found.errors
-    assert all(part in found.errors for part in EXPECTED[case]), found.errors
-    assert found.left == []
+def test_the_job_ends_with_an_error(case: Case, ended: dict[Case, Ended]) -> None:
+    result = ended[case]
+    assert result.code == 1, "the exit code of torchrun itself"
+    assert result.seconds < LONGEST_SECONDS, result.errors
+    assert all(part in result.errors for part in EXPECTED[case]), result.errors
+    assert result.left == []

@@ -1,4 +1,4 @@
-"""Whatever goes wrong in training or in its data workers, the process ends within seconds, and says why."""
+"""After any fault in training or in its data workers, the process ends within seconds and names the cause."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ import pytest
 from tests.process.ended import LONGEST_SECONDS, Case, Ended, run_all, with_mark
 
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/environ").exists(), reason="looks for processes in /proc"
+    not Path("/proc/self/environ").exists(), reason="processes are found in /proc"
 )
 
 REPORT = "this is a fault of the program"
 EXPECTED: dict[Case, tuple[int, list[str]]] = {
-    Case("view", step=5): (1, ["KeyError: 'caption'", "In a data worker:", "record 'numbers/", REPORT]),
+    Case("build_sample", step=5): (
+        1,
+        ["KeyError: 'caption'", "In a data worker:", "record 'numbers/", REPORT],
+    ),
     Case("collate", workers=2, step=5): (1, ["collate failed on", "TypeError: cannot stack", REPORT]),
     Case("main", workers=2): (1, ["ZeroDivisionError: in the main process", REPORT]),
     Case("evaluation"): (1, ["LookupError: nothing to measure", REPORT]),
@@ -30,18 +33,18 @@ EXPECTED: dict[Case, tuple[int, list[str]]] = {
     Case("none", workers=2, signals=(SIGKILL,), to_all=False): (-SIGKILL, []),
     Case("busy", step=9, signals=(SIGINT, SIGINT)): (130, ["xvlm: interrupted"]),
 }
-"""What goes wrong -> (exit code, what is said)."""
+"""Fault -> (exit code, parts of the error output)."""
 
 MORE: dict[Case, tuple[int, list[str]]] = {
     **{
-        replace(case, workers=workers, step=step): said
-        for case, said in EXPECTED.items()
+        replace(case, workers=workers, step=step): expected
+        for case, expected in EXPECTED.items()
         if not case.signals and case.fault not in ("killed", "unpicklable")
         for workers in (0, 1, 2)
         for step in (1, 5)
-        if (case.fault, workers) != ("view", 0)
+        if (case.fault, workers) != ("build_sample", 0)
     },
-    Case("view", workers=0): (1, ["KeyError: 'caption'", REPORT]),
+    Case("build_sample", workers=0): (1, ["KeyError: 'caption'", REPORT]),
     Case("killed"): (2, ["xvlm: a data worker was ended by SIGKILL"]),
     Case("exit"): (2, ["a data worker ended by itself with exit code 3"]),
     Case("memory"): (2, ["memory ran out (Unable to allocate 9 TiB)"]),
@@ -63,21 +66,21 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> dict[Case, Ended]:
 
 
 @pytest.mark.parametrize("case", EXPECTED, ids=str)
-def test_the_process_ends_and_says_why(case: Case, ended: dict[Case, Ended]) -> None:
+def test_the_process_ends_and_names_the_cause(case: Case, ended: dict[Case, Ended]) -> None:
     code, parts = EXPECTED[case]
-    found = ended[case]
-    assert found.seconds < LONGEST_SECONDS, found.errors
-    assert found.code == code, found.errors
-    assert all(part in found.errors for part in parts), found.errors
-    assert found.left == []
+    result = ended[case]
+    assert result.seconds < LONGEST_SECONDS, result.errors
+    assert result.code == code, result.errors
+    assert all(part in result.errors for part in parts), result.errors
+    assert result.left == []
     if code in (2, 130) and case.fault != "unpicklable":
-        told = [line for line in found.errors.splitlines() if not line.startswith("  ")]
-        told = [line for line in told if "Warning" not in line]
-        assert len(told) == 1 and told[0].startswith(("xvlm: ", "stopped after step")), found.errors
+        lines = [line for line in result.errors.splitlines() if not line.startswith("  ")]
+        (line,) = [line for line in lines if "Warning" not in line]
+        assert line.startswith(("xvlm: ", "stopped after step")), result.errors
 
 
-def test_processes_that_are_left_behind_are_found() -> None:
-    """The check itself: it sees a child that lives, and no longer one that was killed."""
+def test_remaining_processes_are_found() -> None:
+    """The check above works: it finds a child that is running, and not one that was killed."""
     child = subprocess.Popen(["sleep", "60"], env={**os.environ, "XVLM_TEST_MARK": "self-test"})
     try:
         while not with_mark("self-test"):

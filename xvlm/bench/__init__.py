@@ -1,1 +1,1 @@
-"""How fast is it, and against what?  One file for each measurement, named as on the command line."""
+"""Benchmarks: one file for each, named as on the command line (`xvlm bench NAME`)."""

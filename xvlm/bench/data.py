@@ -1,6 +1,6 @@
-"""The way from JPEG files to batches: each stage apart, the pairs transform, and worker processes.
+"""Time from JPEG files to batches: each stage, the whole transform of the pairs stream, and the loader.
 
-The pictures are drawn here: 640 x 480, soft shapes with grain, files of the size of a photograph's.
+The images are generated: 640 x 480 pixels, smooth colours with grain, files as large as a photograph's.
 """
 
 from __future__ import annotations
@@ -19,13 +19,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from xvlm.data.images import open_image
-from xvlm.data.loader import Feed, Part, load
-from xvlm.data.randaugment import ALL, rand_augment
-from xvlm.data.sources import JsonSource
-from xvlm.data.transforms import PairsTransform, pixels_3hw, random_resized_crop
-from xvlm.progress import tracked
-from xvlm.ranges import NonNegativeInt, PositiveInt
+from xvlm.common.progress import progress_bar
+from xvlm.common.ranges import NonNegativeInt, PositiveInt
+from xvlm.data.images.decode import open_image
+from xvlm.data.loading.loader import StepDataset
+from xvlm.data.loading.streams import DataStream
+from xvlm.data.loading.workers import WorkerStream
+from xvlm.data.samples.crops import random_resized_crop
+from xvlm.data.samples.randaugment import ALL_OPERATIONS, rand_augment
+from xvlm.data.samples.transforms import PairTransform, image_to_tensor
+from xvlm.data.sources.json import JsonSource
 from xvlm.records import Record
 
 WIDTH, HEIGHT = 640, 480
@@ -33,8 +36,8 @@ QUALITY = 90
 CAPTION = "A brown dog runs over the wet grass of a park."
 
 
-def picture(seed: int) -> bytes:
-    """A JPEG of colours that change slowly, with grain: about 90 kB, as photographs of this size have."""
+def noise_jpeg(seed: int) -> bytes:
+    """Return a JPEG file of smooth colours with grain: about 90 kB, as photographs of this size have."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(256, size=(12, 16, 3), dtype=np.uint8))
     soft = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32)
@@ -45,77 +48,81 @@ def picture(seed: int) -> bytes:
 
 
 def milliseconds(call: Callable[[int, int], object], count: int, first_seed: int) -> float:
-    """Mean time of `call(number, seed)` for so many numbers."""
-    begun = time.perf_counter()
-    for number in range(count):
-        call(number, first_seed + number)
-    return 1e3 * (time.perf_counter() - begun) / count
+    """Return the mean time of `call(index, seed)` over `count` indices, with a different seed for each."""
+    start = time.perf_counter()
+    for index in range(count):
+        call(index, first_seed + index)
+    return 1e3 * (time.perf_counter() - start) / count
 
 
 def stages(files: Sequence[bytes], size: int, repeats: int) -> dict[str, float]:
-    """Milliseconds an image of every stage of the pairs transform, of all of it, and of decoding and resizing
-    the same crops alone.  Every round draws other crops and augmentations, which differ much in cost."""
+    """Return the milliseconds an image of each stage of the transform, of all stages, and of decoding and
+    resizing alone."""
     hw, count = (size, size), len(files)
-    opened = [open_image(file, key=str(number)) for number, file in enumerate(files)]
+    opened = [open_image(file, key=str(index)) for index, file in enumerate(files)]
     crops = [
         random_resized_crop(WIDTH, HEIGHT, (0.2, 1.0), np.random.default_rng(seed))
         for seed in range((1 + repeats) * count)
     ]
     views = [one.resized(crop, hw, fast=True) for one, crop in zip(opened, crops[:count], strict=True)]
-    transform = PairsTransform(hw)
+    transform = PairTransform(hw)
 
-    def whole(number: int, seed: int) -> None:
-        image = open_image(files[number], key=str(number))
+    def transform_file(index: int, seed: int) -> None:
+        image = open_image(files[index], key=str(index))
         transform(image, (CAPTION,), np.random.default_rng(seed))
 
-    def read_and_resize(number: int, seed: int) -> None:
-        open_image(files[number], key=str(number)).resized(crops[seed], hw, fast=True)
+    def read_and_resize(index: int, seed: int) -> None:
+        open_image(files[index], key=str(index)).resized(crops[seed], hw, fast=True)
 
-    parts: dict[str, Callable[[int, int], object]] = {
+    calls: dict[str, Callable[[int, int], object]] = {
         "open_ms": lambda n, seed: open_image(files[n], key=str(n)),
         "decode_crop_resize_ms": lambda n, seed: opened[n].resized(crops[seed], hw, fast=True),
         "flip_ms": lambda n, seed: views[n].transpose(Image.Transpose.FLIP_LEFT_RIGHT) if n % 2 else None,
-        "augment_ms": lambda n, seed: rand_augment(views[n], 2, 7, ALL, np.random.default_rng(seed)),
-        "tensor_ms": lambda n, seed: pixels_3hw(views[n]),
+        "augment_ms": lambda n, seed: rand_augment(
+            views[n], 2, 7, ALL_OPERATIONS, np.random.default_rng(seed)
+        ),
+        "tensor_ms": lambda n, seed: image_to_tensor(views[n]),
         "decode_resize_alone_ms": read_and_resize,
-        "pairs_transform_ms": whole,
+        "pairs_transform_ms": transform_file,
     }
-    # In turns, so that a minute in which the machine is slow does not fall on one of them.
-    times: dict[str, list[float]] = {name: [] for name in parts}
-    for turn in tracked(range(1 + repeats), "stages", 1 + repeats):
-        for name, call in parts.items():
+    # In turns, so that a minute in which the hardware is slow does not fall on one of them.  Every round has
+    # different crops and augmentations, whose costs vary much.
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in progress_bar(range(1 + repeats), "stages", 1 + repeats):
+        for name, call in calls.items():
             times[name].append(milliseconds(call, count, turn * count))
     return {name: statistics.median(several[1:]) for name, several in times.items()}
 
 
-class Pixels:
-    """Record -> pixels by the pairs transform."""
+class PixelSampleBuilder:
+    """Builds samples that are the transformed pixels of a record."""
 
     def __init__(self, size: int) -> None:
-        self.transform = PairsTransform((size, size))
+        self.transform = PairTransform((size, size))
 
     def __call__(self, record: Record, rng: np.random.Generator) -> torch.Tensor:
-        """(3, height, width) uint8."""
+        """Return (3, height, width) uint8 pixels."""
         return self.transform(open_image(record.image, key=record.key), (CAPTION,), rng)[0]
 
 
-def stacked(parts: dict[str, list[torch.Tensor]]) -> torch.Tensor:
-    """Samples -> (B, 3, height, width)."""
-    return torch.stack(parts["pairs"])
+def collate(streams: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+    """Stack the samples of a batch to (B, 3, height, width)."""
+    return torch.stack(streams["pairs"])
 
 
 def images_per_second(folder: Path, size: int, workers: int, batch: int, steps: int) -> float:
-    """What the loader gives when the model takes no time, after the first batches."""
+    """Return the rate of the loader without a model, after the first batches."""
     source = JsonSource(folder / "pictures.json")
-    feed = Feed([Part("pairs", [source], batch, Pixels(size))], stacked, seed=0)
-    warm = 2 * max(1, workers)
-    with load(feed, 0, warm + steps, workers) as fed:
-        for _ in islice(fed, warm):
+    stream = DataStream("pairs", [source], batch, PixelSampleBuilder(size))
+    warmup_steps = 2 * max(1, workers)
+    step_dataset = StepDataset([stream], collate, seed=0)
+    with WorkerStream(step_dataset, range(warmup_steps + steps), workers) as batches:
+        for _ in islice(batches, warmup_steps):
             pass
-        begun = time.perf_counter()
-        for _ in fed:
+        start = time.perf_counter()
+        for _ in batches:
             pass
-        return steps * batch / (time.perf_counter() - begun)
+        return steps * batch / (time.perf_counter() - start)
 
 
 def bench(
@@ -126,29 +133,29 @@ def bench(
     batch: PositiveInt = 32,
     steps: PositiveInt = 24,
 ) -> dict[str, Any]:
-    """Reading 640 x 480 JPEGs.
+    """Measure the reading of 640 x 480 JPEGs.
 
     Args:
-        size: side of the views, in pixels.
-        images: different files.
-        repeats: of which the median is taken.
-        workers: processes of the loader.
-        batch: images in each of its batches.
-        steps: batches that are timed.
+        size: side of the samples in pixels.
+        images: number of different files.
+        repeats: measurements that the median is taken of, after a warm-up.
+        workers: number of worker processes of the loader.
+        batch: number of images in a batch.
+        steps: number of batches that are timed.
     """
-    files = [picture(number) for number in range(images)]
-    found: dict[str, Any] = {
+    files = [noise_jpeg(index) for index in range(images)]
+    result: dict[str, Any] = {
         "size": size,
         "kilobytes_a_file": statistics.mean(map(len, files)) / 1e3,
         **stages(files, size, repeats),
     }
-    found["transform_ratio"] = found["pairs_transform_ms"] / found["decode_resize_alone_ms"]
+    result["transform_ratio"] = result["pairs_transform_ms"] / result["decode_resize_alone_ms"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for number, file in enumerate(files):
-            (folder / f"{number}.jpg").write_bytes(file)
-        records = [{"image": f"{number}.jpg", "caption": CAPTION} for number in range(images)]
+        for index, file in enumerate(files):
+            (folder / f"{index}.jpg").write_bytes(file)
+        records = [{"image": f"{index}.jpg", "caption": CAPTION} for index in range(images)]
         (folder / "pictures.json").write_text(json.dumps(records))
-        found["workers"] = workers
-        found["images_per_s"] = images_per_second(folder, size, workers, batch, steps)
-    return found
+        result["workers"] = workers
+        result["images_per_s"] = images_per_second(folder, size, workers, batch, steps)
+    return result

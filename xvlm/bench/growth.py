@@ -1,7 +1,7 @@
-"""How time and memory grow: with images, concepts, text length, resolution, candidates, ranks.
+"""Growth of time and memory with the number of images, concepts, tokens, pixels, candidates and ranks.
 
-Each curve is measured at a few sizes and fitted by a power, time ~ size^exponent, at the largest of them: at
-small sizes what does not grow, such as the optimiser's pass over the weights, hides the rest.
+Each curve has several sizes and the exponent of a power law, time ~ size^exponent, which is fitted at the
+largest of them: at small sizes, constant work such as the optimizer's update hides the growth.
 """
 
 from __future__ import annotations
@@ -17,108 +17,111 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from xvlm import dist
+from xvlm import distributed
 from xvlm.batch import Images
-from xvlm.bench._batches import PHRASE, captions, image_batch, region_batch
-from xvlm.bench._yardstick import forget_peak, peak_gb, seconds, told
+from xvlm.bench.common.batches import PHRASE, caption_texts, image_batch, region_batch
+from xvlm.bench.common.gemm_baseline import describe_device, peak_gb, reset_peak, seconds
 from xvlm.bench.step import Step, new_task, pretraining
-from xvlm.evaluate._candidates import Side, contrastive_candidates
-from xvlm.evaluate._states import TextStates
-from xvlm.evaluate.retrieval import match_pairs
+from xvlm.common.progress import progress_bar
+from xvlm.common.ranges import PositiveInt
+from xvlm.evaluation.common.candidates import CandidateSet, contrastive_candidates
+from xvlm.evaluation.common.feature_cache import TextFeatureCache
+from xvlm.evaluation.common.reranking import match_pairs
 from xvlm.losses.contrastive import similarity, soft_cross_entropy
-from xvlm.model.vision import build_vision
-from xvlm.progress import tracked
-from xvlm.ranges import PositiveInt
-from xvlm.report import write_svg
-from xvlm.report.growth import Growth, growth_svg
+from xvlm.models.vision.build import build_vision
+from xvlm.reports import write_svg
+from xvlm.reports.growth import Growth, growth_svg
 from xvlm.tasks.pretrain import PretrainRun
-
-Measure = Callable[[int], tuple[float, float]]
-"""Size -> (seconds, gigabytes at the peak)."""
 
 
 def exponent(sizes: Sequence[float], times: Sequence[float]) -> float:
-    """Of the power law through the three points of the largest sizes, or the two that there are."""
+    """Fit the exponent of a power law to the three largest sizes."""
     slope, _ = np.polyfit(np.log(sizes[-3:]), np.log(times[-3:]), 1)
     return float(slope)
 
 
-def unit(count: int, width: int, device: torch.device) -> Tensor:
-    """(count, width) vectors of length 1."""
+def unit_vectors(count: int, width: int, device: torch.device) -> Tensor:
+    """Return (count, width) random vectors of length 1."""
     return F.normalize(torch.randn(count, width, device=device), dim=-1)
 
 
 class Curves:
-    """What is measured: each method maps a size to time and memory."""
+    """Measurements of time and memory: a method for each curve of `SIZES`, with the size as its argument."""
 
     def __init__(self, run: PretrainRun, repeats: int) -> None:
-        self.run, self.repeats, self.device = run, repeats, dist.device()
+        self.run, self.repeats, self.device = run, repeats, distributed.device()
         self.task = new_task(run, self.device)
         self.step = Step(self.task, run.optim, "fp32", self.device)
 
     def timed(self, call: Callable[[], object]) -> tuple[float, float]:
-        """Median seconds, and the peak."""
-        forget_peak(self.device)
+        """Return median seconds and peak gigabytes of a call."""
+        reset_peak(self.device)
         return seconds(call, self.device, self.repeats), peak_gb(self.device)
 
     def images(self, count: int) -> tuple[float, float]:
-        """A step on so many images with a caption each."""
+        """Measure a step on `count` images with a caption each."""
         return self.timed(partial(self.step, self.task, image_batch(self.run.model, count).to(self.device)))
 
     def concepts(self, count: int) -> tuple[float, float]:
-        """A step on 4 images with so many phrases each."""
+        """Measure a step on 4 images with `count` phrases each."""
         batch = region_batch(self.run.model, [count] * 4).to(self.device)
         return self.timed(partial(self.step, self.task, batch))
 
     def text_length(self, tokens: int) -> tuple[float, float]:
-        """A step on 4 images with a caption of so many tokens each."""
+        """Measure a step on 4 images with a caption of `tokens` tokens each."""
         batch = image_batch(self.run.model, 4, (float(tokens), 0.0)).to(self.device)
         return self.timed(partial(self.step, self.task, batch))
 
     @torch.no_grad()
     def resolution(self, side: int) -> tuple[float, float]:
-        """One image of so many pixels a side through the vision encoder, forward."""
-        config = replace(self.run.model, vision=replace(self.run.model.vision, image_hw=(side, side)))
-        encoder = build_vision(config.vision).to(self.device).eval()
+        """Measure the forward pass of the vision encoder on one image with sides of `side` pixels."""
+        vision = replace(self.run.model.vision, image_hw=(side, side))
+        encoder = build_vision(vision).to(self.device).eval()
         image = Images(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=self.device))
         return self.timed(partial(encoder, image))
 
     @torch.no_grad()
     def candidates(self, count: int) -> tuple[float, float]:
-        """Matching so many texts with one image."""
+        """Measure the matching of `count` texts with one image."""
         model, config = self.task.model.eval(), self.run.model
         pixels = torch.zeros(1, 3, *config.vision.image_hw, dtype=torch.uint8, device=self.device)
         concepts, _ = model.encode_whole(model.encode_images(Images(pixels)))
         text_R = torch.arange(count, device=self.device)
-        states = TextStates(model, captions(config, count).to(self.device), budget=2**40)
-        found = self.timed(partial(match_pairs, states, concepts, torch.zeros_like(text_R), text_R))
+        texts = TextFeatureCache(model, caption_texts(config, count).to(self.device), budget=2**40)
+        measured = self.timed(partial(match_pairs, texts, concepts, torch.zeros_like(text_R), text_R))
         self.task.train()
-        return found
+        return measured
 
     def ranks(self, world: int) -> tuple[float, float]:
-        """What one rank computes on the gathered rows of `world` ranks with 128 rows each: its part of the
-        contrastive loss, forward and backward.  All else in a step depends on its own rows alone."""
-        own, width = 128, self.run.model.embed_dim
-        concept_ME, text_ME = (unit(own * world, width, self.device).requires_grad_() for _ in range(2))
-        label_NM = torch.eye(own, own * world, device=self.device)
+        """Measure one rank's part of the contrastive loss over `world` ranks with 128 rows each.
+
+        The rest of a step depends on the rank's own rows alone.
+        """
+        rows, width = 128, self.run.model.embed_dim
+        concept_GE, text_GE = (
+            unit_vectors(rows * world, width, self.device).requires_grad_() for _ in range(2)
+        )
+        label_NG = torch.eye(rows, rows * world, device=self.device)
         temperature = torch.tensor(0.07, device=self.device)
 
-        def both_ways() -> None:
-            for a_ME, b_ME in ((concept_ME, text_ME), (text_ME, concept_ME)):
-                soft_cross_entropy(similarity(a_ME[:own], b_ME, temperature), label_NM).sum().backward()
+        def loss_and_gradients() -> None:
+            for a_GE, b_GE in ((concept_GE, text_GE), (text_GE, concept_GE)):
+                soft_cross_entropy(similarity(a_GE[:rows], b_GE, temperature), label_NG).sum().backward()
 
-        return self.timed(both_ways)
+        return self.timed(loss_and_gradients)
 
     @torch.no_grad()
-    def index(self, photos: int) -> tuple[float, float]:
-        """The contrastive scores of 8 queries against so many photographs, and the best 128 of them."""
-        width = self.run.model.embed_dim
-        sides = [
-            Side(unit(count, width, self.device), torch.arange(count, device=self.device))
-            for count in (8, photos)
-        ]
+    def index(self, count: int) -> tuple[float, float]:
+        """Measure the search of the best 128 of `count` images for each of 8 queries."""
+        queries, images = (
+            CandidateSet(
+                unit_vectors(size, self.run.model.embed_dim, self.device),
+                torch.arange(size, device=self.device),
+            )
+            for size in (8, count)
+        )
         temperature = torch.tensor(0.07, device=self.device)
-        return self.timed(partial(contrastive_candidates, sides[0], sides[1], temperature, 128))
+        return self.timed(partial(contrastive_candidates, queries, images, temperature, 128))
 
 
 SIZES: dict[str, tuple[int, ...]] = {
@@ -132,24 +135,29 @@ SIZES: dict[str, tuple[int, ...]] = {
 }
 
 
-def bench(recipe: str = "base_4m", repeats: PositiveInt = 3, pictures: Path | None = None) -> dict[str, Any]:
-    """Time and memory against size.
+def bench(
+    recipe: str = "published/base_4m", repeats: PositiveInt = 3, pictures: Path | None = None
+) -> dict[str, Any]:
+    """Measure how time and memory grow with the size of the input.
 
     Args:
-        recipe: whose model and losses.
-        repeats: of which the median is taken, after one that does not count.
-        pictures: folder for one drawing a curve.
+        recipe: pre-training recipe with the model and the losses.
+        repeats: measurements that the median is taken of, after a warm-up.
+        pictures: folder for an SVG picture of each curve.
     """
     run = pretraining(recipe)
     curves = Curves(run, repeats)
-    result: dict[str, Any] = {"recipe": recipe, "device": told(curves.device), "phrase_tokens": PHRASE[0]}
-    todo = [(name, size) for name, sizes in SIZES.items() for size in sizes]
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in SIZES}
-    for name, size in tracked(todo, "growth", len(todo)):
-        measure: Measure = getattr(curves, name)
-        found[name].append(measure(size))
+    result: dict[str, Any] = {
+        "recipe": recipe,
+        "device": describe_device(curves.device),
+        "phrase_tokens": PHRASE[0],
+    }
+    cases = [(name, size) for name, sizes in SIZES.items() for size in sizes]
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in SIZES}
+    for name, size in progress_bar(cases, "growth", len(cases)):
+        measured[name].append(getattr(curves, name)(size))
     for name, sizes in SIZES.items():
-        times, memory = zip(*found[name], strict=True)
+        times, memory = zip(*measured[name], strict=True)
         result[name] = {
             "sizes": sizes,
             "seconds": times,

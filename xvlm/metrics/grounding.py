@@ -1,4 +1,4 @@
-"""How well predicted boxes fit true ones: plainly, and as RefCOCO's tools count pixels."""
+"""Grounding accuracy and mean IoU of predicted boxes, by plain IoU and by RefCOCO's inclusive pixels."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from xvlm.boxes import iou, iou_inclusive_pixels, xyxy_to_xywh
-from xvlm.errors import InputError
+from xvlm.common.errors import InputError
 
-RIGHT_IOU = 0.5
+IOU_THRESHOLD = 0.5
+"""Smallest IoU of a correct box (RefCOCO's accuracy)."""
 
 
 def overlaps(predicted_xyxy: Tensor, true_xyxy: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU of each pair of boxes, plain and by inclusive pixels (the published evaluation's): (N,) each.
+    """Return the IoU of each pair of boxes, plain and by inclusive pixels (published evaluation): (N,) each.
 
     Args:
         predicted_xyxy, true_xyxy: (N, 4) in pixels.
@@ -24,29 +25,33 @@ def overlaps(predicted_xyxy: Tensor, true_xyxy: Tensor) -> tuple[Tensor, Tensor]
 
 
 def accuracy(name: str, iou_N: Tensor, split_N: Sequence[str] = ()) -> dict[str, float]:
-    """The share of N cases, (N,) IoUs, that overlap by at least one half, as `name`.
+    """Return the share of N phrases whose (N,) IoU reaches the threshold, as `name`.
 
     Args:
-        split_N: the split of each case, "" for none; the cases of each are counted apart, as `name_SPLIT`.
+        name: name of the metric.
+        iou_N: (N,) IoUs.
+        split_N: split of each phrase, or ""; each split also has its own accuracy, as `name_SPLIT`.
     Raises:
-        InputError: N is 0; no accuracy is invented for it.
+        InputError: N is 0.
     """
     if len(iou_N) == 0:
-        raise InputError("there is no case to measure grounding on")
-    right_N = (iou_N >= RIGHT_IOU).double()
-    found = {name: right_N.mean().item()}
+        raise InputError("grounding cannot be evaluated: there is no phrase")
+    correct_N = (iou_N >= IOU_THRESHOLD).double()
+    metrics = {name: correct_N.mean().item()}
     for split in sorted({split for split in split_N if split}):
-        inside_N = torch.tensor([one == split for one in split_N])
-        found[f"{name}_{split}"] = right_N[inside_N].mean().item()
-    return found
+        in_split_N = torch.tensor([one == split for one in split_N])
+        metrics[f"{name}_{split}"] = correct_N[in_split_N].mean().item()
+    return metrics
 
 
 def grounding_metrics(iou_N: Tensor, inclusive_N: Tensor, split_N: Sequence[str] = ()) -> dict[str, float]:
-    """Accuracy at IoU 0.5 by either way to count, of all and of each split; mean IoU; the number of cases.
+    """Return the accuracy at IoU 0.5 by both IoUs, in total and of each split, the mean IoU and N.
 
     Args:
         iou_N, inclusive_N: (N,) from `overlaps`.
-        split_N: as in `accuracy`, whose ValueError for no case is raised here too.
+        split_N: see `accuracy`.
+    Raises:
+        InputError: N is 0.
     """
     return {
         **accuracy("grounding_acc50", iou_N, split_N),

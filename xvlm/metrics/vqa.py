@@ -1,4 +1,4 @@
-"""Answers to questions as the VQA challenge compares them."""
+"""VQA accuracy and answer normalisation of the VQA challenge."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from xvlm.errors import InputError
+from xvlm.common.errors import InputError
 
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = ("a", "an", "the")
@@ -22,76 +22,78 @@ why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd'v
 you've
 """
 DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS.split())} | {"none": "0"}
-RIGHT = {
-    word[:place] + word[place + 1 :]: word
+CONTRACTIONS = {
+    word[:index] + word[index + 1 :]: word
     for word in _CONTRACTIONS.split()
-    for place, letter in enumerate(word)
+    for index, letter in enumerate(word)
     if letter == "'"
 }
-"""Contractions that lack one apostrophe -> as they are written."""
+"""Correct spelling of each contraction that lacks one apostrophe."""
 
 
-def normalise_answer(answer: str) -> str:
-    """The official normalisation: punctuation, number words, articles, contractions.
+def normalize_answer(answer: str) -> str:
+    """Normalise an answer as the official evaluation does: punctuation, number words, articles, contractions.
 
-    A sign is deleted where a space stands beside it anywhere in the answer, or where the answer holds a
-    number with commas; elsewhere it becomes a space.
+    A punctuation mark is deleted if a space stands beside it anywhere in the answer, or if the answer holds a
+    number with commas; otherwise it becomes a space.
     """
-    answer = one_line(answer)
+    answer = strip_line_breaks(answer)
     has_number = re.search(r"\d,\d", answer) is not None
-    found = answer
-    for sign in PUNCTUATION:
-        beside_space = f"{sign} " in answer or f" {sign}" in answer
-        found = found.replace(sign, "" if beside_space or has_number else " ")
-    found = re.sub(r"\.(?!\d)", "", found)
-    words = [DIGITS.get(word, word) for word in found.lower().split()]
-    return " ".join(RIGHT.get(word, word) for word in words if word not in ARTICLES)
+    text = answer
+    for mark in PUNCTUATION:
+        beside_space = f"{mark} " in answer or f" {mark}" in answer
+        text = text.replace(mark, "" if beside_space or has_number else " ")
+    text = re.sub(r"\.(?!\d)", "", text)
+    words = [DIGITS.get(word, word) for word in text.lower().split()]
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 
 
-def one_line(answer: str) -> str:
-    """Line breaks and tabs become spaces, those around are left out."""
+def strip_line_breaks(answer: str) -> str:
+    """Replace line breaks and tabs by spaces, and strip the ends."""
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
 def question_type(question: str) -> str:
-    """The kind of a question, by its first two words ("how many", "what is")."""
+    """Return the first two words of a question in lower case ("how many", "what is")."""
     return " ".join(question.lower().split()[:2])
 
 
-def commonest_answers(asked: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
-    """What is most often answered to each type of question (`question_type`), under "" to any; of answers
-    that are as frequent the one that comes first.
+def most_common_answers(questions: Iterable[tuple[str, Sequence[str]]]) -> dict[str, str]:
+    """Return the most common answer to each type of question (`question_type`), and under "" to any type.
+
+    Of equally common answers, the first one is returned.
 
     Args:
-        asked: questions with what people answered.
+        questions: questions with their reference answers.
     Raises:
-        InputError: nobody answered anything.
+        InputError: no question has an answer.
     """
     counts: dict[str, Counter[str]] = {"": Counter()}
-    for question, people in asked:
-        counts[""].update(people)
-        counts.setdefault(question_type(question), Counter()).update(people)
+    for question, answers in questions:
+        counts[""].update(answers)
+        counts.setdefault(question_type(question), Counter()).update(answers)
     if not counts[""]:
-        raise InputError("there is no commonest answer: nobody answered any question")
+        raise InputError("there is no most common answer: no question has a reference answer")
     return {kind: count.most_common(1)[0][0] for kind, count in counts.items() if count}
 
 
-def vqa_accuracy(answer: str, people: Sequence[str]) -> float:
-    """How right an answer is: a third for each of the other people who gave it, at most 1; the mean over all
-    choices of the one who is left out (Antol et al. 2015).
+def vqa_accuracy(answer: str, references: Sequence[str]) -> float:
+    """Return the VQA accuracy of an answer (Antol et al. 2015).
 
-    Where one person answered there are no others: it is right or wrong.  Where all agree, answers are
-    compared as they are (official evaluation).
+    It is the mean of min(1, matches among the others / 3) over all choices of one reference to leave out.
+    A single reference answer is compared directly.  If all reference answers agree, nothing is normalised
+    (official evaluation).
 
-    Raises InputError if nobody answered.
+    Raises:
+        InputError: there is no reference answer.
     """
-    if not people:
-        raise InputError("an answer cannot be judged: nobody answered the question")
-    if len(people) == 1:
-        return float(normalise_answer(answer) == normalise_answer(people[0]))
-    answer, people = one_line(answer), [one_line(one) for one in people]
-    if len(set(people)) > 1:
-        answer, people = normalise_answer(answer), [normalise_answer(one) for one in people]
-    same = sum(one == answer for one in people)
-    shares = [min(1.0, (same - (one == answer)) / 3) for one in people]
-    return sum(shares) / len(people)
+    if not references:
+        raise InputError("the accuracy of an answer is undefined: the question has no reference answer")
+    if len(references) == 1:
+        return float(normalize_answer(answer) == normalize_answer(references[0]))
+    answer, references = strip_line_breaks(answer), [strip_line_breaks(one) for one in references]
+    if len(set(references)) > 1:
+        answer, references = normalize_answer(answer), [normalize_answer(one) for one in references]
+    matches = sum(one == answer for one in references)
+    scores = [min(1.0, (matches - (one == answer)) / 3) for one in references]
+    return sum(scores) / len(references)

@@ -1,23 +1,24 @@
-"""Scenes from nothing: a small model learns to ground and retrieve within minutes on 2 CPU cores."""
+"""Pre-training of a small model on procedural scenes, within minutes on 2 CPU cores."""
 
 from __future__ import annotations
 
-from xvlm.model.text import TextConfig
-from xvlm.model.vision import VisionConfig
-from xvlm.model.xvlm import ModelConfig
-from xvlm.ranges import PositiveInt
-from xvlm.run import OptimConfig
-from xvlm.tasks._build import Init, SourceConfig
+from xvlm.common.ranges import PositiveInt
+from xvlm.config import OptimConfig
+from xvlm.models.text.encoder import TextConfig
+from xvlm.models.vision.encoder import VisionConfig
+from xvlm.models.xvlm import ModelConfig
+from xvlm.tasks.common.init import InitConfig
+from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
 
 
 def recipe(scenes: PositiveInt = 8000) -> PretrainRun:
-    """Pre-training on procedural scenes.
+    """Pre-train on procedural scenes.
 
     Args:
-        scenes: number of different training scenes, each drawn once and kept in memory.
+        scenes: number of different training scenes, each rendered once and kept in memory.
     """
-    train = (SourceConfig(f"scenes:train:{scenes}", cache=True),)
+    train = (SourceConfig(f"scenes:train:{scenes}", cache_in_memory=True),)
     return PretrainRun(
         recipe="demo",
         model=ModelConfig(
@@ -38,21 +39,23 @@ def recipe(scenes: PositiveInt = 8000) -> PretrainRun:
             embed_dim=96,
             box_head="point",
         ),
-        init=Init(vocab_size=400, corpus=1000),
+        init=InitConfig(vocab_size=400, vocab_records=1000),
         data=DataConfig(
             pairs=train,
             regions=train,
-            pairs_batch=16,
-            regions_batch=16,
+            pairs_batch_size=16,
+            regions_batch_size=16,
             max_regions=12,
-            region_texts=3,
+            texts_per_region=3,
             fused_per_image=1,
             region_captions=False,
-            crop=False,
+            random_crop=False,
             rand_augment=False,
         ),
         losses=LossConfig(bbox=5.0, giou=2.0),
-        optim=OptimConfig(steps=1900, lr=1.5e-3, warmup=100, weight_decay=0.02, ema=0.995, schedule="cosine"),
+        optim=OptimConfig(
+            steps=1900, lr=1.5e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995, schedule="cosine"
+        ),
         workers=1,
         save_every=100,
     )

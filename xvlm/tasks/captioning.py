@@ -1,6 +1,6 @@
-"""Captioning: a text stack made causal writes what an image shows (published `XVLMForCaptioning`).
+"""Captioning: a causal text stack that attends to the image (published `XVLMForCaptioning`).
 
-A caption begins with a prompt that is given, not learnt, and ends in `[SEP]`.
+A caption starts with a prompt, whose tokens are no targets, and ends in `[SEP]`.
 """
 
 from __future__ import annotations
@@ -9,97 +9,119 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xvlm import dist
-from xvlm.batch import Images, Movable, Texts
-from xvlm.data.checks import usable_concepts
-from xvlm.data.images import open_image
-from xvlm.data.text import Tokenizer, clean_caption, cut_words
-from xvlm.data.transforms import PairsTransform
-from xvlm.data.views import captions_only
-from xvlm.errors import InputError
-from xvlm.evaluate.captioning import evaluate_captions
+from xvlm import distributed
+from xvlm.batch import Images, TensorTree, Texts
+from xvlm.common.errors import InputError
+from xvlm.common.ranges import Decay, PositiveInt
+from xvlm.data.images.decode import open_image
+from xvlm.data.samples.builders import captions_only
+from xvlm.data.samples.concept_checks import usable_concepts
+from xvlm.data.samples.transforms import PairTransform
+from xvlm.data.text.cleaning import clean_caption, truncate_words
+from xvlm.data.text.tokenizer import Tokenizer
+from xvlm.evaluation.captioning import MEASURE, evaluate_captioning
 from xvlm.losses.language import next_token_loss
-from xvlm.model.decoder import after_prompt, followed
-from xvlm.model.xvlm import XVLM, ModelConfig
-from xvlm.ranges import Decay, PositiveInt
+from xvlm.models.generation.decoder import is_after_prompt, next_token_positions
+from xvlm.models.xvlm import XVLM, ModelConfig
 from xvlm.records import BadRecord, Note, Record
-from xvlm.tasks._build import Built
-from xvlm.tasks._dev import Evaluation, measured
-from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
+from xvlm.tasks.common.finetuning import (
+    FinetuneData,
+    FinetuneRun,
+    ImageSample,
+    finish_setup,
+    prepare_finetuning,
+)
+from xvlm.tasks.common.loss_module import LossModule
+from xvlm.tasks.common.setup import TrainingSetup
+from xvlm.tasks.common.task import Task
+from xvlm.tasks.common.validation import Evaluation, task_validation
 
 PROMPT = "a picture of "
 
 
-@dataclass(frozen=True)
-class Captioned:
-    """An image (3, height, width) uint8 with some captions, prompt and end included."""
-
-    pixels: Tensor
-    captions: Sequence[Sequence[int]]
-    bad: tuple[BadRecord, ...] = ()
-    notes: tuple[Note, ...] = ()
-
-
-@dataclass(frozen=True)
-class CaptionBatch(Movable):
-    """B images with at least one caption each, N in all.
+@dataclass(frozen=True, kw_only=True)
+class CaptionSample(ImageSample):
+    """An image with tokenized captions.
 
     Attributes:
-        image_N: (N,) int64 the image of each caption.
-        prompt: tokens at a caption's beginning that are given.
+        captions: token ids of each caption, prompt and `[SEP]` included.
+    """
+
+    captions: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class CaptionBatch(TensorTree):
+    """A batch of B images with N captions, at least one each.
+
+    Attributes:
+        images: B images.
+        captions: N captions.
+        image_N: (N,) int64 index of each caption's image.
+        prompt_length: tokens of the prompt that every caption starts with, `[CLS]` included.
     """
 
     images: Images
     captions: Texts
     image_N: Tensor
-    prompt: int
+    prompt_length: int
 
 
 @dataclass(frozen=True)
-class CaptionView:
-    """A random crop with `captions` of its captions, or all that there are if they are fewer."""
+class CaptionSampleBuilder:
+    """Builds a sample of a record: a random crop with captions sampled from the record.
 
-    transform: PairsTransform
+    Attributes:
+        transform: transform of the image and its captions.
+        tokenizer: tokenizer of the model.
+        prompt: text that every caption starts with.
+        captions_per_image: maximum number of captions.
+        max_words: words of a caption that are used.
+        max_tokens: tokens of a caption that are used, prompt included.
+    """
+
+    transform: PairTransform
     tokenizer: Tokenizer
     prompt: str = PROMPT
-    captions: int = 1
+    captions_per_image: int = 1
     max_words: int = 40
     max_tokens: int = 40
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Captioned:
+    def __call__(self, record: Record, rng: np.random.Generator) -> CaptionSample:
         """Raises BadRecord if the record has no caption or its image cannot be used."""
         record = captions_only(record)
         opened = open_image(record.image, key=record.key)
         notes: list[Note] = []
         concepts, bad = usable_concepts(record, opened, notes)
         texts = [text for concept in concepts for text in concept.texts]
-        chosen = rng.permutation(len(texts))[: self.captions]
-        pixels, shown = self.transform(opened, [texts[place] for place in chosen], rng)
+        chosen = rng.permutation(len(texts))[: self.captions_per_image]
+        pixels, captions = self.transform(opened, [texts[index] for index in chosen], rng)
         ids, unusable = [], []
-        for text in shown:
+        for text in captions:
             try:
-                cleaned = cut_words(clean_caption(text), self.max_words, record.key, notes)
+                cleaned = truncate_words(clean_caption(text), self.max_words, record.key, notes)
                 ids.append(self.caption_ids(cleaned, record.key, notes))
             except BadRecord as error:
                 unusable.append(BadRecord(error.reason, record.key, error.detail))
         if not ids:
             raise unusable[0]
-        return Captioned(pixels, ids, (*bad, *unusable), tuple(notes))
+        return CaptionSample(pixels=pixels, captions=ids, bad=(*bad, *unusable), notes=notes)
 
     def caption_ids(self, caption: str, key: str, notes: list[Note]) -> list[int]:
-        """`[CLS]`, prompt, caption, `[SEP]`; what is more than `max_tokens` of the caption is cut."""
+        """Return `[CLS]`, prompt, caption, `[SEP]`; the caption is truncated to `max_tokens` in all."""
         prompt = len(prompt_ids(self.tokenizer, self.prompt, self.max_tokens)) - 1
-        whole = f"{self.prompt}{caption}"
-        return self.tokenizer.encode_known(whole, self.max_tokens, True, key, notes, prompt)
+        text = f"{self.prompt}{caption}"
+        return self.tokenizer.encode_known(text, self.max_tokens, True, key, notes, prompt)
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> list[int]:
-    """`[CLS]` and the prompt.  Raises InputError if it leaves no room for a caption."""
+    """Return `[CLS]` and the prompt.  Raises InputError if it leaves no room for a caption."""
     ids = tokenizer.encode(prompt, max_tokens, allow_empty=True)
     if len(ids) >= max_tokens:
         raise InputError(f"max_tokens is {max_tokens}; the prompt, {prompt!r}, leaves none for a caption")
@@ -107,47 +129,50 @@ def prompt_ids(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Collate:
-    """Samples of the part "train" -> one batch; `prompt`: tokens that are given."""
+class CaptionCollate:
+    """Collates the samples of the data stream "train".
 
-    prompt: int
+    Attributes:
+        prompt_length: see `CaptionBatch`.
+    """
 
-    def __call__(self, parts: Mapping[str, Sequence[Captioned]]) -> CaptionBatch:
-        """One batch."""
-        shown = parts["train"]
+    prompt_length: int
+
+    def __call__(self, streams: Mapping[str, Sequence[CaptionSample]]) -> CaptionBatch:
+        """Return the batch."""
+        samples = streams["train"]
         return CaptionBatch(
-            Images(torch.stack([one.pixels for one in shown])),
-            Texts.pack([ids for one in shown for ids in one.captions]),
-            torch.tensor([number for number, one in enumerate(shown) for _ in one.captions]),
-            self.prompt,
+            Images(torch.stack([sample.pixels for sample in samples])),
+            Texts.pack([ids for sample in samples for ids in sample.captions]),
+            torch.tensor([image for image, sample in enumerate(samples) for _ in sample.captions]),
+            self.prompt_length,
         )
 
 
-class Captioning(nn.Module):
-    """The model with its loss."""
+class Captioning(LossModule):
+    """Captioning as next-token prediction."""
 
     def __init__(self, model: XVLM, smoothing: float, faithful: bool) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self.smoothing = smoothing
         self.faithful = faithful
 
     def loss_weights(self) -> dict[str, float]:
-        """Weight in the sum of every loss that `forward` returns, by name."""
+        """Return the weight of every loss in the total, by name."""
         return {"caption": 1.0}
 
     def forward(self, batch: CaptionBatch) -> dict[str, Tensor]:
-        """`caption` (): cross-entropy of the tokens after the prompt, over the global batch."""
+        """Compute `caption` (): mean cross-entropy of the tokens after the prompt, over the global batch."""
         model, captions = self.model, batch.captions
         features = model.encode_images(batch.images)
         concepts, _ = model.encode_whole(features)
         caption_N = torch.arange(len(captions), device=captions.ids_T.device)
-        logits_MV = model.captions(captions, caption_N, concepts, batch.image_N)
-        at_M, text_M = followed(captions.lengths_N)
+        logits_MV = model.caption_decoder(captions, caption_N, concepts, batch.image_N)
+        at_M, text_M = next_token_positions(captions.lengths_N)
         loss_M = next_token_loss(logits_MV, captions.ids_T[at_M + 1], self.smoothing, self.faithful)
-        learnt_M = after_prompt(captions.lengths_N, at_M, text_M, batch.prompt)
-        count = int(learnt_M.sum())
-        return {"caption": dist.global_mean((loss_M * learnt_M).sum(), count)}
+        target_M = is_after_prompt(captions.lengths_N, at_M, text_M, batch.prompt_length)
+        count = int(target_M.sum())
+        return {"caption": distributed.global_mean((loss_M * target_M).sum(), count)}
 
 
 @dataclass(frozen=True)
@@ -155,33 +180,44 @@ class CaptioningRun(FinetuneRun):
     """Fine-tuning for captions.
 
     Attributes:
-        prompt: what every caption begins with.
-        captions: of an image that are learnt in a step, which encodes it once.
-        smoothing: share of each token's label that is spread over the vocabulary.
+        prompt: text that every caption starts with.
+        captions_per_image: captions of each image in a step, which encodes the image once.
+        label_smoothing: label smoothing of the cross-entropy.
     """
 
     task: str = "captioning"
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("captions",)))
-    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=256))
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(heads=("caption_decoder",)))
+    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch_size=256))
     prompt: str = PROMPT
-    captions: PositiveInt = 1
-    smoothing: Decay = 0.1
+    captions_per_image: PositiveInt = 1
+    label_smoothing: Decay = 0.1
 
 
-RUN = CaptioningRun
-
-
-def build(run: CaptioningRun, out: Path) -> Built:
-    """The task, its data and its model.  Raises InputError if it has no data."""
-    got, data = prepare(run, out), run.data
-    view = CaptionView(
-        got.transform, got.tokenizer, run.prompt, run.captions, data.max_words, data.max_tokens
+def build(run: CaptioningRun, out: Path) -> TrainingSetup:
+    """Build the model, the losses and the data of a run.  Raises InputError if there are no data."""
+    parts, data = prepare_finetuning(run, out), run.data
+    build_sample = CaptionSampleBuilder(
+        parts.transform, parts.tokenizer, run.prompt, run.captions_per_image, data.max_words, data.max_tokens
     )
-    collate = Collate(len(prompt_ids(got.tokenizer, run.prompt, data.max_tokens)))
-    got = replace(got, loaded=replace(got.loaded, prompt=run.prompt))
-    return finish(run, got, view, collate, Captioning(got.loaded.model, run.smoothing, run.faithful))
+    collate = CaptionCollate(len(prompt_ids(parts.tokenizer, run.prompt, data.max_tokens)))
+    parts = replace(parts, bundle=replace(parts.bundle, prompt=run.prompt))
+    losses = Captioning(parts.bundle.model, run.label_smoothing, run.faithful)
+    return finish_setup(run, parts, build_sample, collate, losses)
 
 
-def evaluation(run: CaptioningRun) -> Evaluation | None:
-    """What the run asks to be measured while it trains, see `measured`; without Java."""
-    return measured(run.dev, partial(evaluate_captions, java=False))
+def validation(run: CaptioningRun) -> Evaluation | None:
+    """Return what evaluates the model during training: no METEOR and SPICE, which need Java and minutes."""
+    return task_validation(run.validation, partial(evaluate_captioning, java=False))
+
+
+def predict(predictor: Any, image: str) -> str:
+    """Generate a caption of an image.
+
+    Args:
+        image: path or URL of an image.
+    """
+    caption: str = predictor.image(image).caption()
+    return caption
+
+
+TASK = Task(CaptioningRun, build, MEASURE, validation, predict=predict)

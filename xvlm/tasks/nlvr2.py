@@ -1,52 +1,65 @@
-"""Reasoning over pairs: is a statement true of two images? (NLVR2; published `XVLMForNLVR`)."""
+"""Visual reasoning: is a statement about an image pair true? (NLVR2; published `XVLMForNLVR`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from xvlm import dist
-from xvlm.batch import Images, Movable, Texts
-from xvlm.data.fields import images_of, some_of, statements_of
-from xvlm.data.images import open_image
-from xvlm.data.mirror import mirror_texts
-from xvlm.data.text import Tokenizer, clean_caption, encode_caption
-from xvlm.data.transforms import PairsTransform
-from xvlm.evaluate.nlvr2 import evaluate_pairs
-from xvlm.model.pairs import judge
-from xvlm.model.xvlm import XVLM, ModelConfig
-from xvlm.ranges import NonNegativeInt
+from xvlm import distributed
+from xvlm.batch import Images, TensorTree, Texts
+from xvlm.common.ranges import NonNegativeInt
+from xvlm.data.images.decode import open_image
+from xvlm.data.samples.transforms import PairTransform
+from xvlm.data.sources.task_fields import image_pair_of, sample_subset, statements_of
+from xvlm.data.text.cleaning import clean_caption
+from xvlm.data.text.flip import flip_texts
+from xvlm.data.text.tokenizer import Tokenizer, encode_caption
+from xvlm.evaluation.nlvr2 import MEASURE
+from xvlm.models.classification import pair_logits
+from xvlm.models.xvlm import ModelConfig
 from xvlm.records import BadRecord, Note, Record
-from xvlm.tasks._build import Built
-from xvlm.tasks._dev import Evaluation, measured
-from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
+from xvlm.tasks.common.finetuning import (
+    FinetuneData,
+    FinetuneRun,
+    ImageSample,
+    encode_usable,
+    finish_setup,
+    prepare_finetuning,
+)
+from xvlm.tasks.common.loss_module import LossModule
+from xvlm.tasks.common.setup import TrainingSetup
+from xvlm.tasks.common.task import Task
 
 
-@dataclass(frozen=True)
-class Judged:
-    """Statements about two images: pixels (2, 3, height, width) uint8, left first; and whether each holds."""
-
-    pixels: Tensor
-    statements: Sequence[Sequence[int]]
-    truths: Sequence[int]
-    bad: tuple[BadRecord, ...] = ()
-    notes: tuple[Note, ...] = ()
-
-
-@dataclass(frozen=True)
-class PairBatch(Movable):
-    """N statements about Q pairs of images.
+@dataclass(frozen=True, kw_only=True)
+class NLVR2Sample(ImageSample):
+    """An image pair with tokenized statements; `pixels` are (2, 3, height, width), left image first.
 
     Attributes:
-        images: 2 Q, the left ones first.
-        pair_N: (N,) int64 the pair that each statement is about.
-        truth_N: (N,) int64, 1 where the statement is true.
+        statements: token ids of each statement.
+        truths: 1 for each true statement, 0 for each false one.
+    """
+
+    statements: Sequence[Sequence[int]]
+    truths: Sequence[int]
+
+
+@dataclass(frozen=True)
+class NLVR2Batch(TensorTree):
+    """A batch of N statements about Q image pairs.
+
+    Attributes:
+        images: 2 Q images, the left ones first.
+        statements: N statements.
+        pair_N: (N,) int64 index of each statement's pair.
+        truth_N: (N,) int64, 1 for a true statement.
     """
 
     images: Images
@@ -56,100 +69,111 @@ class PairBatch(Movable):
 
 
 @dataclass(frozen=True)
-class PairView:
-    """Record -> statements: each image is seen in a view of its own, statements are cleaned as captions.
+class NLVR2SampleBuilder:
+    """Builds a sample of a record: a random crop of each image with cleaned and tokenized statements.
 
     Attributes:
-        statements: of a record that are made, see `NLVR2Run`.
+        transform: transform of an image.
+        tokenizer: tokenizer of the model.
+        max_words: words of a statement that are used.
+        max_tokens: tokens of a statement that are used.
+        statements_per_pair: statements sampled from a record; 0 uses all.
     """
 
-    transform: PairsTransform
+    transform: PairTransform
     tokenizer: Tokenizer
     max_words: int = 40
     max_tokens: int = 40
-    statements: int = 0
+    statements_per_pair: int = 0
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Judged:
-        """Raises BadRecord if something of the statement, its truth or its two images is missing."""
+    def __call__(self, record: Record, rng: np.random.Generator) -> NLVR2Sample:
+        """Raises BadRecord if a statement, its truth or one of the two images is missing."""
         bad: list[BadRecord] = []
-        said = some_of(statements_of(record, bad), self.statements, rng)
-        opened = [open_image(one, key=record.key) for one in images_of(record)]
-        # "left" may be a side of an image or of the pair: such a statement allows no mirror image.
+        sampled = sample_subset(statements_of(record, bad), self.statements_per_pair, rng)
+        opened = [open_image(one, key=record.key) for one in image_pair_of(record)]
         notes: list[Note] = []
-        texts, ids, truths = [], [], []
-        for text, truth in said:
-            try:
-                encoded = encode_caption(
-                    self.tokenizer, text, self.max_words, self.max_tokens, record.key, notes
-                )
-            except BadRecord as error:
-                bad.append(BadRecord(error.reason, record.key, error.detail))
-                continue
-            texts.append(clean_caption(text, self.max_words))
-            ids.append(encoded)
-            truths.append(truth)
-        if not ids:
-            raise bad[-1]
-        sides = mirror_texts(texts, self.transform.mirror) != tuple(texts)
-        transform = replace(self.transform, flip=False) if sides else self.transform
-        pixels = [transform(one, [], rng)[0] for one in opened]
-        return Judged(torch.stack(pixels), ids, truths, tuple(bad), tuple(notes))
+        encoded = encode_usable(
+            sampled,
+            lambda one: encode_caption(
+                self.tokenizer, one[0], self.max_words, self.max_tokens, record.key, notes
+            ),
+            record.key,
+            bad,
+        )
+        # "left" may be a side of an image or of the pair: with such a statement no image is flipped.
+        texts = tuple(clean_caption(text, self.max_words) for (text, _), _ in encoded)
+        transform = self.transform
+        if flip_texts(texts, transform.flip_rule) != texts:
+            transform = replace(transform, random_flip=False)
+        pixels = [transform(image, [], rng)[0] for image in opened]
+        return NLVR2Sample(
+            pixels=torch.stack(pixels),
+            statements=[ids for _, ids in encoded],
+            truths=[truth for (_, truth), _ in encoded],
+            bad=bad,
+            notes=notes,
+        )
 
 
-def collate(parts: Mapping[str, Sequence[Judged]]) -> PairBatch:
-    """Statements of the part "train" -> one batch."""
-    judged = parts["train"]
-    pixels = torch.stack([one.pixels for one in judged], dim=1).flatten(0, 1)
-    return PairBatch(
-        Images(pixels),
-        Texts.pack([ids for one in judged for ids in one.statements]),
-        torch.tensor([number for number, one in enumerate(judged) for _ in one.statements]),
-        torch.tensor([truth for one in judged for truth in one.truths]),
+def collate(streams: Mapping[str, Sequence[NLVR2Sample]]) -> NLVR2Batch:
+    """Collate the samples of the data stream "train"."""
+    samples = streams["train"]
+    return NLVR2Batch(
+        Images(torch.stack([sample.pixels for sample in samples], dim=1).flatten(0, 1)),
+        Texts.pack([ids for sample in samples for ids in sample.statements]),
+        torch.tensor([pair for pair, sample in enumerate(samples) for _ in sample.statements]),
+        torch.tensor([truth for sample in samples for truth in sample.truths]),
     )
 
 
-class NLVR2(nn.Module):
-    """The model with its loss."""
-
-    def __init__(self, model: XVLM) -> None:
-        super().__init__()
-        self.model = model
+class NLVR2(LossModule):
+    """Two-way classification of statements."""
 
     def loss_weights(self) -> dict[str, float]:
-        """Weight in the sum of every loss that `forward` returns, by name."""
+        """Return the weight of every loss in the total, by name."""
         return {"truth": 1.0}
 
-    def forward(self, batch: PairBatch) -> dict[str, Tensor]:
-        """`truth` (): two-way cross-entropy over the global batch."""
-        logits_N2 = judge(self.model, batch.images, batch.statements, batch.pair_N)
+    def forward(self, batch: NLVR2Batch) -> dict[str, Tensor]:
+        """Compute `truth` (): two-way cross-entropy, averaged over the global batch."""
+        features = self.model.encode_images(batch.images)
+        logits_N2 = pair_logits(self.model, features, batch.statements, batch.pair_N)
         total = F.cross_entropy(logits_N2, batch.truth_N, reduction="sum")
-        return {"truth": dist.global_mean(total, len(batch.truth_N))}
+        return {"truth": distributed.global_mean(total, len(batch.truth_N))}
 
 
 @dataclass(frozen=True)
 class NLVR2Run(FinetuneRun):
-    """Fine-tuning for statements about pairs of images.
+    """Fine-tuning for statements about image pairs.
 
     Attributes:
-        statements: about a pair that are made each time it is seen, drawn anew; 0: all.
+        statements_per_pair: statements sampled for a pair each time it is used; 0 uses all.
     """
 
     task: str = "nlvr2"
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("pairs",)))
-    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=80))
-    statements: NonNegativeInt = 0
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(heads=("pair_classifier",)))
+    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch_size=80))
+    statements_per_pair: NonNegativeInt = 0
 
 
-RUN = NLVR2Run
+def build(run: NLVR2Run, out: Path) -> TrainingSetup:
+    """Build the model, the losses and the data of a run.  Raises InputError if there are no data."""
+    parts, data = prepare_finetuning(run, out), run.data
+    build_sample = NLVR2SampleBuilder(
+        parts.transform, parts.tokenizer, data.max_words, data.max_tokens, run.statements_per_pair
+    )
+    return finish_setup(run, parts, build_sample, collate, NLVR2(parts.bundle.model))
 
 
-def build(run: NLVR2Run, out: Path) -> Built:
-    """The task, its data and its model.  Raises InputError if it has no data."""
-    got, data = prepare(run, out), run.data
-    view = PairView(got.transform, got.tokenizer, data.max_words, data.max_tokens, run.statements)
-    return finish(run, got, view, collate, NLVR2(got.loaded.model))
+def predict(predictor: Any, left: str, right: str, statement: str) -> float:
+    """Compute the probability that a statement about two images is true.
+
+    Args:
+        left: path or URL of the left image.
+        right: path or URL of the right image.
+        statement: statement about both images.
+    """
+    truth: float = predictor.compare(left, right, statement)
+    return truth
 
 
-def evaluation(run: NLVR2Run) -> Evaluation | None:
-    """What the run asks to be measured while it trains; see `measured`."""
-    return measured(run.dev, evaluate_pairs)
+TASK = Task(NLVR2Run, build, MEASURE, predict=predict)

@@ -1,7 +1,8 @@
 """Question answering: a decoder writes the answers to a question about an image.
 
-The question is read with the image by the cross-modal encoder; the decoder looks at its states.  Every answer
-that people gave is learnt, weighted by how many gave it (X-VLM, section 4.3; published `XVLMForVQA`).
+The cross-modal encoder encodes the question with the image; the decoder attends to its states.  Every
+reference answer is a target, weighted by the fraction of annotators who gave it (X-VLM, section 4.3;
+published `XVLMForVQA`).
 """
 
 from __future__ import annotations
@@ -9,55 +10,68 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from xvlm import dist
-from xvlm.batch import Images, Movable, Texts
-from xvlm.data.fields import questions_of, some_of
-from xvlm.data.images import open_image
-from xvlm.data.text import Tokenizer, clean_question
-from xvlm.data.transforms import PairsTransform
-from xvlm.evaluate.vqa import evaluate_questions
+from xvlm import distributed
+from xvlm.batch import Images, TensorTree, Texts
+from xvlm.common.ranges import NonNegativeInt
+from xvlm.data.images.decode import open_image
+from xvlm.data.samples.transforms import PairTransform
+from xvlm.data.sources.task_fields import questions_of, sample_subset
+from xvlm.data.text.cleaning import clean_question
+from xvlm.data.text.tokenizer import Tokenizer
+from xvlm.evaluation.vqa import MEASURE
 from xvlm.losses.language import next_token_loss, sum_by_text
-from xvlm.model.answers import question_states
-from xvlm.model.decoder import followed
-from xvlm.model.xvlm import XVLM, ModelConfig
-from xvlm.ranges import NonNegativeInt
+from xvlm.models.generation.answer_ranking import question_context
+from xvlm.models.generation.decoder import next_token_positions
+from xvlm.models.xvlm import ModelConfig
 from xvlm.records import BadRecord, Note, Record
-from xvlm.tasks._build import Built
-from xvlm.tasks._dev import Evaluation, measured
-from xvlm.tasks._finetune import FinetuneData, FinetuneRun, finish, prepare
+from xvlm.tasks.common.finetuning import (
+    FinetuneData,
+    FinetuneRun,
+    ImageSample,
+    encode_usable,
+    finish_setup,
+    prepare_finetuning,
+)
+from xvlm.tasks.common.loss_module import LossModule
+from xvlm.tasks.common.setup import TrainingSetup
+from xvlm.tasks.common.task import Task
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Questions about one image, (3, height, width) uint8.
+@dataclass(frozen=True, kw_only=True)
+class VQASample(ImageSample):
+    """An image with tokenized questions and their reference answers.
 
     Attributes:
-        answers: of each question, with their `weights`.
+        questions: token ids of each question.
+        answers: token ids of each question's answers.
+        weights: loss weight of each answer.
     """
 
-    pixels: Tensor
     questions: Sequence[Sequence[int]]
     answers: Sequence[Sequence[Sequence[int]]]
     weights: Sequence[Sequence[float]]
-    bad: tuple[BadRecord, ...] = ()
-    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
-class VQABatch(Movable):
-    """B images, Q questions about them and A answers.
+class VQABatch(TensorTree):
+    """A batch of B images, Q questions about them and A reference answers.
 
     Attributes:
-        image_Q: (Q,) int64 the image that each question is about.
-        question_A: (A,) int64 the question that each answer answers.
-        weight_A: (A,) float32; those of one question that people answered sum to 1.
+        images: B images.
+        questions: Q questions.
+        answers: A answers.
+        image_Q: (Q,) int64 index of each question's image.
+        question_A: (A,) int64 index of each answer's question.
+        weight_A: (A,) float32 loss weights; the answers to one question sum to 1 (0.5 for Visual Genome).
     """
 
     images: Images
@@ -69,96 +83,86 @@ class VQABatch(Movable):
 
 
 @dataclass(frozen=True)
-class QuestionView:
-    """Record -> questions: the view of the image is random, texts are cleaned as published.
+class VQASampleBuilder:
+    """Builds a sample of a record: a random crop with its cleaned and tokenized questions and answers.
 
     Attributes:
-        questions: of a record that are asked, see `VQARun`.
-        genome_weight: of what answers a question whose record has `dataset` "vg": Visual Genome's, which one
-            person answered each (published: 0.5).
+        transform: transform of the image and its texts.
+        tokenizer: tokenizer of the model.
+        max_words: words of a question that are used.
+        max_tokens: tokens of a question or answer that are used.
+        questions_per_image: questions sampled from a record; 0 uses all.
+        genome_weight: loss weight of questions from Visual Genome (`dataset` "vg"), which have one annotator
+            each (published: 0.5).
     """
 
-    transform: PairsTransform
+    transform: PairTransform
     tokenizer: Tokenizer
     max_words: int = 40
     max_tokens: int = 40
-    questions: int = 0
+    questions_per_image: int = 0
     genome_weight: float = 0.5
 
-    def __call__(self, record: Record, rng: np.random.Generator) -> Asked:
-        """Raises BadRecord if there is no question or no answer, or the image cannot be used."""
+    def __call__(self, record: Record, rng: np.random.Generator) -> VQASample:
+        """Raises BadRecord if a question or an answer is missing, or the image cannot be used."""
         bad: list[BadRecord] = []
         notes: list[Note] = []
-        asked = some_of(questions_of(record, bad), self.questions, rng)
-        if not all(question.answers for question in asked):
+        sampled = sample_subset(questions_of(record, bad), self.questions_per_image, rng)
+        if not all(question.answers for question in sampled):
             raise BadRecord("no answer", record.key, f"fields are {sorted(record.extra)}")
         opened = open_image(record.image, key=record.key)
-        # All texts of an image are mirrored with it, or it is not mirrored.
-        said = [(clean_question(one.text, self.max_words), *one.answers) for one in asked]
-        pixels, seen = self.transform(opened, [text for texts in said for text in texts], rng)
+        # All texts of an image are flipped with it, or it is not flipped.
+        original = [(clean_question(one.text, self.max_words), *one.answers) for one in sampled]
+        pixels, flat = self.transform(opened, [text for texts in original for text in texts], rng)
         weight = self.genome_weight if record.extra.get("dataset") == "vg" else 1.0
-        left = iter(seen)
-        questions, ids, weights = [], [], []
-        for texts in said:
-            question, *answers = islice(left, len(texts))
+        transformed = iter(flat)
+        groups = [list(islice(transformed, len(texts))) for texts in original]
+        questions, answer_ids, weights = [], [], []
+        encode = partial(self.tokenizer.encode_known, max_tokens=self.max_tokens, key=record.key, notes=notes)
+        for (_, *answers), ids in encode_usable(groups, lambda texts: encode(texts[0]), record.key, bad):
             counts = Counter(answers)
-            try:
-                question_ids = self.tokenizer.encode_known(
-                    question, self.max_tokens, key=record.key, notes=notes
-                )
-            except BadRecord as error:
-                bad.append(BadRecord(error.reason, record.key, error.detail))
-                continue
-            questions.append(question_ids)
-            ids.append([answer_ids(self.tokenizer, answer, self.max_tokens) for answer in counts])
-            shares = [count / len(answers) for count in counts.values()]
-            weights.append([weight * share for share in shares])
-        if not questions:
-            raise bad[-1]
-        return Asked(pixels, questions, ids, weights, tuple(bad), tuple(notes))
+            questions.append(ids)
+            answer_ids.append(
+                [self.tokenizer.encode(answer.lower(), self.max_tokens, end=True) for answer in counts]
+            )
+            weights.append([weight * (count / len(answers)) for count in counts.values()])
+        return VQASample(
+            pixels=pixels, questions=questions, answers=answer_ids, weights=weights, bad=bad, notes=notes
+        )
 
 
-def answer_ids(tokenizer: Tokenizer, answer: str, max_tokens: int) -> list[int]:
-    """`[CLS]`, the answer, `[SEP]`, at most `max_tokens` in all."""
-    return tokenizer.encode(answer.lower(), max_tokens, end=True)
-
-
-def collate(parts: Mapping[str, Sequence[Asked]]) -> VQABatch:
-    """Questions of the part "train" -> one batch."""
-    asked = parts["train"]
-    answered = [answers for one in asked for answers in one.answers]
+def collate(streams: Mapping[str, Sequence[VQASample]]) -> VQABatch:
+    """Collate the samples of the data stream "train"."""
+    samples = streams["train"]
+    answers_Q = [answers for sample in samples for answers in sample.answers]
     return VQABatch(
-        Images(torch.stack([one.pixels for one in asked])),
-        Texts.pack([ids for one in asked for ids in one.questions]),
-        Texts.pack([ids for answers in answered for ids in answers]),
-        torch.tensor([number for number, one in enumerate(asked) for _ in one.questions]),
-        torch.tensor([number for number, answers in enumerate(answered) for _ in answers]),
-        torch.tensor([weight for one in asked for weights in one.weights for weight in weights]),
+        Images(torch.stack([sample.pixels for sample in samples])),
+        Texts.pack([ids for sample in samples for ids in sample.questions]),
+        Texts.pack([ids for answers in answers_Q for ids in answers]),
+        torch.tensor([image for image, sample in enumerate(samples) for _ in sample.questions]),
+        torch.tensor([question for question, answers in enumerate(answers_Q) for _ in answers]),
+        torch.tensor([weight for sample in samples for weights in sample.weights for weight in weights]),
     )
 
 
-class VQA(nn.Module):
-    """The model with its loss."""
-
-    def __init__(self, model: XVLM) -> None:
-        super().__init__()
-        self.model = model
+class VQA(LossModule):
+    """Question answering as next-token prediction of the reference answers."""
 
     def loss_weights(self) -> dict[str, float]:
-        """Weight in the sum of every loss that `forward` returns, by name."""
+        """Return the weight of every loss in the total, by name."""
         return {"answer": 1.0}
 
     def forward(self, batch: VQABatch) -> dict[str, Tensor]:
-        """`answer` (): summed over an answer's tokens, weighted, averaged over all ranks' questions."""
+        """Compute `answer` (): weighted cross-entropy, summed over tokens, averaged over questions."""
         features = self.model.encode_images(batch.images)
-        looked_at = question_states(self.model, features, batch.questions, batch.image_Q)
+        context = question_context(self.model, features, batch.questions, batch.image_Q)
         answers = batch.answers
         answer_A = torch.arange(len(answers), device=answers.ids_T.device)
-        logits_MV = self.model.answers(answers, answer_A, looked_at, batch.question_A)
-        at_M, text_M = followed(answers.lengths_N)
+        logits_MV = self.model.vqa_decoder(answers, answer_A, context, batch.question_A)
+        at_M, text_M = next_token_positions(answers.lengths_N)
         loss_M = next_token_loss(logits_MV, answers.ids_T[at_M + 1])
         loss_A = sum_by_text(loss_M, text_M, len(answers))
-        return {"answer": dist.global_mean((loss_A * batch.weight_A).sum(), len(batch.questions))}
+        return {"answer": distributed.global_mean((loss_A * batch.weight_A).sum(), len(batch.questions))}
 
 
 @dataclass(frozen=True)
@@ -166,25 +170,33 @@ class VQARun(FinetuneRun):
     """Fine-tuning for question answering.
 
     Attributes:
-        questions: of a record that are asked each time it is seen, drawn anew; 0: all.
+        questions_per_image: questions sampled from a record each time it is used; 0 uses all.
     """
 
     task: str = "vqa"
-    model: ModelConfig = field(default_factory=lambda: ModelConfig(parts=("answers",)))
-    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch=192))
-    questions: NonNegativeInt = 0
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(heads=("vqa_decoder",)))
+    data: FinetuneData = field(default_factory=lambda: FinetuneData(batch_size=192))
+    questions_per_image: NonNegativeInt = 0
 
 
-RUN = VQARun
+def build(run: VQARun, out: Path) -> TrainingSetup:
+    """Build the model, the losses and the data of a run.  Raises InputError if there are no data."""
+    parts, data = prepare_finetuning(run, out, published_flip_rule="letters"), run.data
+    build_sample = VQASampleBuilder(
+        parts.transform, parts.tokenizer, data.max_words, data.max_tokens, run.questions_per_image
+    )
+    return finish_setup(run, parts, build_sample, collate, VQA(parts.bundle.model))
 
 
-def build(run: VQARun, out: Path) -> Built:
-    """The task, its data and its model.  Raises InputError if it has no data."""
-    got, data = prepare(run, out, published_mirror="letters"), run.data
-    view = QuestionView(got.transform, got.tokenizer, data.max_words, data.max_tokens, run.questions)
-    return finish(run, got, view, collate, VQA(got.loaded.model))
+def predict(predictor: Any, image: str, question: str, answers: tuple[str, ...] | None = None) -> Any:
+    """Answer a question about an image.
+
+    Args:
+        image: path or URL of an image.
+        question: the question.
+        answers: candidate answers; by default the answer is generated.
+    """
+    return predictor.image(image).ask(question, answers)
 
 
-def evaluation(run: VQARun) -> Evaluation | None:
-    """What the run asks to be measured while it trains; see `measured`."""
-    return measured(run.dev, evaluate_questions)
+TASK = Task(VQARun, build, MEASURE, predict=predict)

@@ -42,7 +42,7 @@ def generate(rng: random.Random, box: Box) -> Call:
 
 def opened(rng: random.Random, image: str) -> None:
     """Everything that is asked of an image file, by its path or its bytes."""
-    from xvlm.data.images import open_image
+    from xvlm.data.images.decode import open_image
 
     data: str | bytes = image
     if os.path.isfile(image) and os.path.getsize(image) < 2**24 and rng.random() < 0.3:

@@ -21,7 +21,7 @@ LIES = (-1, 0, 1, 2, 7, 512, 2**31, 2**40, 2**62, -(2**62), 2**63 - 1)
 
 def generate(rng: random.Random, box: Box) -> Call:
     """A good tar with a damaged index."""
-    from xvlm.data.tar_index import build_tar_index
+    from xvlm.data.sources.tar_index import build_tar_index
 
     path = box.folder / "a.tar"
     with tarfile.open(path, "w") as tar:

@@ -51,7 +51,7 @@ def evaluated(rng: random.Random, box: Box, measure: str, path: object) -> Comma
 
 def read(spec: str, image_root: str | None = None) -> None:
     """Every record of a source by everything that reads one; bad ones are BadRecords."""
-    from xvlm.data.sources import open_source
+    from xvlm.data.sources.open import open_source
     from xvlm.records import BadRecord
 
     source = open_source(spec, image_root)
@@ -74,30 +74,31 @@ def views() -> list[Callable[..., object]]:
     """Everything that makes something of a record."""
     from tests.fuzz.kit import LABELS
     from tests.tiny import tiny_tokenizer
-    from xvlm.data.checks import usable_concepts
-    from xvlm.data.fields import images_of, labelled_of, questions_of, statements_of
-    from xvlm.data.images import open_image
-    from xvlm.data.transforms import PairsTransform, RegionsTransform
-    from xvlm.data.views import PairsView, RegionsView, TextView
-    from xvlm.tasks._build import texts_of
-    from xvlm.tasks.captioning import CaptionView
-    from xvlm.tasks.entailment import HypothesisView
-    from xvlm.tasks.nlvr2 import PairView
-    from xvlm.tasks.vqa import QuestionView
+    from xvlm.data.images.decode import open_image
+    from xvlm.data.samples.builders import PairSampleBuilder, RegionSampleBuilder
+    from xvlm.data.samples.concept_checks import usable_concepts
+    from xvlm.data.samples.text_rows import TextRowBuilder
+    from xvlm.data.samples.transforms import PairTransform, RegionTransform
+    from xvlm.data.sources.task_fields import image_pair_of, labelled_texts_of, questions_of, statements_of
+    from xvlm.tasks.captioning import CaptionSampleBuilder
+    from xvlm.tasks.common.sources import texts_of
+    from xvlm.tasks.entailment import EntailmentSampleBuilder
+    from xvlm.tasks.nlvr2 import NLVR2SampleBuilder
+    from xvlm.tasks.vqa import VQASampleBuilder
 
-    tokenizer, pairs = tiny_tokenizer(), PairsTransform((32, 32))
-    text = TextView(tokenizer, 30, 30)
+    tokenizer, pairs = tiny_tokenizer(), PairTransform((32, 32))
+    text = TextRowBuilder(tokenizer, 30, 30)
     return [
-        QuestionView(pairs, tokenizer),
-        CaptionView(pairs, tokenizer),
-        HypothesisView(pairs, tokenizer, LABELS),
-        PairView(pairs, tokenizer),
-        PairsView(pairs, text, boxes_as_captions=True),
-        RegionsView(RegionsTransform((32, 32)), text, texts=2),
+        VQASampleBuilder(pairs, tokenizer),
+        CaptionSampleBuilder(pairs, tokenizer),
+        EntailmentSampleBuilder(pairs, tokenizer, LABELS),
+        NLVR2SampleBuilder(pairs, tokenizer),
+        PairSampleBuilder(pairs, text, boxes_as_captions=True),
+        RegionSampleBuilder(RegionTransform((32, 32)), text, texts_per_region=2),
         lambda record, rng: usable_concepts(record, open_image(record.image, key=record.key)),
         lambda record, rng: questions_of(record),
         lambda record, rng: statements_of(record),
-        lambda record, rng: labelled_of(record, LABELS),
-        lambda record, rng: images_of(record),
+        lambda record, rng: labelled_texts_of(record, LABELS),
+        lambda record, rng: image_pair_of(record),
         lambda record, rng: texts_of(record),
     ]

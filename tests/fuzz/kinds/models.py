@@ -27,7 +27,7 @@ HUGE = (10**9, 10**6, -1, 0, 2**63, 0.5, "1", None, [1], True)
 
 def generate(rng: random.Random, box: Box) -> Call:
     """A copy of a good model folder with something in it changed, and what loads it."""
-    kind = rng.choice(["model", "answers", "captions", "pairs", "labels"])
+    kind = rng.choice(["model", "vqa_decoder", "caption_decoder", "pair_classifier", "classifier"])
     folder = box.folder / "model"
     shutil.copytree(box.kit / kind, folder)
     for _ in range(rng.choice([1, 1, 2])):

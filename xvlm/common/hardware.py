@@ -1,0 +1,68 @@
+"""Memory of the process, and the precisions that the hardware computes in."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+import torch
+
+from xvlm.common.errors import InputError
+from xvlm.common.terminal import print_notice
+
+# Options of glibc's mallopt in <malloc.h>; the values disable trimming, and mmap for large blocks.
+_M_TRIM_THRESHOLD, _NO_TRIMMING = -1, -1
+_M_MMAP_MAX, _NO_MMAP = -4, 0
+
+
+def keep_freed_memory() -> bool:
+    """Make the process keep the memory that it frees, and use huge pages for large tensors.
+
+    A training step on a CPU allocates and frees the same large tensors again and again.  By default the C
+    library returns each of them to the kernel, which then clears new pages of 4 kB: 300,000 page faults in a
+    step of the base model (docs/performance.md).  Call this function before the first large tensor is
+    allocated; later calls are harmless.  It only has an effect with glibc.
+
+    Returns:
+        whether the C library accepted the setting.
+    """
+    # PyTorch's allocator reads this variable at its first large allocation.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is None:
+        return False
+    return bool(mallopt(_M_TRIM_THRESHOLD, _NO_TRIMMING) and mallopt(_M_MMAP_MAX, _NO_MMAP))
+
+
+def release_freed_memory() -> None:
+    """Return the memory that is free now to the system, so that later use can be measured."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Return whether the device has bfloat16 instructions.
+
+    A CPU without them emulates bfloat16, which takes hundreds of times as long as float32.
+    """
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def usable_precision(precision: str, device: torch.device) -> str:
+    """Return `precision`, or "fp32" (with a notice) if it is "bf16" and the device would emulate that."""
+    if precision != "bf16" or supports_bfloat16(device):
+        return precision
+    print_notice(f"this {device.type.upper()} has no instructions for bfloat16: fp32 is used")
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """Return the context of a precision, "fp32" or "bf16"; float16 is never used."""
+    if precision not in ("fp32", "bf16"):
+        raise InputError(f"precision is {precision!r}; it may be 'fp32' or 'bf16'")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

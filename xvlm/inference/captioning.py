@@ -1,0 +1,34 @@
+"""Captioning: captions of images, searched or sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from xvlm.inference.model import InferenceModel
+from xvlm.models.generation.config import CAPTION_GENERATION, GenerationConfig
+from xvlm.models.generation.generate import generate
+from xvlm.models.vision.encoder import ImageFeatures
+
+
+@torch.no_grad()
+def caption_images(
+    model: InferenceModel,
+    features: ImageFeatures,
+    config: GenerationConfig = CAPTION_GENERATION,
+    seeds: Sequence[int] | None = None,
+) -> list[list[str]]:
+    """Generate captions of each of B images, most probable first.
+
+    Args:
+        seeds: random seed of each image's samples; by default `config.seed` for all.
+    Raises:
+        MissingHead: the model has no caption decoder.
+        InputError: captions may be longer than the model's positions, or no longer than its prompt.
+    """
+    decoder = model.model.caption_decoder
+    prompt = model.tokenizer.encode(model.prompt, decoder.max_length, allow_empty=True)
+    context = model.whole_images(features)
+    generated = generate(decoder, context, prompt, model.tokenizer.sep_id, config, seeds)
+    return [[model.decode(one.ids[len(prompt) :]) for one in several] for several in generated]

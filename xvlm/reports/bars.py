@@ -1,0 +1,73 @@
+"""Bar chart that compares variants by several metrics, as SVG."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from xvlm.common.errors import InputError
+from xvlm.reports.svg import SERIES, format_column, svg_document, text
+
+_WIDTH = 360.0
+_ROW, _GAP, _HEADING, _LETTER = 20.0, 14.0, 24.0, 6.6
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Metrics of several variants on one scale.
+
+    Attributes:
+        title: title of the chart.
+        groups: names of the metrics.
+        series: one value for each group, by name of the variant; at least 0, or NaN if not measured.
+        unit: appended to each value.
+    """
+
+    title: str
+    groups: Sequence[str]
+    series: Mapping[str, Sequence[float]]
+    unit: str = ""
+
+    def __post_init__(self) -> None:
+        for name, values in self.series.items():
+            if len(values) != len(self.groups):
+                raise InputError(f"bars of {name!r}: {len(values)} values for {len(self.groups)} groups")
+            if any(value < 0 for value in values):
+                raise InputError(f"bars of {name!r}: values start at 0, found {min(values)}")
+
+
+def bars_svg(bars: Bars) -> str:
+    """Draw horizontal bars, one block for each metric; the text stays readable on a phone."""
+    values = [value for row in bars.series.values() for value in row]
+    labels = format_column(values)
+    row_labels = [labels[row * len(bars.groups) :][: len(bars.groups)] for row in range(len(bars.series))]
+    largest = max((value for value in values if math.isfinite(value)), default=0.0) or 1.0
+    left = 14 + min(max((len(name) for name in bars.series), default=0) * _LETTER + 8, 130)
+    max_width = _WIDTH - left - 14 - _LETTER * (5 + len(bars.unit))
+    body = [text(14, 20, bars.title, "v-ink v-title")]
+    y = 34.0
+    for index, group in enumerate(bars.groups):
+        y += _HEADING
+        body.append(text(14, y - 8, group, "v-ink"))
+        # The best value is bold, unless all are equal.
+        measured = [row[index] for row in bars.series.values() if math.isfinite(row[index])]
+        best = max(measured) if len(set(measured)) > 1 else math.inf
+        for row, (name, row_values) in enumerate(bars.series.items()):
+            value = row_values[index]
+            width = max(max_width * value / largest, 1.5) if math.isfinite(value) else 0.0
+            body.append(text(left - 8, y + 14, name, anchor="end"))
+            body.append(
+                f'<rect class="v-f{row % SERIES}" x="{left:.1f}" y="{y + 4:.1f}" width="{width:.1f}" '
+                f'height="{_ROW - 6:g}" rx="3"/>'
+            )
+            label = row_labels[row][index] + (bars.unit if math.isfinite(value) else "")
+            css_class = "v-ink v-title" if value == best else "v-ink"
+            body.append(text(left + width + 6, y + 15, label, css_class))
+            y += _ROW
+        y += _GAP
+    rows = (
+        f"{name} " + ", ".join(f"{group} {label}" for group, label in zip(bars.groups, labels, strict=True))
+        for name, labels in zip(bars.series, row_labels, strict=True)
+    )
+    return svg_document(body, _WIDTH, y, f"{bars.title}: {'; '.join(rows)}")

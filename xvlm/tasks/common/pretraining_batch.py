@@ -1,0 +1,124 @@
+"""The batch of a pre-training step: samples of both data streams, ragged and packed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xvlm.batch import Concepts, Images, TensorTree, Texts
+from xvlm.common.errors import InputError
+from xvlm.data.samples.builders import Sample
+from xvlm.data.samples.text_rows import TextRow
+
+STREAMS = ("pairs", "regions")
+
+
+@dataclass(frozen=True)
+class PretrainBatch(TensorTree):
+    """A batch of N text-concept rows: those of the pairs stream, then those of the regions stream.
+
+    Attributes:
+        images: images of the pairs stream, then of the regions stream.
+        texts: the N texts, then the masked copies of F of them.
+        concepts: the N concepts.
+        concept_key_N: (N,) int64 hashes; rows of the same concept have equal keys.
+        text_key_N: (N,) int64 hashes; rows of the same text have equal keys.
+        fused_F: (F,) int64 rows that take part in matching and masked language modelling.
+        masked_row_M: (M,) int64 index into `fused_F` of each masked token.
+        masked_position_M: (M,) int64 position of each masked token in its text.
+        masked_target_M: (M,) int64 original token ids of the masked tokens.
+        pairs: number of rows of the pairs stream.
+    """
+
+    images: Images
+    texts: Texts
+    concepts: Concepts
+    concept_key_N: Tensor
+    text_key_N: Tensor
+    fused_F: Tensor
+    masked_row_M: Tensor
+    masked_position_M: Tensor
+    masked_target_M: Tensor
+    pairs: int
+
+
+@dataclass(frozen=True)
+class PretrainCollate:
+    """Collates samples of the data streams "pairs" and "regions", either of which may be missing.
+
+    Attributes:
+        fused_per_image: rows of each image that take part in matching and masked language modelling, which
+            cost four passes of the cross-modal encoder; 0 uses all (published).  They are the first ones,
+            and the sample builder orders its rows at random.
+        region_texts: number of rows of the regions stream; 0 keeps them all.
+    """
+
+    fused_per_image: int = 0
+    region_texts: int = 0
+
+    def __call__(self, streams: Mapping[str, Sequence[Sample]]) -> PretrainBatch:
+        """Return the batch.  Raises InputError if there is no sample at all."""
+        if self.region_texts and "regions" in streams:
+            streams = {**streams, "regions": with_row_count(streams["regions"], self.region_texts)}
+        return collate(streams, self.fused_per_image)
+
+
+def with_row_count(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """Drop or repeat rows at random so that the samples have `count` rows in all.
+
+    The published batches have a fixed size.  The random choice is seeded by the rows themselves.
+    """
+    rows = [(image, row) for image, sample in enumerate(samples) for row in sample.rows]
+    rng = np.random.default_rng([row.text_key % 2**32 for _, row in rows])
+    order = [int(index) for index in rng.permutation(len(rows))]
+    selected = order[:count] + [order[index % len(order)] for index in range(count - len(order))]
+    rows_of_image: list[list[TextRow]] = [[] for _ in samples]
+    for index in sorted(selected):
+        image, row = rows[index]
+        rows_of_image[image].append(row)
+    return [replace(sample, rows=tuple(own)) for sample, own in zip(samples, rows_of_image, strict=True)]
+
+
+def collate(streams: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -> PretrainBatch:
+    """Collate samples; see `PretrainCollate`."""
+    samples = [sample for stream in STREAMS for sample in streams.get(stream, ())]
+    if not samples:
+        raise InputError("a batch needs at least one image; both data streams are empty")
+    rows = [row for sample in samples for row in sample.rows]
+    limit = fused_per_image or max(len(sample.rows) for sample in samples)
+    is_fused = [index < limit for sample in samples for index in range(len(sample.rows))]
+    fused = [row for row, used in enumerate(is_fused) if used]
+    image_of_row = [image for image, sample in enumerate(samples) for _ in sample.rows]
+    pixels = torch.stack([sample.pixels for sample in samples])
+    whole_image = (0.0, 0.0, 1.0, 1.0)
+    return PretrainBatch(
+        images=Images(pixels, stem_applied=pixels.is_floating_point()),
+        texts=Texts.pack([row.ids for row in rows] + [rows[i].masked_ids for i in fused]),
+        concepts=Concepts(
+            torch.tensor(image_of_row),
+            torch.tensor([row.box_xyxy or whole_image for row in rows], dtype=torch.float32),
+            torch.tensor([row.box_xyxy is not None for row in rows]),
+        ),
+        concept_key_N=torch.tensor([row.concept_key for row in rows]),
+        text_key_N=torch.tensor([row.text_key for row in rows]),
+        fused_F=torch.tensor(fused),
+        masked_row_M=_int64([f for f, i in enumerate(fused) for _ in rows[i].positions]),
+        masked_position_M=_int64([position for i in fused for position in rows[i].positions]),
+        masked_target_M=_int64([target for i in fused for target in rows[i].targets]),
+        pairs=sum(len(sample.rows) for sample in streams.get("pairs", ())),
+    )
+
+
+def _int64(numbers: Sequence[int]) -> Tensor:
+    """Return a tensor (M,) that is int64 even if it is empty."""
+    return torch.tensor(numbers, dtype=torch.int64)
+
+
+def first_texts(texts: Texts, count: int) -> Texts:
+    """Return the first `count` texts; reading their total length waits for the device."""
+    lengths = texts.lengths_N[:count]
+    return Texts(texts.ids_T[: int(lengths.sum())], lengths, texts.longest)
