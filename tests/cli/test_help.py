@@ -43,6 +43,7 @@ POSITIONALS = {
 PREDICTION_INPUTS = {
     "captioning": "IMAGE",
     "entailment": "IMAGE HYPOTHESIS",
+    "multilabel": "IMAGE TEXT",
     "grounding": "IMAGE PHRASE",
     "nlvr2": "LEFT RIGHT STATEMENT",
     "self_critical": "IMAGE",

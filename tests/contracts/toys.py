@@ -48,6 +48,21 @@ def hypotheses() -> tuple[SourceConfig, ...]:
     return (SourceConfig(str(folder / "snli_ve_train.jsonl")),)
 
 
+@cache
+def labelled_images() -> tuple[SourceConfig, ...]:
+    """Return a source of four images with a caption and labels each."""
+    folder = Path(FILES.name)
+    labels = [["no"], ["yes"], ["no", "yes"], []]
+    for number in range(4):
+        photo(70, 60, number).save(folder / f"labelled{number}.jpg")
+    lines = [
+        {"image": f"labelled{number}.jpg", "caption": f"picture {number}", "labels": found}
+        for number, found in enumerate(labels)
+    ]
+    published_data.write_lines(folder / "labels.jsonl", lines)
+    return (SourceConfig(str(folder / "labels.jsonl")),)
+
+
 def pretrain(task: str = "pretrain") -> Any:
     """Return a run on four images with a caption each and four with up to three regions each, without
     augmentation; a task that shares the run type of pre-training uses the streams that its losses need."""
@@ -97,6 +112,7 @@ RUNS: dict[str, Callable[[], Any]] = {
     "captioning": lambda: finetuned("captioning", scenes()),
     "self_critical": lambda: replace(finetuned("self_critical", scenes()), max_tokens=12),
     "entailment": lambda: finetuned("entailment", hypotheses()),
+    "multilabel": lambda: finetuned("multilabel", labelled_images()),
 }
 
 
@@ -140,6 +156,11 @@ def entails(predictor: Predictor, seen: Photo) -> None:
     assert set(probabilities) == {"contradiction", "neutral", "entailment"}
 
 
+def labels(predictor: Predictor, seen: Photo) -> None:
+    found = predictor.predict("multilabel", photo(50, 70, 0), "picture 1")
+    assert set(found) == {"no", "yes"} and all(0 < p < 1 for p in found.values())
+
+
 def describes(predictor: Predictor, seen: Photo) -> None:
     assert isinstance(seen.caption(), str) and predictor.prompt
 
@@ -155,6 +176,7 @@ ANSWERS: dict[str, Callable[[Predictor, Photo], None]] = {
     "captioning": describes,
     "self_critical": describes,
     "entailment": entails,
+    "multilabel": labels,
 }
 """Checks of what a model of each task predicts, and of what it cannot."""
 
