@@ -26,14 +26,9 @@ def test_a_run_with_too_many_bad_records_ends(tmp_path: Path) -> None:
     counter.add(1, bad(["image does not decode"]), [])
     with pytest.raises(RuntimeError) as error:
         counter.check()
-    for part in (
-        "5 of 201",
-        "2.00% (--max-bad)",
-        "4 x no text (first: key0, key1, key2)",
-        "1 x image",
-        "bad_records.jsonl",
-    ):
+    for part in ("5 of 201", "2.00% (--max-bad)", "4 x no text (first: key0, key1, key2)", "1 x image"):
         assert part in str(error.value)
+    assert "bad_records.jsonl" in str(error.value)
 
 
 def test_the_three_most_common_reasons_are_named() -> None:

@@ -44,6 +44,7 @@ def deep(data: dict[str, Any]) -> None:
 
 SPLIT = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 TOKEN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+ADDED = [{**TOKEN, "id": n, "content": f"x{n}"} for n in range(10_001)]
 HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "largest id": (vocab(a=2**32 - 1), r"the id of 'a' is 4294967295; with 9 tokens it may be 0 to 10017"),
     "beyond 32 bits": (vocab(a=2**40), "the id of 'a' is"),
@@ -53,24 +54,16 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "no unknown token": (lambda data: data["model"].update(unk_token="[X]"), r"unk_token is '\[X\]'"),
     "no model": (lambda data: data.pop("model"), "has no model"),
     "added": (
-        lambda data: data.update(
-            added_tokens=[{**TOKEN, "id": n, "content": f"x{n}"} for n in range(10_001)]
-        ),
+        lambda data: data.update(added_tokens=ADDED),
         "added_tokens are 10001; a list of at most 10000",
     ),
     "added at an id": (
         lambda data: data["added_tokens"].append({**TOKEN, "id": 2**33, "content": "x"}),
         "is not a readable tokenizer",
     ),
-    "a regular expression": (
-        lambda data: data.update(pre_tokenizer=SPLIT),
-        "has a regular expression",
-    ),
+    "a regular expression": (lambda data: data.update(pre_tokenizer=SPLIT), "has a regular expression"),
     "deep": (deep, "is not a readable tokenizer|nested too deeply"),
-    "unknown part": (
-        lambda data: data.update(normalizer={"type": "X"}),
-        "is not a readable tokenizer",
-    ),
+    "unknown part": (lambda data: data.update(normalizer={"type": "X"}), "is not a readable tokenizer"),
 }
 
 

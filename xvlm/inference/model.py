@@ -1,4 +1,4 @@
-"""A trained model with its tokenizer and image transform: images and texts in, features out."""
+"""A trained model with its tokenizer: images and texts in, features out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from xvlm.models.xvlm import XVLM
 
 
 class InferenceModel:
-    """A model in evaluation mode, with its tokenizer and image transform.
+    """A model in evaluation mode, with its tokenizer.
 
     Attributes:
         model: the model.

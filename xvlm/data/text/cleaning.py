@@ -15,10 +15,7 @@ _PUNCTUATION = re.compile(r"[,.'!?\"()*#:;~]")
 def clean_caption(text: str, max_words: int | None = None) -> str:
     """Lowercase a text, remove punctuation and collapse white space (published `pre_caption`).
 
-    Args:
-        max_words: number of words that are used; `None` uses all.
-    Raises:
-        BadRecord: no text is left.
+    Raises BadRecord if no text is left.
     """
     cleaned = _remove_punctuation(text).replace("<person>", "person")
     cleaned = re.sub(r"\s{2,}", " ", cleaned).rstrip("\n").strip(" ")
@@ -40,8 +37,7 @@ def truncate_words(text: str, max_words: int | None, key: str = "", notes: list[
 
     Args:
         max_words: number of words; `None` returns all.
-        key: key of the record, for the note.
-        notes: receives a `Note` if words are left out.
+        key, notes: `notes` receives a `Note` with the record's key if words are left out.
     """
     truncated = text if max_words is None else " ".join(text.split(" ")[:max_words])
     if notes is not None and len(truncated) < len(text):

@@ -70,12 +70,10 @@ class Decoder(nn.Module):
 
 
 def next_token_positions(lengths_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens that another token of the same text follows.
+    """Return the tokens that another token of the same text follows, for texts of (R,) lengths.
 
-    Args:
-        lengths_R: (R,) number of tokens of each text.
     Returns:
-        (M,) their indices among the packed tokens, and (M,) the index of each one's text.
+        (M,) indices of the tokens among the packed tokens, and (M,) indices of their texts.
     """
     device = lengths_R.device
     text_T = torch.repeat_interleave(torch.arange(len(lengths_R), device=device), lengths_R)
@@ -89,8 +87,7 @@ def is_after_prompt(lengths_R: Tensor, index_M: Tensor, text_M: Tensor, prompt_l
     """Return an (M,) mask of the `next_token_positions` whose next token is not part of the prompt.
 
     Args:
-        lengths_R: (R,) number of tokens of each text.
-        index_M, text_M: (M,) results of `next_token_positions`.
+        index_M, text_M: results of `next_token_positions` for texts of (R,) lengths.
         prompt_length: number of tokens of the prompt, with which every text begins.
     """
     position_M = index_M - segment_starts(lengths_R)[text_M]

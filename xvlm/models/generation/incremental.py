@@ -42,12 +42,7 @@ class LengthLimits:
 
 
 class Generation(NamedTuple):
-    """A generated text.
-
-    Attributes:
-        ids: token ids, with the prompt and without the end.
-        log_probability: log-probability of the text after the prompt.
-    """
+    """Token ids of a text, with the prompt and without the end, and its log-probability after the prompt."""
 
     ids: list[int]
     log_probability: float

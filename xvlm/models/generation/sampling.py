@@ -71,17 +71,10 @@ def sampling(
             probability_RV = probability_RV * (before_RV < top_p)
         cumulative_RV = probability_RV.cumsum(1)
         # Strictly below the total after rounding, so that no token of probability 0 is ever sampled.
-        uniform_R1 = _uniform_numbers(len(cumulative_RV), generators).to(cumulative_RV)
-        threshold_R1 = uniform_R1 * cumulative_RV[:, -1:] * (1 - 1e-12)
+        rows = len(cumulative_RV) // max(1, len(generators))
+        uniform = [torch.rand(rows, 1, dtype=torch.float64, generator=one) for one in generators or [None]]
+        threshold_R1 = torch.cat(uniform).to(cumulative_RV) * cumulative_RV[:, -1:] * (1 - 1e-12)
         index_R1 = torch.searchsorted(cumulative_RV, threshold_R1, right=True)
         return (index_R1 if token_RV is None else token_RV.gather(1, index_R1))[:, 0]
 
     return choose
-
-
-def _uniform_numbers(rows: int, generators: Sequence[torch.Generator]) -> Tensor:
-    """Return (R, 1) numbers in [0, 1)."""
-    if not generators:
-        return torch.rand(rows, 1, dtype=torch.float64)
-    each = rows // len(generators)
-    return torch.cat([torch.rand(each, 1, dtype=torch.float64, generator=one) for one in generators])

@@ -75,10 +75,8 @@ def attention_scores(q: Tensor, k: Tensor) -> Tensor:
 
 
 def additive_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert a bool mask (S, 1, Lq, Lk) to one that is added to scores: 0 where it is True, else -inf.
-
-    Adding it to the scores of all heads is ten times as fast as `masked_fill`.
-    """
+    """Convert a bool mask (S, 1, Lq, Lk) to one that is added to scores: 0 where it is True, else -inf."""
+    # Adding it to the scores of all heads is ten times as fast as `masked_fill`.
     return torch.where(mask, 0.0, -math.inf).to(dtype)
 
 
@@ -160,12 +158,9 @@ class ConceptTokens:
 
     def with_own_sets(self, concept_R: Tensor) -> ConceptTokens:
         """Select a concept for each row (R,), each with a copy of its token set, in the order of the rows."""
-        return replace(
-            self,
-            tokens_SPD=self.tokens_SPD.index_select(0, self.set_C[concept_R]),
-            set_C=torch.arange(len(concept_R), device=concept_R.device),
-            mask_CP=self.mask_CP[concept_R],
-        )
+        tokens_SPD = self.tokens_SPD.index_select(0, self.set_C[concept_R])
+        set_R = torch.arange(len(concept_R), device=concept_R.device)
+        return replace(self, tokens_SPD=tokens_SPD, set_C=set_R, mask_CP=self.mask_CP[concept_R])
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,7 @@ class FusedTexts:
     output_index_M: Tensor
 
     def token_indices(self, lengths_R: Tensor) -> Tensor:
-        """Return the (T,) index of each token's state, row by row in the caller's order.
-
-        Args:
-            lengths_R: (R,) number of tokens of each row.
-        """
+        """Return the (T,) index of each token's state, in the caller's order of rows with (R,) lengths."""
         shift_T = torch.repeat_interleave(self.cls_index_R - segment_starts(lengths_R), lengths_R)
         return torch.arange(len(shift_T), device=shift_T.device) + shift_T
 
@@ -173,14 +169,10 @@ def select_texts(texts: TextFeatures, text_R: Tensor) -> tuple[Tensor, Packing]:
 def select_outputs(
     rows: Packing, order_R: Tensor, outputs: OutputPositions | None
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Select the tokens that the last layer computes.
+    """Select the tokens that the last layer computes, of rows that are in the order `order_R` (R,).
 
-    Args:
-        rows: packing of the rows, in the order `order_R`.
-        order_R: (R,) the caller's index of each row.
-        outputs: tokens besides `[CLS]`; `None`: all.
     Returns:
-        (O,) the selected tokens in their order, or `None` for all; and the last two fields of `FusedTexts`.
+        the (O,) selected tokens, or `None` for all; and the last two fields of `FusedTexts`.
     """
     start_R = torch.empty_like(rows.start_S).index_copy_(0, order_R, rows.start_S)
     if outputs is None:

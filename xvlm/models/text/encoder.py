@@ -83,7 +83,6 @@ class Layer(nn.Module):
     def __init__(
         self, config: TextConfig, cross_attention: bool = False, context_dim: int | None = None
     ) -> None:
-        """Build the layer; see `CrossAttention` for `context_dim`."""
         super().__init__()
         width, eps = config.width, config.norm_eps
         self.dropout = Dropout(config.dropout)

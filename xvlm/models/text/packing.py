@@ -90,11 +90,7 @@ def segment_starts(lengths_S: Tensor) -> Tensor:
 
 
 def padded_indices(start_S: Tensor, longest: int, total: int) -> Tensor:
-    """Return (S, longest) indices into `total` packed tokens; those behind a segment's end are arbitrary.
-
-    Args:
-        start_S: (S,) index at which each segment begins.
-    """
+    """Return the (S, longest) tokens from each start (S,) on; those behind a segment's end are arbitrary."""
     return (start_S[:, None] + torch.arange(longest, device=start_S.device)).clamp(max=total - 1)
 
 
