@@ -206,12 +206,7 @@ class RankLayout:
 
     @classmethod
     def for_count(cls, count: int, like: Tensor, local_only: bool = False) -> RankLayout:
-        """Return the layout of `count` local rows.
-
-        Args:
-            like: (...) tensor on the device that the counts are gathered on.
-            local_only: whether the other ranks are left out.
-        """
+        """Return the layout of `count` rows of each rank, or of this rank alone; `like` is a tensor (...)."""
         return cls([count] if local_only else count_per_rank(count, like))
 
     @property
@@ -227,20 +222,18 @@ class RankLayout:
         return torch.cat((by_rank[self.start :], by_rank[: self.start]))
 
     def local_to_global(self, index_N: Tensor, index_layout: RankLayout) -> Tensor:
-        """Gather indices of every rank into its own rows, as indices into the gathered rows.
+        """Gather (N,) indices of every rank into its own rows, as indices into the gathered rows.
 
-        Args:
-            index_N: (N,) indices of this rank.
-            index_layout: number of indices of each rank.
+        `index_layout` counts the indices of each rank.
         """
         return (index_layout.gather(index_N + self.start) - self.start) % max(1, sum(self.counts))
 
 
 def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
-    """Return this rank's part of a global mean, a scalar, from the scalar local sum and the local count.
+    """Return this rank's part of a global mean, a scalar; the mean of all ranks' parts is the global mean.
 
-    The mean over ranks of the result is the global mean.  A global count of 0 is replaced by 1, so that the
-    box loss of a batch without boxes is 0.
+    `total` and `count` are local.  A global count of 0 is replaced by 1, so that the box loss of a batch
+    without boxes is 0.
     """
     count = torch.as_tensor(count, dtype=total.dtype, device=total.device).clone()
     if world_size() > 1:

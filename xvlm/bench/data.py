@@ -56,8 +56,7 @@ def milliseconds(call: Callable[[int, int], object], count: int, first_seed: int
 
 
 def stages(files: Sequence[bytes], size: int, repeats: int) -> dict[str, float]:
-    """Return the milliseconds an image of each stage of the transform, of all stages, and of decoding and
-    resizing alone."""
+    """Return the milliseconds an image of each stage of the transform, and of all stages."""
     hw, count = (size, size), len(files)
     opened = [open_image(file, key=str(index)) for index, file in enumerate(files)]
     crops = [

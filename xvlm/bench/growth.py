@@ -97,10 +97,8 @@ class Curves:
 
         The rest of a step depends on the rank's own rows alone.
         """
-        rows, width = 128, self.run.model.embed_dim
-        concept_GE, text_GE = (
-            unit_vectors(rows * world, width, self.device).requires_grad_() for _ in range(2)
-        )
+        rows, size = 128, (128 * world, self.run.model.embed_dim)
+        concept_GE, text_GE = (unit_vectors(*size, self.device).requires_grad_() for _ in range(2))
         label_NG = torch.eye(rows, rows * world, device=self.device)
         temperature = torch.tensor(0.07, device=self.device)
 
@@ -113,11 +111,9 @@ class Curves:
     @torch.no_grad()
     def index(self, count: int) -> tuple[float, float]:
         """Measure the search of the best 128 of `count` images for each of 8 queries."""
+        width = self.run.model.embed_dim
         queries, images = (
-            CandidateSet(
-                unit_vectors(size, self.run.model.embed_dim, self.device),
-                torch.arange(size, device=self.device),
-            )
+            CandidateSet(unit_vectors(size, width, self.device), torch.arange(size, device=self.device))
             for size in (8, count)
         )
         temperature = torch.tensor(0.07, device=self.device)

@@ -100,8 +100,7 @@ def bench(recipe: str = "published/base_4m", repeats: PositiveInt = 5, padded: b
     """Measure pre-training steps.
 
     Args:
-        recipe: pre-training recipe with the model and the losses; published/base_4m has the published base
-            model.
+        recipe: pre-training recipe with the model and the losses.
         repeats: measurements that the median is taken of, after a warm-up.
         padded: whether padded texts are measured too.
     """
@@ -145,6 +144,6 @@ def bench(recipe: str = "published/base_4m", repeats: PositiveInt = 5, padded: b
         quantities["peak_rss_gb"] = max(quantities[f"{name}_peak_gb"] for name in batches)
         if padded:
             for name in batches:
-                speedup = quantities[f"padded_{name}_step_s"] / quantities[f"{name}_step_s"]
-                quantities[f"{name}_speedup"] = speedup
+                padded_s = quantities[f"padded_{name}_step_s"]
+                quantities[f"{name}_speedup"] = padded_s / quantities[f"{name}_step_s"]
     return result

@@ -14,14 +14,9 @@ def at_least_float(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """Return a context that disables autocast on the device of (...) `x`."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
 def in_full_precision(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Apply a function to (...) inputs, converted by `at_least_float` and without autocast."""
-    with full_precision(inputs[0]):
+    with torch.autocast(inputs[0].device.type, enabled=False):
         return function(*map(at_least_float, inputs))
 
 

@@ -21,11 +21,9 @@ MIN_TOKENS = 3
 MASK_RATIO = 0.25
 
 
-def sample_lengths(
-    mean_and_deviation: tuple[float, float], count: int, rng: np.random.Generator
-) -> list[int]:
-    """Sample the numbers of tokens of `count` texts."""
-    return [max(MIN_TOKENS, round(float(length))) for length in rng.normal(*mean_and_deviation, count)]
+def sample_lengths(length: tuple[float, float], count: int, rng: np.random.Generator) -> list[int]:
+    """Sample the numbers of tokens of `count` texts; `length` is their mean and standard deviation."""
+    return [max(MIN_TOKENS, round(float(tokens))) for tokens in rng.normal(*length, count)]
 
 
 def sample_row(

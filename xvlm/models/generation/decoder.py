@@ -70,11 +70,7 @@ class Decoder(nn.Module):
 
 
 def next_token_positions(lengths_R: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the tokens that another token of the same text follows, for texts of (R,) lengths.
-
-    Returns:
-        (M,) indices of the tokens among the packed tokens, and (M,) indices of their texts.
-    """
+    """Return the (M,) packed tokens that are not the last one of their text, and the (M,) text of each."""
     device = lengths_R.device
     text_T = torch.repeat_interleave(torch.arange(len(lengths_R), device=device), lengths_R)
     last_R = lengths_R.cumsum(0) - 1

@@ -71,8 +71,9 @@ def sampling(
             probability_RV = probability_RV * (before_RV < top_p)
         cumulative_RV = probability_RV.cumsum(1)
         # Strictly below the total after rounding, so that no token of probability 0 is ever sampled.
-        rows = len(cumulative_RV) // max(1, len(generators))
-        uniform = [torch.rand(rows, 1, dtype=torch.float64, generator=one) for one in generators or [None]]
+        sources: Sequence[torch.Generator | None] = generators or [None]
+        rows = len(cumulative_RV) // len(sources)
+        uniform = [torch.rand(rows, 1, dtype=torch.float64, generator=source) for source in sources]
         threshold_R1 = torch.cat(uniform).to(cumulative_RV) * cumulative_RV[:, -1:] * (1 - 1e-12)
         index_R1 = torch.searchsorted(cumulative_RV, threshold_R1, right=True)
         return (index_R1 if token_RV is None else token_RV.gather(1, index_R1))[:, 0]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from xvlm.models.heads import at_least_float, full_precision
+from xvlm.models.heads import in_full_precision
 from xvlm.models.text.dropout import apply_dropout
 from xvlm.models.text.packing import Packing
 
@@ -228,11 +229,10 @@ class CrossAttention(nn.Module):
         for q_slD, kv, mask_slP in zip(q_buckets, kv_buckets, layout.masks, strict=True):
             q, k, v, mask = split_heads(q_slD, self.heads), kv[0], kv[1], mask_slP[:, None]
             if self.recorded is None:
-                mixed.append(merge_heads(attention(q, k, v, mask, dropout)))
-                continue
-            q, k, v = (at_least_float(one) for one in (q, k, v))  # boxes are ranked by the weights
-            with full_precision(q):
-                mixed.append(merge_heads(attention(q, k, v, mask, 0.0, weights)))
+                out = attention(q, k, v, mask, dropout)
+            else:  # in full precision, since boxes are ranked by the weights
+                out = in_full_precision(partial(attention, mask=mask, dropout=0.0, recorded=weights), q, k, v)
+            mixed.append(merge_heads(out))
         if self.recorded is not None:
             self.recorded.append((layout.sets, weights))
         return self.out(layout.sets.from_buckets(mixed))

@@ -25,7 +25,7 @@ class TextConfig:
 
     Attributes:
         vocab_size: number of tokens in the vocabulary.
-        width: D.
+        width: D, width of a token.
         heads: number of attention heads; divides the width.
         mlp_width: inner width of the MLP.
         text_layers: number of layers over the text alone (published: 6).
