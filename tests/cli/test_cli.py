@@ -277,7 +277,7 @@ def test_help(arguments: list[str], parts: list[str], capsys: pytest.CaptureFixt
         ),
         (
             ["ask", "PHOTO", "the dog?", "--answers", "dog " * 47, "--model", "VQA_DECODER"],
-            ["the answer that starts with 'dog dog", "it may have 48, because"],
+            ["the answer that begins with 'dog dog", "it may have 48 tokens, because"],
         ),
         (
             ["compare", "PHOTO", "PHOTO", "two dogs", "--model", "MODEL"],

@@ -18,7 +18,7 @@ from xvlm.cli import main
 from xvlm.data.sources.json import JsonSource
 from xvlm.evaluation.common.results import write_predictions, write_results
 from xvlm.models.checkpoints.folder import ModelBundle, save_model
-from xvlm.models.xvlm import ModelConfig, build_model
+from xvlm.models.xvlm import ModelConfig, build_model, find_head
 from xvlm.predict import Predictor
 from xvlm.reports import cards
 from xvlm.tasks.common.task import measure_of, measured_tasks
@@ -60,6 +60,13 @@ def hypotheses() -> list[dict[str, Any]]:
     ]
 
 
+def labelled() -> list[dict[str, Any]]:
+    labels = (["neutral"], ["entailment", "neutral"], ["contradiction"], [])
+    return [
+        {"image": name, "caption": ODD, "labels": found} for name, found in zip(NAMES, labels, strict=True)
+    ]
+
+
 MEASURES: dict[str, tuple[tuple[str, ...], Callable[[], list[dict[str, Any]]], list[str]]] = {
     "grounding": (("box",), phrases, []),  # as after fine-tuning: without a matching head
     "weak_grounding": (("contrastive", "matching"), phrases, ["--layer", "0"]),
@@ -68,6 +75,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], Callable[[], list[dict[str, Any]]], l
     "nlvr2": (("pair_classifier",), statements, []),
     "captioning": (("caption_decoder",), captions, ["--no-java", "--max-tokens", "8"]),
     "entailment": (("classifier",), hypotheses, []),
+    "multilabel": (("multilabel",), labelled, []),
 }
 """Heads of a model, records and options for each task."""
 TEXT_FIELDS = {
@@ -76,6 +84,7 @@ TEXT_FIELDS = {
     "vqa": "question",
     "nlvr2": "statement",
     "entailment": "hypothesis",
+    "multilabel": "text",
 }
 
 
@@ -90,7 +99,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def save_tiny(folder: Path, heads: tuple[str, ...]) -> None:
     tokenizer = tiny_tokenizer()
     config: ModelConfig = replace(tiny_config("cnn", vocab_size=tokenizer.vocab_size), heads=heads)
-    if "classifier" in heads:
+    if find_head(heads[0]).uses_labels:
         config = replace(config, labels=("contradiction", "neutral", "entailment"))
     torch.manual_seed(1)
     save_model(ModelBundle(build_model(config), tokenizer, 30, 20), folder)

@@ -27,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(tiny_loaded("cnn"), folder / "model")
     for head in ("vqa_decoder", "caption_decoder", "pair_classifier"):
         save_model(tiny_loaded_for(head), folder / head)
-    save_model(tiny_loaded_for("classifier", ("entailment", "neutral")), folder / "classifier")
+    for head in ("classifier", "multilabel"):
+        save_model(tiny_loaded_for(head, ("entailment", "neutral")), folder / head)
     write_photos(folder, 2)
     (folder / "empty").touch()
     (folder / "folder").mkdir()
@@ -60,6 +61,7 @@ PREDICTED = {
     "captioning": ("caption_decoder", ["IMAGE"]),
     "self_critical": ("caption_decoder", ["IMAGE"]),
     "entailment": ("classifier", ["IMAGE", "a dog"]),
+    "multilabel": ("multilabel", ["IMAGE", "a dog"]),
 }
 """Model and inputs of `xvlm predict`, by task."""
 MEASURES = {
@@ -70,6 +72,7 @@ MEASURES = {
     "nlvr2": "pair_classifier",
     "captioning": "caption_decoder",
     "entailment": "classifier",
+    "multilabel": "multilabel",
 }
 
 

@@ -172,6 +172,7 @@ REQUIRED = {
     "layers": ["--model", "none", "--data", "none.json", "--out", "none"],
     "predict captioning": ["none.jpg", "--model", "none"],
     "predict entailment": ["none.jpg", "a dog", "--model", "none"],
+    "predict multilabel": ["none.jpg", "a dog", "--model", "none"],
     "predict grounding": ["none.jpg", "a dog", "--model", "none"],
     "predict nlvr2": ["none.jpg", "none.jpg", "two dogs", "--model", "none"],
     "predict self_critical": ["none.jpg", "--model", "none"],

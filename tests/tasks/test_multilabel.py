@@ -96,6 +96,7 @@ def test_evaluation(data: Path, predictor: Predictor, batch_size: int) -> None:
     by_label = [2 * 2 / (2 + 3), 0, 2 * 1 / (1 + 3)]
     assert metrics["multilabel_f1_macro"] == pytest.approx(sum(by_label) / 3)
     assert metrics["multilabel_exact"] == 0
+    assert all(one.predicted == LABELS and not one.correct for one in predictions)
     expected = predictor.predict("multilabel", str(data.parent / "1.jpg"), "a dog")
     assert predictions[1].probabilities == pytest.approx(expected, abs=1e-5)
     assert set(expected) == set(LABELS)

@@ -6,6 +6,7 @@ image has an output for each label, trained by binary cross-entropy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -145,15 +146,17 @@ def build(run: MultiLabelRun, out: Path) -> TrainingSetup:
 
 @dataclass(frozen=True)
 class MultiLabelPrediction(Prediction):
-    """The probability of each label of a text with an image, and the annotated labels."""
+    """Labels of a text with an image: the annotated and the predicted ones, and the probability of each."""
 
     text: str
     truth: tuple[str, ...]
+    predicted: tuple[str, ...]
     probabilities: dict[str, float]
 
-    def labels(self, threshold: float) -> set[str]:
-        """Return the predicted labels: those whose probability reaches the threshold."""
-        return {label for label, p in self.probabilities.items() if p >= threshold}
+    @property
+    def correct(self) -> bool:
+        """Whether exactly the annotated labels are predicted; NaN predicts nothing and is never correct."""
+        return set(self.predicted) == set(self.truth) and all(map(math.isfinite, self.probabilities.values()))
 
 
 @torch.no_grad()
@@ -208,15 +211,16 @@ def evaluate_multilabel(
         found = classify(predictor, features, [text for text, _ in batch.contents], batch.image_index)
         for query, probabilities in zip(batch.queries, found, strict=True):
             record, (text, truth) = query.record, query.content
-            prediction = MultiLabelPrediction(record.key, record.image, text, truth, probabilities)
+            labels = tuple(label for label, p in probabilities.items() if p >= threshold)
+            prediction = MultiLabelPrediction(record.key, record.image, text, truth, labels, probabilities)
             indexed.append((query.index, prediction))
     predictions = samples.gather(indexed, "text with labels")
-    pairs = [(one.labels(threshold), set(one.truth)) for one in predictions]
+    pairs = [(set(one.predicted), set(one.truth)) for one in predictions]
     by_label = [f1([({name} & found, {name} & truth) for found, truth in pairs]) for name in names]
     return {
         "multilabel_f1": f1(pairs),
         "multilabel_f1_macro": sum(by_label) / len(by_label),
-        "multilabel_exact": sum(found == truth for found, truth in pairs) / len(pairs),
+        "multilabel_exact": sum(one.correct for one in predictions) / len(predictions),
         "multilabel_samples": float(len(predictions)),
         "multilabel_skipped": float(len(samples.skipped)),
     }, predictions
@@ -238,14 +242,16 @@ HEADLINE = {
 
 def sections(predictions: Sequence[MultiLabelPrediction]) -> list[Section]:
     """Return examples of samples, and of those with a wrong label."""
-    wrong = [one for one in predictions if one.labels(0.5) != set(one.truth)]
-    return example_sections(predictions, wrong, example, "Which labels fit?", "With a wrong label")
+    wrong = [one for one in predictions if not one.correct]
+    legend = "✓ marks the annotated labels."
+    return example_sections(predictions, wrong, example, "Which labels fit?", "With a wrong label", legend)
 
 
 def example(prediction: MultiLabelPrediction) -> AnswerExample:
     """Show a sample with the probability of each label."""
     choices = [(label, p, label in prediction.truth) for label, p in prediction.probabilities.items()]
-    return AnswerExample([load_picture(prediction.image)], prediction.text, choices)
+    picture = load_picture(prediction.image)
+    return AnswerExample([picture], prediction.text, choices, correct=prediction.correct)
 
 
 def predict(predictor: Any, image: str, text: str) -> dict[str, float]:
