@@ -358,6 +358,13 @@ def test_names_of_the_package_come_first(package: Path) -> None:
     assert find("tasks", "vqa").__name__ == "xvlm.tasks.vqa"
 
 
+@pytest.mark.parametrize("command", ["eval", "predict"])
+def test_a_wrong_installed_task_leaves_the_others_usable(
+    package: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "--model" in output_of(capsys, command, "vqa", "--help")
+
+
 def test_an_installed_package_is_trained_evaluated_and_asked(
     package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

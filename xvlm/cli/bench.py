@@ -30,7 +30,7 @@ def command(
 
 def command_for(words: Sequence[str]) -> Callable[[], object]:
     """Parse a benchmark and its options, and return the call."""
-    name, rest = first_word(words, "bench", "benchmark", names("bench"))
+    name, rest = first_word(words, "bench", "benchmark", lambda: names("bench"))
     benchmark = find("bench", name).bench
     kind = options_of(benchmark)
     return partial(

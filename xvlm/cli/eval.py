@@ -46,7 +46,7 @@ def command_for(words: Sequence[str]) -> Callable[[], object]:
     """
     from xvlm.tasks.common.task import measure_of, measured_tasks
 
-    name, rest = first_word(words, "eval", "task", measured_tasks())
+    name, rest = first_word(words, "eval", "task", measured_tasks)
     measure = measure_of(name)
     values = parse_options(options_of(measure.evaluate), rest, f"xvlm eval {name}", summary(measure.evaluate))
     return partial(evaluate, name, measure, values, shlex.join(["xvlm", "eval", *words]))

@@ -38,7 +38,7 @@ def command_for(words: Sequence[str]) -> Callable[[], object]:
     """Parse a task and its options, and return the call."""
     from xvlm.tasks.common.task import find_task, predicting_tasks
 
-    name, rest = first_word(words, "predict", "task", predicting_tasks())
+    name, rest = first_word(words, "predict", "task", predicting_tasks)
     predict = find_task(name).predict
     if predict is None:
         raise InputError(f"task {name} predicts nothing; those that do are {', '.join(predicting_tasks())}")

@@ -16,7 +16,7 @@ from xvlm.common.renames import TASKS, renamed_run
 from xvlm.config import OptimConfig, Run, from_json
 from xvlm.models.checkpoints.folder import check_model_output
 from xvlm.registry import check_is_loaded
-from xvlm.tasks.common.init import ModelRun, resolve_model
+from xvlm.tasks.common.init import resolve_model
 from xvlm.tasks.common.task import find_task
 from xvlm.training import checkpoint
 from xvlm.training.log import last_logged_step
@@ -65,8 +65,7 @@ def check_run_folder(run: Run, out: Path, resume: bool, new_precision: bool = Fa
         )
     if saved and (out / "run.json").exists():
         # Parsing it as a run gives fields that are newer than the folder their defaults.
-        before = read_run(out / "run.json")
-        before = to_json(resolve_model(before) if isinstance(before, ModelRun) else before)
+        before = to_json(resolve_model(read_run(out / "run.json")))
         check_same_run(run, before | ({"precision": run.precision} if new_precision else {}), out)
     return saved
 

@@ -72,7 +72,7 @@ def train(
         load_file(path)
     validate(run)
     task = find_task(run.task)
-    run = resolve_model(run) if isinstance(run, ModelRun) else run
+    run = resolve_model(run)
     validate(run)
     evaluate = evaluate or task.evaluation(run)
     if run.eval_every and evaluate is None:

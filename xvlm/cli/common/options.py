@@ -64,11 +64,17 @@ def returning_call(command: Callable[..., None]) -> Callable[..., Callable[[], N
     return later
 
 
-def first_word(words: Sequence[str], command: str, kind: str, known: Sequence[str]) -> tuple[str, list[str]]:
-    """Split off the word that decides the options.  Raises InputError if there is none."""
+def first_word(
+    words: Sequence[str], command: str, kind: str, known: Callable[[], Sequence[str]]
+) -> tuple[str, list[str]]:
+    """Split off the word that decides the options.  Raises InputError if there is none.
+
+    Args:
+        known: returns the words that may stand there, for the message; to know them may take imports.
+    """
     if not words or words[0].startswith("-"):
         raise InputError(
-            f"xvlm {command} needs a {kind} first ({', '.join(known)}); "
+            f"xvlm {command} needs a {kind} first ({', '.join(known())}); "
             f"`xvlm {command} {kind.upper()} --help` lists its options"
         )
     return words[0], list(words[1:])

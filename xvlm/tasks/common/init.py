@@ -28,7 +28,7 @@ from xvlm.models.checkpoints.weight_files import bert_folder, find_weights
 from xvlm.models.xvlm import ModelConfig, build_model
 from xvlm.tasks.common.sources import tokenizer_corpus
 
-R = TypeVar("R", bound="ModelRun")
+R = TypeVar("R", bound=Run)
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,14 @@ class ModelRun(Run):
 
 
 def resolve_model(run: R) -> R:
-    """Return the run with the model that its initial weights decide.
+    """Return the run with the model that its initial weights decide; a run without a model stays as it is.
 
     The size of a vocabulary that is yet to be trained stays open.
 
     Raises InputError for a field that differs both from its default and from the initial weights.
     """
+    if not isinstance(run, ModelRun):
+        return run
     default, model = type(run)().model, run.model
     if run.init.model:
         own = load_model_config(run.init.model)

@@ -52,7 +52,7 @@ def find_task(name: str) -> Task:
     """Return the task of this name, or in this file.
 
     Raises:
-        UnknownName: there is none.
+        UnknownNameError: there is none.
         InputError: the file defines no `TASK`.
     """
     found = getattr(registry.find("tasks", name), "TASK", None)
