@@ -18,6 +18,7 @@ from xvlm.data.samples.transforms import PairTransform
 from xvlm.data.sources.open import open_source
 from xvlm.evaluation.common.skipped import SkippedSamples
 from xvlm.models.checkpoints.folder import save_model
+from xvlm.models.classification import class_logits
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord, Concept, Record
 from xvlm.tasks import multilabel
@@ -70,7 +71,7 @@ def test_loss_is_the_mean_cross_entropy_of_all_labels(predictor: Predictor) -> N
     assert batch.target_BY.tolist() == [[1, 0, 1], [0, 0, 0]]
     model = predictor.model
     images, texts = Images(batch.images.pixels_BCHW), Texts.pack([[2, 5, 3], [2, 5, 3]])
-    logits_BY = multilabel.label_logits(model, model.encode_images(images), texts, torch.arange(2))
+    logits_BY = class_logits(model, model.encode_images(images), texts, torch.arange(2), "multilabel")
     p_BY = logits_BY.sigmoid().double()
     expected = -torch.where(batch.target_BY == 1, p_BY, 1 - p_BY).log().mean()
     assert MultiLabel(model)(batch)["multilabel"].item() == pytest.approx(expected.item(), rel=1e-5)

@@ -6,17 +6,21 @@ import torch
 from torch import Tensor
 
 from xvlm.batch import Texts
+from xvlm.models.heads import Classifier
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.models.xvlm import XVLM
 
 
-def class_logits(model: XVLM, features: ImageFeatures, texts: Texts, image_N: Tensor) -> Tensor:
-    """Return the (N, Y) logits of the classifier for N texts with an image each.
+def class_logits(
+    model: XVLM, features: ImageFeatures, texts: Texts, image_N: Tensor, head: str = "classifier"
+) -> Tensor:
+    """Return the (N, Y) logits of a classifier for N texts with an image each.
 
     Args:
         image_N: (N,) int64 image of each text.
+        head: name of the classifier.
     """
-    return model.classifier(_fused_cls(model, features, texts, image_N))
+    return model.head(head, Classifier)(_fused_cls(model, features, texts, image_N))
 
 
 def pair_logits(model: XVLM, features: ImageFeatures, statements: Texts, pair_N: Tensor) -> Tensor:

@@ -31,9 +31,10 @@ from xvlm.evaluation.common.queries import batches
 from xvlm.evaluation.common.reading import SampleReader
 from xvlm.evaluation.common.skipped import SkippedSamples
 from xvlm.inference.model import InferenceModel
+from xvlm.models.classification import class_logits
 from xvlm.models.heads import Classifier
 from xvlm.models.vision.encoder import ImageFeatures
-from xvlm.models.xvlm import XVLM, HeadSpec, ModelConfig
+from xvlm.models.xvlm import HeadSpec, ModelConfig
 from xvlm.records import BadRecord, Note, Record
 from xvlm.reports import AnswerExample, Section
 from xvlm.reports.pictures import load_picture
@@ -104,13 +105,6 @@ def collate(streams: Mapping[str, Sequence[MultiLabelSample]], classes: int) -> 
     return MultiLabelBatch(images, Texts.pack([sample.ids for sample in samples]), target_BY)
 
 
-def label_logits(model: XVLM, features: ImageFeatures, texts: Texts, image_N: Tensor) -> Tensor:
-    """Compute the logit of each label, (N, Y), for N texts with images `image_N` (N,) int64."""
-    images, _ = model.encode_whole(features)
-    text_N = torch.arange(len(texts), device=image_N.device)
-    return model.head(HEAD, Classifier)(model.fuse_cls(model.encode_texts(texts), text_N, images, image_N))
-
-
 class MultiLabel(LossModule):
     """Binary cross-entropy of every label."""
 
@@ -121,7 +115,8 @@ class MultiLabel(LossModule):
     def forward(self, batch: MultiLabelBatch) -> dict[str, Tensor]:
         """Compute `multilabel` (): binary cross-entropy, averaged over the labels of the global batch."""
         image_B = torch.arange(len(batch.texts), device=batch.target_BY.device)
-        logits_BY = label_logits(self.model, self.model.encode_images(batch.images), batch.texts, image_B)
+        features = self.model.encode_images(batch.images)
+        logits_BY = class_logits(self.model, features, batch.texts, image_B, HEAD)
         total = F.binary_cross_entropy_with_logits(logits_BY, batch.target_BY, reduction="sum")
         return {"multilabel": distributed.global_mean(total, batch.target_BY.numel())}
 
@@ -165,7 +160,7 @@ def classify(
 ) -> list[dict[str, float]]:
     """Return the probability of each label, by name, of each text with one of B images."""
     image_N = torch.tensor(images, device=model.device)
-    probability_NY = label_logits(model.model, features, model.tokens(texts), image_N).sigmoid()
+    probability_NY = class_logits(model.model, features, model.tokens(texts), image_N, HEAD).sigmoid()
     names = model.model.head(HEAD, Classifier).names
     return [dict(zip(names, row, strict=True)) for row in probability_NY.tolist()]
 
