@@ -110,14 +110,20 @@ class Concepts(TensorTree):
         box_xyxy_N4: (N, 4) float32 corners as fractions of the image after crop, flip and resize;
             (0, 0, 1, 1) for the whole image.
         has_box_N: (N,) bool, False for a whole image, which takes no part in the box loss.
+        boxed_N: (number of boxes,) int64 rows that have a box; `None` if nobody has looked.
     """
 
     image_N: Tensor
     box_xyxy_N4: Tensor
     has_box_N: Tensor
+    boxed_N: Tensor | None = None
 
     def __len__(self) -> int:
         return self.image_N.shape[0]
+
+    def boxed_rows(self) -> Tensor:
+        """Return `boxed_N`; unless it is known, reading the number of boxes waits for the device."""
+        return self.has_box_N.nonzero()[:, 0] if self.boxed_N is None else self.boxed_N
 
     @classmethod
     def none(cls, device: torch.device | str) -> Concepts:
@@ -126,4 +132,5 @@ class Concepts(TensorTree):
             torch.empty(0, dtype=torch.int64, device=device),
             torch.empty(0, 4, device=device),
             torch.empty(0, dtype=torch.bool, device=device),
+            torch.empty(0, dtype=torch.int64, device=device),
         )

@@ -81,25 +81,30 @@ def patches_touched(box_xyxy: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         (N, h * w) bool, row-major.
     """
     rows, columns = grid_hw
-    # Boxes are float32 fractions of pixel sizes: without rounding, an edge that lies on a patch border in
-    # pixels may end up slightly beyond it and touch one patch too many.
-    scaled = box_xyxy.double() * torch.tensor([columns, rows, columns, rows], device=box_xyxy.device)
-    nearest = scaled.round()
-    scaled = torch.where((scaled - nearest).abs() < 1e-5, nearest, scaled)
-    limit = torch.tensor([columns, rows], device=box_xyxy.device)
-    first = torch.minimum(scaled[:, :2].floor().clamp(min=0), limit - 1)
-    last = torch.maximum(first + 1, torch.minimum(scaled[:, 2:].ceil(), limit))
-    x = torch.arange(columns, device=box_xyxy.device)
-    y = torch.arange(rows, device=box_xyxy.device)
-    in_x = (x >= first[:, :1]) & (x < last[:, :1])
-    in_y = (y >= first[:, 1:]) & (y < last[:, 1:])
+    in_x = _cells_touched(box_xyxy[:, 0::2], columns)
+    in_y = _cells_touched(box_xyxy[:, 1::2], rows)
     return (in_y[:, :, None] & in_x[:, None, :]).flatten(1)
 
 
-def patch_centres(grid_hw: tuple[int, int]) -> Tensor:
+def _cells_touched(ends_N2: Tensor, cells: int) -> Tensor:
+    """Return the (N, cells) mask of the cells between two ends, as fractions of a side."""
+    # Boxes are float32 fractions of pixel sizes: without rounding, an edge that lies on a patch border in
+    # pixels may end up slightly beyond it and touch one patch too many.
+    scaled = ends_N2.double() * cells
+    nearest = scaled.round()
+    scaled = torch.where((scaled - nearest).abs() < 1e-5, nearest, scaled)
+    first = scaled[:, :1].floor().clamp(min=0, max=cells - 1)
+    last = torch.maximum(first + 1, scaled[:, 1:].ceil().clamp(max=cells))
+    cell = torch.arange(cells, device=ends_N2.device)
+    return (cell >= first) & (cell < last)
+
+
+def patch_centres(grid_hw: tuple[int, int], device: torch.device | None = None) -> Tensor:
     """Return the (h * w, 2) centres (x, y) of a grid's patches as fractions of the image, row-major."""
     rows, columns = grid_hw
     y, x = torch.meshgrid(
-        (torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij"
+        (torch.arange(rows, device=device) + 0.5) / rows,
+        (torch.arange(columns, device=device) + 0.5) / columns,
+        indexing="ij",
     )
     return torch.stack((x.flatten(), y.flatten()), dim=-1)

@@ -235,7 +235,8 @@ def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
     `total` and `count` are local.  A global count of 0 is replaced by 1, so that the box loss of a batch
     without boxes is 0.
     """
-    count = torch.as_tensor(count, dtype=total.dtype, device=total.device).clone()
+    # `full`, since a number that is copied to a GPU waits for it.
+    count = count.to(total) if isinstance(count, Tensor) else torch.full_like(total, count)
     if world_size() > 1:
         dist.all_reduce(count)
     return total * world_size() / count.clamp(min=1)

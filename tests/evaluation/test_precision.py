@@ -78,12 +78,15 @@ def test_a_full_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half
 
 
 def record_probabilities(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Return a list that receives the probabilities of every call of `torch.multinomial`."""
+    """Return a list that receives the probabilities that negatives are sampled from."""
     probabilities: list[Tensor] = []
-    multinomial = torch.multinomial
-    monkeypatch.setattr(
-        torch, "multinomial", lambda weight, *args: probabilities.append(weight) or multinomial(weight, *args)
-    )
+    real = negatives._hard_probabilities
+
+    def record(*arguments: Tensor) -> Tensor:
+        probabilities.append(real(*arguments))
+        return probabilities[-1]
+
+    monkeypatch.setattr(negatives, "_hard_probabilities", record)
     return probabilities
 
 

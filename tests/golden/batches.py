@@ -74,6 +74,7 @@ def hardest_negatives(
     positive_FN: Tensor,
     row_F: Tensor,
     uniform_ratio: float = 0.0,
+    *_: object,
 ) -> Negatives:
     """Stand in for `sample_negatives`: return the most probable candidates."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,16 +30,15 @@ def test_positions_and_first_tokens(sizes: list[int]) -> None:
 @given(lengths, st.booleans())
 def test_every_segment_with_tokens_is_padded_once(sizes: list[int], single_bucket: bool) -> None:
     packing, x_TD = packed(sizes)
+    padding = packing.padding
     if single_bucket:  # as on a GPU
-        buckets = _single_bucket(packing.lengths_S, packing.segment_T, packing.position_T, packing.longest)
-        fields = ("masks", "token_of_padded", "padded_index_T", "bucket_order_S")
-        packing = replace(packing, **dict(zip(fields, buckets, strict=True)))
-        assert len(packing.masks) == 1
-    parts = packing.tokens_by_bucket(x_TD)
-    torch.testing.assert_close(packing.from_buckets([part * 2 for part in parts]), x_TD * 2)
-    segments = packing.segments_by_bucket(torch.arange(len(sizes)), 0)
+        padding = _single_bucket(packing, max(sizes))
+        assert len(padding.masks) == 1
+    parts = padding.tokens_by_bucket(x_TD)
+    torch.testing.assert_close(padding.from_buckets([part * 2 for part in parts]), x_TD * 2)
+    segments = padding.segments_by_bucket(torch.arange(len(sizes)), 0)
     actual = {}
-    for part, mask_sl, segment_s in zip(parts, packing.masks, segments, strict=True):
+    for part, mask_sl, segment_s in zip(parts, padding.masks, segments, strict=True):
         for row, mask, segment in zip(part[..., 0], mask_sl, segment_s.tolist(), strict=True):
             assert torch.isin(row, x_TD).all()
             assert segment not in actual
@@ -56,8 +53,19 @@ def test_every_segment_with_tokens_is_padded_once(sizes: list[int], single_bucke
 def test_segments_are_selected_in_order(sizes: list[int], data: st.DataObject) -> None:
     selected = data.draw(st.lists(st.integers(0, len(sizes) - 1), max_size=12))
     selected_R = torch.tensor(selected, dtype=torch.int64)
-    token_T, lengths_R, total = select_segments(torch.tensor(sizes), selected_R)
+    packing, _ = packed(sizes)
+    token_T, chosen = select_segments(packing, selected_R)
     parts = torch.arange(sum(sizes)).split(sizes)
-    assert token_T.tolist() == [token for r in selected for token in parts[r].tolist()]
-    assert lengths_R.tolist() == [sizes[r] for r in selected]
-    assert total == len(token_T)
+    expected = [token for r in selected for token in parts[r].tolist()]
+    assert token_T.tolist() == expected
+    assert chosen.lengths_S.tolist() == [sizes[r] for r in selected]
+    assert chosen.total == len(token_T)
+    # An upper bound of the number adds filler, which nobody reads, behind the tokens.
+    if expected:
+        token_T, filled = select_segments(packing, selected_R, len(expected) + 3)
+        assert token_T[: len(expected)].tolist() == expected and len(token_T) == len(expected) + 3
+        assert (token_T >= 0).all() and (token_T < sum(sizes)).all()
+        x_TD = torch.arange(1.0, len(token_T) + 1)[:, None]
+        for padding in (filled.padding, _single_bucket(filled, max(sizes))):
+            back_TD = padding.from_buckets(padding.tokens_by_bucket(x_TD))
+            assert torch.equal(back_TD[: len(expected)], x_TD[: len(expected)])

@@ -33,6 +33,7 @@ def sample_negatives(
     positive_FN: Tensor,
     row_F: Tensor,
     uniform_ratio: float = 0.0,
+    all_have_negatives: bool = False,
 ) -> Negatives:
     """Sample one negative concept and one negative text for each row that takes part in matching.
 
@@ -42,9 +43,12 @@ def sample_negatives(
         positive_FN: (F, N) True where candidate j matches row i, see `same_concept_or_text`; never sampled.
         row_F: (F,) int64 rows that need negatives.
         uniform_ratio: weight of the uniform distribution in the mixture that negatives are sampled from.
+        all_have_negatives: whether no row matches all candidates; looking for one waits for the device.
     """
-    has_negative_F = ~positive_FN.all(1)
-    row_Q, allowed_QN = row_F[has_negative_F], ~positive_FN[has_negative_F]
+    row_Q, allowed_QN = row_F, ~positive_FN
+    if not all_have_negatives:
+        has_negative_F = allowed_QN.any(1)
+        row_Q, allowed_QN = row_F[has_negative_F], allowed_QN[has_negative_F]
     if row_Q.shape[0] == 0:
         return Negatives(row_Q, row_Q, row_Q)
     concept_Q = _sample_one(similarity(text_NE[row_Q], concept_NE, temperature), allowed_QN, uniform_ratio)
@@ -56,7 +60,9 @@ def _sample_one(similarity_QN: Tensor, allowed_QN: Tensor, uniform_ratio: float)
     """Return the (Q,) index of one allowed candidate for each row."""
     hard_QN = _hard_probabilities(similarity_QN, allowed_QN)
     uniform_QN = allowed_QN / allowed_QN.sum(1, keepdim=True)
-    return torch.multinomial(torch.lerp(hard_QN, uniform_QN.to(hard_QN.dtype), uniform_ratio), 1)[:, 0]
+    weight_QN = torch.lerp(hard_QN, uniform_QN.to(hard_QN.dtype), uniform_ratio)
+    # This is `torch.multinomial`, without its checks, which wait for the device.
+    return (weight_QN / torch.empty_like(weight_QN).exponential_()).argmax(1)
 
 
 def _hard_probabilities(similarity_QN: Tensor, allowed_QN: Tensor) -> Tensor:

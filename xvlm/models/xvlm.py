@@ -222,6 +222,7 @@ class XVLM(nn.Module):
         concept_R: Tensor,
         keys_values: list[Tensor] | None = None,
         outputs: OutputPositions | None = None,
+        total: int | None = None,
     ) -> FusedTexts:
         """Fuse text `text_R[r]` with concept `concept_R[r]` in each row r; see `CrossEncoder.forward`.
 
@@ -229,7 +230,7 @@ class XVLM(nn.Module):
         """
         if isinstance(self.fusion, PairEncoder):
             return self.fusion(texts, text_R, concepts, concept_R, outputs=outputs)
-        return self.fusion(texts, text_R, concepts, concept_R, keys_values, outputs=outputs)
+        return self.fusion(texts, text_R, concepts, concept_R, keys_values, outputs=outputs, total=total)
 
     def fuse_cls(
         self,
@@ -258,7 +259,7 @@ class XVLM(nn.Module):
         """
         patches_SPD = concepts.tokens_SPD if concepts.mean_summary else concepts.tokens_SPD[:, 1:]
         patches_RPD = patches_SPD.index_select(0, concepts.set_C[image_R])
-        centre_P2 = patch_centres(concepts.grid_hw).to(cls_RD.device)
+        centre_P2 = patch_centres(concepts.grid_hw, cls_RD.device)
         return in_full_precision(self.box.logits, cls_RD, patches_RPD, centre_P2).sigmoid()
 
 

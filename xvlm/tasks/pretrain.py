@@ -30,7 +30,7 @@ from xvlm.models.xvlm import XVLM
 from xvlm.tasks.common.checks import check_positions, pretraining_conflicts
 from xvlm.tasks.common.init import ModelRun, build_bundle, build_tokenizer
 from xvlm.tasks.common.loss_module import LossModule
-from xvlm.tasks.common.pretraining_batch import PretrainBatch, first_texts
+from xvlm.tasks.common.pretraining_batch import PretrainBatch, StepCounts, first_texts
 from xvlm.tasks.common.pretraining_data import DataConfig, cached_features_of, step_dataset
 from xvlm.tasks.common.setup import TrainingSetup
 from xvlm.tasks.common.sources import open_sources
@@ -118,10 +118,12 @@ class Pretrain(LossModule):
         rows = len(batch.concepts)
         streams = {"": slice(0, batch.pairs), "region_": slice(batch.pairs, rows)}
         streams = {name: stream for name, stream in streams.items() if stream.start < stream.stop}
+        counts = batch.counted()
 
         # Texts first: the backward pass then reaches them last, and their gradients reuse the memory of the
         # images' activations (docs/performance.md).
-        texts = model.encode_texts(batch.texts if w.mlm else first_texts(batch.texts, rows))
+        used = batch.texts if w.mlm else first_texts(batch.texts, rows, counts.clean_tokens)
+        texts = model.encode_texts(used)
         concepts, cls_CD = model.encode_concepts(model.encode_images(batch.images), batch.concepts)
         gathered = gather_features(texts, concepts, local_only=not (w.itm and w.global_negatives))
 
@@ -146,12 +148,12 @@ class Pretrain(LossModule):
                 )
             if w.itm:
                 matching[name] = self.add_matching_passes(
-                    passes, batch, stream, gathered, concept_NE, text_NE
+                    passes, batch, counts, stream, gathered, concept_NE, text_NE
                 )
         if w.mlm:
             fused_F = batch.fused_F
             masked = passes.add(rows + torch.arange(len(fused_F), device=fused_F.device), fused_F)
-        boxed_N = batch.concepts.has_box_N.nonzero()[:, 0]
+        boxed_N = batch.concepts.boxed_rows()
         if w.bbox or w.giou:
             # The box is predicted from the whole image; whole images follow the N concepts.
             image_R = rows + batch.concepts.image_N[boxed_N]
@@ -159,19 +161,18 @@ class Pretrain(LossModule):
         if not passes.text:
             return losses
 
-        fused = self.fuse(passes, gathered, concepts, batch, masked if w.mlm else None)
+        fused = self.fuse(passes, gathered, concepts, batch, counts, masked if w.mlm else None)
         cls_RD = fused.cls_RD
         for name, (positive, negative) in matching.items():
             logits_R2 = model.match(torch.cat((cls_RD[positive], cls_RD[negative])))
             index_R = torch.arange(logits_R2.shape[0], device=logits_R2.device)
             losses[name + "itm"] = matching_loss(logits_R2, index_R < positive.stop - positive.start)
         if w.mlm:
-            row_M = batch.fused_F[batch.masked_row_M]
             for name, stream in streams.items():
-                in_stream_M = (row_M >= stream.start) & (row_M < stream.stop)
-                x_MD = fused.states_TD.index_select(0, fused.output_index_M[in_stream_M])
+                own = part_of_stream(batch, stream, counts.masked_pairs)
+                x_MD = fused.states_TD.index_select(0, fused.output_index_M[own])
                 logits_MV = model.mlm(x_MD, texts.token_VD)
-                losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[in_stream_M])
+                losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[own])
         if (w.bbox or w.giou) and "region_" in streams:
             losses["bbox"], losses["giou"] = box_losses(
                 model.predict_box(cls_RD[box], concepts, image_R),
@@ -186,12 +187,14 @@ class Pretrain(LossModule):
         gathered: GatheredFeatures,
         concepts: ConceptTokens,
         batch: PretrainBatch,
+        counts: StepCounts,
         masked: slice | None,
     ) -> FusedTexts:
         """Run the cross-modal encoder once over the R rows of all passes.
 
         Args:
             concepts: the concepts of this rank.
+            counts: the numbers of `batch`.
             masked: the rows of the masked texts, whose masked tokens are needed; `None` without them.
         """
         text_R, concept_R = torch.cat(passes.text), torch.cat(passes.concept)
@@ -202,12 +205,31 @@ class Pretrain(LossModule):
         outputs = OutputPositions.none(text_R)
         if masked is not None:
             outputs = OutputPositions(masked.start + batch.masked_row_M, batch.masked_position_M)
-        return self.model.fuse(gathered.texts, text_R, context, concept_R, outputs=outputs)
+        total = self.token_bound(counts) if is_slow_to_ask(text_R) else None
+        return self.model.fuse(gathered.texts, text_R, context, concept_R, outputs=outputs, total=total)
+
+    def token_bound(self, counts: StepCounts) -> int | None:
+        """Return an upper bound of the tokens of all passes; `None` if only the device knows one.
+
+        How long the sampled texts are is known on the device alone, and a GPU need not wait for the host to
+        ask: some hundred tokens of filler cost less.
+        """
+        w = self.weights
+        if w.itm and not self.has_local_negatives():
+            return None
+        boxed = counts.boxed_tokens if w.bbox or w.giou else 0
+        masked = counts.masked_tokens if w.mlm else 0
+        return (counts.matching_tokens if w.itm else 0) + masked + boxed
+
+    def has_local_negatives(self) -> bool:
+        """Return whether negatives are known on the host: rows of this rank, by the rules of today."""
+        return not (self.faithful or self.weights.global_negatives)
 
     def add_matching_passes(
         self,
         passes: FusionPasses,
         batch: PretrainBatch,
+        counts: StepCounts,
         stream: slice,
         gathered: GatheredFeatures,
         concept_NE: Tensor,
@@ -216,6 +238,7 @@ class Pretrain(LossModule):
         """Sample negatives within a data stream, and add its positives and twice as many negatives.
 
         Args:
+            counts: the numbers of `batch`.
             stream: the rows of the stream.
             gathered: texts and concepts that negatives are sampled from.
             concept_NE: (N, E) embeddings of this rank's concepts, of all streams.
@@ -227,10 +250,13 @@ class Pretrain(LossModule):
         layout = RankLayout.for_count(len(own_N), own_N, local_only=not self.weights.global_negatives)
         text_G = gathered.text_layout.local_to_global(own_N, layout)
         concept_G = gathered.concept_layout.local_to_global(own_N, layout)
-        row_F = batch.fused_F[(batch.fused_F >= stream.start) & (batch.fused_F < stream.stop)]
+        row_F = batch.fused_F[part_of_stream(batch, stream, counts.fused_pairs)]
+        candidate_F = row_F
+        if self.has_local_negatives():
+            candidate_F = counts.negative_Q[part_of_stream(batch, stream, counts.negative_pairs)]
         keys = batch.concept_key_N, batch.text_key_N
         positive_FG = same_concept_or_text(
-            *(key[row_F] for key in keys), *(layout.gather(key[stream]) for key in keys)
+            *(key[candidate_F] for key in keys), *(layout.gather(key[stream]) for key in keys)
         )
         if self.faithful:
             key_N = batch.concept_key_N
@@ -242,14 +268,25 @@ class Pretrain(LossModule):
             layout.gather(text_NE[stream].detach()),
             self.model.contrastive.temperature,
             positive_FG,
-            row_F - stream.start,
+            candidate_F - stream.start,
             self.weights.uniform_negative_ratio,
+            self.has_local_negatives(),
         )
         row_Q = stream.start + negatives.row_Q
         positive = passes.add(row_F, row_F)
         negative_concept = passes.add(row_Q, concept_G[negatives.concept_Q])
         negative_text = passes.add(text_G[negatives.text_Q], row_Q)
         return positive, slice(negative_concept.start, negative_text.stop)
+
+
+def is_slow_to_ask(x: Tensor) -> bool:
+    """Return whether reading a number from the device of (...) `x` waits for work that is queued there."""
+    return not x.is_cpu
+
+
+def part_of_stream(batch: PretrainBatch, stream: slice, pairs: int) -> slice:
+    """Return which of some items belong to a stream, if the first `pairs` of them belong to the pairs."""
+    return slice(0, pairs) if stream.stop <= batch.pairs else slice(pairs, None)
 
 
 def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:

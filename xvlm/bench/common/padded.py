@@ -178,7 +178,7 @@ def padded_losses(task: Pretrain, batch: PretrainBatch, length: int = PUBLISHED_
             logits_MV = model.mlm(x_MD, model.text.embedding.token.weight)
             losses[name + "mlm"] = masked_language_loss(logits_MV, batch.masked_target_M[in_stream_M])
     if (w.bbox or w.giou) and "region_" in streams:
-        boxed_N = batch.concepts.has_box_N.nonzero()[:, 0]
+        boxed_N = batch.concepts.boxed_rows()
         image_R = rows + batch.concepts.image_N[boxed_N]
         losses["bbox"], losses["giou"] = box_losses(
             model.predict_box(fuse_rows(boxed_N, image_R)[:, 0], concepts, image_R),

@@ -113,15 +113,16 @@ class TextFeatureCache:
             self.states_TD[token_T] = self.model.encode_texts(texts).states_TD
             self.is_cached_N[missing_U] = True
         texts, token_T = self.select(text_U)
-        packing = Packing.from_lengths(texts.lengths_N, len(token_T), texts.longest)
+        packing = Packing.from_texts(texts)
         states_TD = self.states_TD.index_select(0, token_T)
         cls_UD = self.model.text.pooled(states_TD, packing)
         return TextFeatures(states_TD, packing, cls_UD, self.model.text.embedding.token.weight)
 
     def select(self, text_U: Tensor) -> tuple[Texts, Tensor]:
         """Return the texts with (U,) indices, and the (T,) indices of their tokens among all tokens."""
-        token_T, lengths_U, _ = select_segments(self.texts.lengths_N, text_U)
-        return Texts(self.texts.ids_T[token_T], lengths_U, int(lengths_U.max())), token_T
+        token_T, packing = select_segments(Packing.from_texts(self.texts), text_U)
+        longest = int(packing.lengths_S.max())
+        return Texts(self.texts.ids_T[token_T], packing.lengths_S, longest), token_T
 
 
 def empty_rows(model: XVLM, *width: int) -> Tensor:

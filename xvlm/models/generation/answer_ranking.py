@@ -11,7 +11,7 @@ from torch import Tensor
 from xvlm.batch import Texts
 from xvlm.models.generation.decoder import Decoder, next_token_positions
 from xvlm.models.text.attention import ConceptTokens
-from xvlm.models.text.packing import padded_indices, segment_starts, select_segments
+from xvlm.models.text.packing import Packing, padded_indices, select_segments
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.models.xvlm import XVLM
 
@@ -64,16 +64,17 @@ def rank_answers(
     count, device = len(questions.set_C), answers.ids_T.device
     k = min(k, len(answers))
     question_Q = torch.arange(count, device=device)
-    start_A = segment_starts(answers.lengths_N)
+    packing = Packing.from_texts(answers)
     keys_values = decoder.cross.keys_values(questions)
     begin = Texts.pack([[int(answers.ids_T[0])] * 2]).to(device)  # the state of the last token is not used
     begin_Q = torch.zeros_like(question_Q)
     first_QD = decoder.states(decoder.text(begin, causal=True), begin_Q, questions, question_Q, keys_values)
     first_QV = decoder.predict(first_QD).log_softmax(-1)
-    first_QA = first_QV.index_select(1, answers.ids_T[start_A + 1])
+    first_QA = first_QV.index_select(1, answers.ids_T[packing.start_S + 1])
     best_Qk = first_QA.topk(k, dim=1)
     answer_R, question_R = best_Qk.indices.flatten(), question_Q.repeat_interleave(k)
-    token_T, lengths_R, _ = select_segments(answers.lengths_N, answer_R)
+    token_T, selected = select_segments(packing, answer_R)
+    lengths_R = selected.lengths_S
     index_M, row_M = next_token_positions(lengths_R)
     # Every row has its own copy of the answer, since rows are sorted by question and answers repeat.
     rows = Texts(answers.ids_T[token_T], lengths_R, answers.longest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xvlm.models.heads import in_full_precision
 from xvlm.models.text.dropout import apply_dropout
-from xvlm.models.text.packing import Packing
+from xvlm.models.text.packing import Packing, Padding
 
 
 def attend(
@@ -115,8 +115,8 @@ class SelfAttention(nn.Module):
             causal: whether a token attends only to itself and the tokens before it.
         """
         dropout = self.dropout if self.training else 0.0
-        mixed = []
-        for mask_sl, qkv_slD in zip(packing.masks, packing.tokens_by_bucket(self.qkv(x_TD)), strict=True):
+        mixed, padding = [], packing.padding
+        for mask_sl, qkv_slD in zip(padding.masks, padding.tokens_by_bucket(self.qkv(x_TD)), strict=True):
             q, k, v = split_projections(qkv_slD, self.heads, 3)
             mask = mask_sl[:, None, None, :]
             if causal:
@@ -125,7 +125,7 @@ class SelfAttention(nn.Module):
             # gradients although its row is dropped.
             mask = mask | ~mask_sl[:, None, :, None]
             mixed.append(merge_heads(attend(q, k, v, mask, dropout)))
-        mixed_TD = packing.from_buckets(mixed)
+        mixed_TD = padding.from_buckets(mixed)
         return self.out(mixed_TD if selected_O is None else mixed_TD.index_select(0, selected_O))
 
 
@@ -170,24 +170,31 @@ class CrossAttentionLayout:
 
     Attributes:
         sets: packing whose S segments are the tokens that attend to each token set.
-        masks: (s, l, P) bool for each bucket of `sets`: True at tokens of its set that a query may attend to.
-        mean_summary: as in `ConceptTokens`.
+        concept_T: (T,) int64 concept that each token attends to.
+        mask_CP, mean_summary: as in `ConceptTokens`.
     """
 
     sets: Packing
-    masks: tuple[Tensor, ...]
+    concept_T: Tensor
+    mask_CP: Tensor
     mean_summary: bool
 
     @classmethod
     def from_concepts(cls, concepts: ConceptTokens, concept_T: Tensor) -> CrossAttentionLayout:
         """Let token t attend to concept `concept_T[t]` (T,); tokens must be sorted by token set."""
-        lengths_S = torch.bincount(concepts.set_C[concept_T], minlength=concepts.tokens_SPD.shape[0])
-        sets = Packing.from_lengths(lengths_S, concept_T.shape[0], longest=int(lengths_S.max()))
-        mask_TP = concepts.mask_CP[concept_T]
+        set_T, count = concepts.set_C.index_select(0, concept_T), concepts.tokens_SPD.shape[0]
+        # Not `bincount`, which waits for a GPU.
+        start = torch.searchsorted(set_T, torch.arange(count + 1, device=set_T.device))
+        sets = Packing(start.diff(), start[:-1], concept_T.shape[0], longest=None)
+        return cls(sets, concept_T, concepts.mask_CP, concepts.mean_summary)
+
+    @cached_property
+    def masks(self) -> tuple[Tensor, ...]:
+        """(s, l, P) bool for each bucket of the sets: True at tokens of a set that a query may attend to."""
         # Queries at padding attend to everything: their results are dropped, but must not be NaN.
-        buckets = zip(sets.masks, sets.tokens_by_bucket(mask_TP), strict=True)
-        masks = tuple(mask_slP | ~mask_sl[..., None] for mask_sl, mask_slP in buckets)
-        return cls(sets, masks, concepts.mean_summary)
+        padding = self.sets.padding
+        buckets = zip(padding.masks, padding.tokens_by_bucket(self.mask_CP[self.concept_T]), strict=True)
+        return tuple(mask_slP | ~mask_sl[..., None] for mask_sl, mask_slP in buckets)
 
 
 class CrossAttention(nn.Module):
@@ -199,7 +206,7 @@ class CrossAttention(nn.Module):
     weight is distributed evenly over the patches' values.
 
     Attributes:
-        recorded: while it is a list, every call adds its packing and its attention weights, in full
+        recorded: while it is a list, every call adds its padding and its attention weights, in full
             precision and without dropout (`grad_cam.py`).
     """
 
@@ -208,7 +215,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         self.heads = heads
         self.dropout = dropout
-        self.recorded: list[tuple[Packing, list[Tensor]]] | None = None
+        self.recorded: list[tuple[Padding, list[Tensor]]] | None = None
         self.q = nn.Linear(width, width)
         if context_dim is not None:
             self.kv = nn.Linear(context_dim, 2 * width)
@@ -222,8 +229,9 @@ class CrossAttention(nn.Module):
         """(T, D) packed tokens, (2, S, H, P, K) -> (T, D)."""
         attention = attend_with_mean if layout.mean_summary else attend
         dropout = self.dropout if self.training else 0.0
-        q_buckets = layout.sets.tokens_by_bucket(self.q(x_TD))
-        kv_buckets = layout.sets.segments_by_bucket(keys_values, dim=1)
+        padding = layout.sets.padding
+        q_buckets = padding.tokens_by_bucket(self.q(x_TD))
+        kv_buckets = padding.segments_by_bucket(keys_values, dim=1)
         mixed: list[Tensor] = []
         weights: list[Tensor] = []
         for q_slD, kv, mask_slP in zip(q_buckets, kv_buckets, layout.masks, strict=True):
@@ -234,5 +242,5 @@ class CrossAttention(nn.Module):
                 out = in_full_precision(partial(attention, mask=mask, dropout=0.0, recorded=weights), q, k, v)
             mixed.append(merge_heads(out))
         if self.recorded is not None:
-            self.recorded.append((layout.sets, weights))
-        return self.out(layout.sets.from_buckets(mixed))
+            self.recorded.append((padding, weights))
+        return self.out(padding.from_buckets(mixed))

@@ -83,6 +83,7 @@ class CrossEncoder(nn.Module):
         keys_values: list[Tensor] | None = None,
         causal: bool = False,
         outputs: OutputPositions | None = None,
+        total: int | None = None,
     ) -> FusedTexts:
         """Fuse text `text_R[r]` with concept `concept_R[r]` in each row r.
 
@@ -91,9 +92,10 @@ class CrossEncoder(nn.Module):
             keys_values: result of `keys_values`, if it was computed before.
             causal: whether a token attends only to itself and the text tokens before it.
             outputs: tokens besides `[CLS]` that the last layer computes; `None`: all.
+            total: tokens of all rows, or an upper bound; without it, the number is read from the device.
         """
         order_R = concepts.set_C[concept_R].argsort(stable=True)
-        x_TD, rows = select_texts(texts, text_R[order_R])
+        x_TD, rows = select_texts(texts, text_R[order_R], total)
         concept_T = concept_R[order_R][rows.segment_T]
         layout = CrossAttentionLayout.from_concepts(concepts, concept_T)
         if keys_values is None:
@@ -157,13 +159,15 @@ class PairEncoder(nn.Module):
         return FusedTexts(x_TD, cls_index_R, output_index_M)
 
 
-def select_texts(texts: TextFeatures, text_R: Tensor) -> tuple[Tensor, Packing]:
-    """Return the packed states (T, D) of texts `text_R` (R,), repeats allowed, and their packing."""
-    token_T, lengths_R, total = select_segments(texts.packing.lengths_S, text_R)
+def select_texts(texts: TextFeatures, text_R: Tensor, total: int | None = None) -> tuple[Tensor, Packing]:
+    """Return the packed states (T, D) of texts `text_R` (R,), repeats allowed, and their packing.
+
+    `total` is T or an upper bound; see `select_segments`.
+    """
+    token_T, packing = select_segments(texts.packing, text_R, total)
     # Always index_select, never x[index]: the backward pass of the latter adds in the order in which threads
     # arrive, and no run could be repeated bit for bit.
-    states_TD = texts.states_TD.index_select(0, token_T)
-    return states_TD, Packing.from_lengths(lengths_R, total, texts.packing.longest)
+    return texts.states_TD.index_select(0, token_T), packing
 
 
 def select_outputs(

@@ -153,11 +153,9 @@ class TextEmbedding(nn.Module):
 
         Raises InputError if a text exceeds the positions.
         """
-        limit = self.max_positions - self.first_position
-        if packing.longest > limit:
-            raise InputError(
-                f"a text has {packing.longest} tokens, which exceeds the model's {limit} positions"
-            )
+        limit, longest = self.max_positions - self.first_position, packing.longest
+        if longest is not None and longest > limit:
+            raise InputError(f"a text has {longest} tokens, which exceeds the model's {limit} positions")
         position_TD = self.position(packing.position_T + self.first_position)
         token_TD, token_VD = self.embed_tokens(ids_T)
         return self.dropout(self.norm(token_TD + self.token_type.weight[0] + position_TD)), token_VD
@@ -198,7 +196,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, texts: Texts, causal: bool = False) -> TextFeatures:
         """Encode N packed texts, (T,) ids; if `causal`, no token attends to those after it."""
-        packing = Packing.from_lengths(texts.lengths_N, texts.ids_T.shape[0], texts.longest)
+        packing = Packing.from_texts(texts)
         x_TD, token_VD = self.embedding(texts.ids_T, packing)
         for layer in self.layers:
             x_TD = layer(x_TD, packing, causal=causal)

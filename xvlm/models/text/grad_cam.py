@@ -59,9 +59,9 @@ def grad_cam_maps(
     index_T = fused.token_indices(lengths_R)
     row_T = torch.repeat_interleave(torch.arange(len(text_R), device=index_T.device), lengths_R)
     maps = []
-    for sets, weights in recorded:
+    for padding, weights in recorded:
         # Key 0 is the summary token, which is no patch.
-        map_TP = sets.from_buckets(
+        map_TP = padding.from_buckets(
             (at_least_float(w_sHlP) * at_least_float(next(gradients)).clamp(min=0)).detach().mean(1)[..., 1:]
             for w_sHlP in weights
         )

@@ -35,7 +35,7 @@ class GridEncoder(VisionEncoder):
         """
         x_BCHW = self.normalize(images)
         if self.channels_last_output:
-            x = self.model.forward_features(x_BCHW)  # type: ignore[operator]
+            x = self.run_blocks(x_BCHW)
         else:
             x = self._convolve(x_BCHW, images.stem_applied)
         if x.ndim != 4:
@@ -45,6 +45,10 @@ class GridEncoder(VisionEncoder):
             )
         x_BhwD = x if self.channels_last_output else x.permute(0, 2, 3, 1)
         return ImageFeatures(self.norm(x_BhwD.flatten(1, 2)), (x_BhwD.shape[1], x_BhwD.shape[2]))
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """(B, 3, h, w) -> the final map (B, D, h', w') or (B, h', w', D)."""
+        return self.model.forward_features(x)  # type: ignore[operator, no-any-return]
 
     def _convolve(self, x_BCHW: Tensor, stem_applied: bool) -> Tensor:
         """(B, C, H, W) -> the final map (B, D, h, w).
@@ -79,20 +83,22 @@ class GridEncoder(VisionEncoder):
             whole_BD = (weight_BP[:, None] @ tokens_BPD)[:, 0]
         cls_CD = torch.cat((region_ND, whole_BD))
         if self.adds_position:
-            position_PD = sincos_position(features.grid_hw, self.width).to(tokens_BPD)
-            tokens_BPD = tokens_BPD + position_PD
+            position_PD = sincos_position(features.grid_hw, self.width, tokens_BPD.device)
+            tokens_BPD = tokens_BPD + position_PD.to(tokens_BPD.dtype)
         return ConceptTokens(tokens_BPD, set_C, mask_CP, mean_summary=True, grid_hw=features.grid_hw), cls_CD
 
 
-def sincos_position(grid_hw: tuple[int, int], width: int) -> Tensor:
+def sincos_position(grid_hw: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
     """Return fixed 2-D position embeddings (rows * columns, width), about as large as normalized tokens.
 
     A quarter of the width each holds sine and cosine of the row and of the column, at wavelengths from 2
     patches to 20 times the grid; components are scaled to unit mean square.
     """
     quarter = width // 4
-    frequency = torch.pi / torch.logspace(0, 1, quarter, base=20 * max(grid_hw) / 2)
-    row, column = torch.meshgrid(torch.arange(grid_hw[0]), torch.arange(grid_hw[1]), indexing="ij")
-    angles = [index.flatten()[:, None] * frequency for index in (row.float(), column.float())]
+    frequency = torch.pi / torch.logspace(0, 1, quarter, base=20 * max(grid_hw) / 2, device=device)
+    row, column = torch.meshgrid(
+        *(torch.arange(side, dtype=torch.float32, device=device) for side in grid_hw), indexing="ij"
+    )
+    angles = [index.flatten()[:, None] * frequency for index in (row, column)]
     parts = [function(angle) for angle in angles for function in (torch.sin, torch.cos)]
     return F.pad(torch.cat(parts, dim=1) * 2**0.5, (0, width - 4 * quarter))

@@ -55,7 +55,7 @@ class ViTEncoder(VisionEncoder):
         assert features.before_local_BPD is not None
         images = torch.arange(len(features), device=features.tokens_BPD.device)
         mask_CP = F.pad(self.patch_mask(features, concepts), (1, 0), value=True)
-        region_N = concepts.has_box_N.nonzero()[:, 0]
+        region_N = concepts.boxed_rows()
         x = features.before_local_BPD.index_select(0, concepts.image_N[region_N])
         # The mask is additive because timm's unfused attention adds masks, boolean ones too.
         mask = torch.zeros_like(mask_CP[region_N], dtype=x.dtype).masked_fill(

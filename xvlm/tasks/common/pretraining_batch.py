@@ -13,6 +13,7 @@ from xvlm.batch import Concepts, Images, TensorTree, Texts
 from xvlm.common.errors import InputError
 from xvlm.data.samples.builders import Sample
 from xvlm.data.samples.text_rows import TextRow
+from xvlm.losses.contrastive import same_concept_or_text
 
 STREAMS = ("pairs", "regions")
 
@@ -44,6 +45,72 @@ class PretrainBatch(TensorTree):
     masked_position_M: Tensor
     masked_target_M: Tensor
     pairs: int
+    counts: StepCounts | None = None
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PretrainBatch:
+        """Return a copy on `device`, with the counts that would wait for it afterwards."""
+        if torch.device(device).type == "cpu":
+            return super().to(device, non_blocking)
+        boxed_N = self.concepts.boxed_rows()
+        batch = replace(self, concepts=replace(self.concepts, boxed_N=boxed_N), counts=self.counted())
+        return super(PretrainBatch, batch).to(device, non_blocking)
+
+    def counted(self) -> StepCounts:
+        """Return the counts; unless they are known, they are read from the device."""
+        return self.counts or StepCounts.of(self)
+
+
+@dataclass(frozen=True)
+class StepCounts(TensorTree):
+    """The numbers that decide the shapes of a step, so that the step need not ask the device for them.
+
+    Attributes:
+        clean_tokens: tokens of the N texts, without their masked copies.
+        fused_pairs: number of the first `fused_F` that belong to the pairs stream.
+        masked_pairs: number of the first `masked_row_M` that belong to the pairs stream.
+        negative_Q: (Q,) int64 rows among `fused_F` that have a negative in their own stream.
+        negative_pairs: number of the first `negative_Q` that belong to the pairs stream.
+        matching_tokens: upper bound of the tokens of the matching loss's positives and negatives.
+        masked_tokens: tokens of the masked copies.
+        boxed_tokens: tokens of the texts whose concept has a box.
+    """
+
+    clean_tokens: int
+    fused_pairs: int
+    masked_pairs: int
+    negative_Q: Tensor
+    negative_pairs: int
+    matching_tokens: int
+    masked_tokens: int
+    boxed_tokens: int
+
+    @classmethod
+    def of(cls, batch: PretrainBatch) -> StepCounts:
+        """Count a batch."""
+        rows, fused_F = len(batch.concepts), batch.fused_F
+        length_N, masked_F = batch.texts.lengths_N.split([rows, len(fused_F)])
+        fused_pairs = int((fused_F < batch.pairs).sum())
+        masked_pairs = int((batch.masked_row_M < fused_pairs).sum())
+        negatives, matching = [], 0
+        streams = (slice(0, batch.pairs), slice(batch.pairs, rows))
+        for stream, row_F in zip(streams, fused_F.tensor_split([fused_pairs]), strict=True):
+            keys = batch.concept_key_N, batch.text_key_N
+            positive_FN = same_concept_or_text(*(key[row_F] for key in keys), *(key[stream] for key in keys))
+            row_Q = row_F[~positive_FN.all(1)]
+            negatives.append(row_Q)
+            if len(row_Q):
+                longest = int(length_N[stream].max())  # whichever texts will be sampled
+                matching += int(length_N[row_Q].sum()) + longest * len(row_Q)
+        return cls(
+            clean_tokens=int(length_N.sum()),
+            fused_pairs=fused_pairs,
+            masked_pairs=masked_pairs,
+            negative_Q=torch.cat(negatives),
+            negative_pairs=len(negatives[0]),
+            matching_tokens=int(length_N[fused_F].sum()) + matching,
+            masked_tokens=int(masked_F.sum()),
+            boxed_tokens=int(length_N[batch.concepts.has_box_N].sum()),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +185,7 @@ def _int64(numbers: Sequence[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
-def first_texts(texts: Texts, count: int) -> Texts:
-    """Return the first `count` texts; reading their total length waits for the device."""
+def first_texts(texts: Texts, count: int, tokens: int | None = None) -> Texts:
+    """Return the first `count` texts; unless their `tokens` are known, the number is read from the device."""
     lengths = texts.lengths_N[:count]
-    return Texts(texts.ids_T[: int(lengths.sum())], lengths, texts.longest)
+    return Texts(texts.ids_T[: int(lengths.sum()) if tokens is None else tokens], lengths, texts.longest)
