@@ -104,6 +104,8 @@ class Run:
         compile: whether to compile the model and its losses with `torch.compile`.
         cpu_memory_efficient: whether to train on a CPU with memory-efficient forms of MLPs, embeddings and
             Swin blocks (`models/cpu`), which give the same results.  A GPU never uses them.
+        gpu_kernels: whether to train on an NVIDIA GPU with Triton kernels and, on one GPU, CUDA graphs
+            (`models/gpu`), which give the same results up to rounding.  A CPU never uses them.
         optim: optimiser and schedule.
     """
 
@@ -125,6 +127,7 @@ class Run:
     faithful: bool = False
     compile: bool = False
     cpu_memory_efficient: bool = True
+    gpu_kernels: bool = True
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def conflicts(self) -> Iterator[str]:

@@ -28,11 +28,11 @@ from xvlm.bench.common.gemm_baseline import (
 )
 from xvlm.bench.common.padded import padded_losses
 from xvlm.common.errors import InputError
-from xvlm.common.hardware import autocast
 from xvlm.common.progress import progress_bar
 from xvlm.common.ranges import PositiveInt
 from xvlm.config import OptimConfig
 from xvlm.models.cpu.enable import use_memory_efficient_training
+from xvlm.models.gpu.enable import step_precision, use_graphs, use_kernels
 from xvlm.models.xvlm import PRETRAINING, build_model
 from xvlm.registry import find
 from xvlm.tasks.common.pretraining_batch import PretrainBatch
@@ -57,6 +57,9 @@ def new_task(run: PretrainRun, device: torch.device) -> Pretrain:
     task = Pretrain(build_model(run.model), losses, run.faithful).to(device).train()
     if run.cpu_memory_efficient and device.type == "cpu":
         use_memory_efficient_training(task)
+    if device.type == "cuda":
+        use_kernels(task)
+        use_graphs(task.model)
     return task
 
 
@@ -75,7 +78,7 @@ class Step:
 
     def __call__(self, losses_of: Losses, batch: PretrainBatch) -> None:
         """Take one step on a batch that is on the device."""
-        with autocast(self.device, self.precision):
+        with step_precision(self.task, self.device, self.precision):
             losses = losses_of(batch)
         torch.stack([self.weights[name] * value for name, value in losses.items()]).sum().backward()
         step_clipped(self.optimizer, gradient_norm(self.optimizer), self.optim.max_grad_norm)

@@ -22,6 +22,7 @@ from xvlm.config import Run, resolve_steps
 from xvlm.data.files.limits import change_limits
 from xvlm.models.checkpoints.folder import MEASURED, ModelBundle, save_model
 from xvlm.models.cpu.enable import use_memory_efficient_training
+from xvlm.models.gpu.enable import use_graphs, use_kernels
 from xvlm.models.xvlm import XVLM
 from xvlm.registry import load_file, python_files
 from xvlm.tasks.common.init import ModelRun, resolve_model
@@ -99,6 +100,10 @@ def train(
         bundle = setup.bundle
         if run.cpu_memory_efficient and distributed.device().type == "cpu":
             use_memory_efficient_training(setup.loss_module)
+        if run.gpu_kernels and distributed.device().type == "cuda":
+            use_kernels(setup.loss_module)
+            if distributed.world_size() == 1 and not run.compile:
+                use_graphs(bundle.model)
         if isinstance(run, ModelRun):
             run = replace(run, model=bundle.model.config)  # run.json records the model that is trained
         run = resolve_steps(run, setup.steps.steps_per_epoch)

@@ -20,6 +20,7 @@ from xvlm.common.terminal import print_notice
 from xvlm.config import Run
 from xvlm.data.loading.bad_records import BadRecordCounter
 from xvlm.data.loading.loader import StepData
+from xvlm.models.gpu.enable import step_precision
 from xvlm.models.vision.batch_norm import synchronize_batch_norms
 from xvlm.tasks.common.loss_module import LossModule
 from xvlm.training import checkpoint
@@ -102,8 +103,10 @@ class Trainer:
         for batches in data.by_optimizer_step():
             losses = self._backward(batches)
             norm = gradient_norm(self.optimizer)
-            means = distributed.mean_over_ranks(torch.stack([*losses.values()])).tolist()
-            numbers |= dict(zip(losses, means, strict=True)) | {"grad_norm": float(norm)}
+            # One copy for all, since each waits for the device.
+            means = distributed.mean_over_ranks(torch.stack([*losses.values()]))
+            values = torch.cat((means, norm.to(means.dtype)[None])).tolist()
+            numbers |= dict(zip((*losses, "grad_norm"), values, strict=True))
             if not all(map(math.isfinite, numbers.values())):
                 raise self._non_finite_error(numbers, data.keys)
             step_clipped(self.optimizer, norm, run.optim.max_grad_norm)
@@ -124,13 +127,19 @@ class Trainer:
         means: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
             with self._no_sync() if index < len(batches) - 1 else nullcontext():
-                with autocast(self.device, self.run.precision):
+                with self._precision():
                     losses = self.compute_losses(batch.to(self.device, non_blocking=True))
                 total = sum(self.weights[name] * value for name, value in losses.items())
                 (total / len(batches)).backward()
             for name, value in losses.items():
                 means[name] = means.get(name, 0) + value.detach() / len(batches)
         return means
+
+    def _precision(self) -> Any:
+        """Return the context of the forward pass."""
+        if self.run.gpu_kernels:
+            return step_precision(self.model, self.device, self.run.precision)
+        return autocast(self.device, self.run.precision)
 
     def _no_sync(self) -> Any:
         wrapped = self.wrapped
