@@ -9,6 +9,9 @@ import torch
 # Without a GPU, Triton's interpreter runs the kernels.  Triton reads this when timm imports it.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+else:  # many tests compare two runs bit for bit
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
 
 from hypothesis import settings
 

@@ -106,6 +106,8 @@ class Run:
             Swin blocks (`models/cpu`), which give the same results.  A GPU never uses them.
         gpu_kernels: whether to train on an NVIDIA GPU with Triton kernels and, on one GPU, CUDA graphs
             (`models/gpu`), which give the same results up to rounding.  A CPU never uses them.
+        deterministic: whether a GPU repeats a run bit for bit; it then adds in a fixed order, which takes
+            longer.  A CPU always does.
         optim: optimiser and schedule.
     """
 
@@ -128,6 +130,7 @@ class Run:
     compile: bool = False
     cpu_memory_efficient: bool = True
     gpu_kernels: bool = True
+    deterministic: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def conflicts(self) -> Iterator[str]:

@@ -107,6 +107,24 @@ def test_only_files_of_dead_processes_of_this_host_are_removed(tmp_path: Path) -
     assert socket.gethostname()
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell")
+def test_a_number_that_another_process_has_now_keeps_nothing(tmp_path: Path) -> None:
+    """Numbers of processes are used again: a run on a busy machine would leave its partial files for ever."""
+    host = atomic._temporary_path(tmp_path / "x", "y").name.split(".")[2]
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        old, new = (tmp_path / f".file.{host}.{process.pid}.{number}.partial" for number in range(2))
+        for path in (old, new):
+            path.write_text("")
+        os.utime(old, (time.time() - 60,) * 2)
+        with atomic_file(tmp_path / "file") as partial:
+            partial.write_text("new")
+        assert not old.exists() and new.exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
 REPLACING = """
 import sys
 from pathlib import Path

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from xvlm.common.hardware import usable_precision
+from xvlm.common.hardware import deterministic_algorithms, usable_precision
 
 PROGRAM = """
 import resource, sys
@@ -49,3 +50,17 @@ def test_a_precision_without_instructions_is_replaced_with_a_notice(
     monkeypatch.setattr("xvlm.common.hardware.supports_bfloat16", lambda device: True)
     assert usable_precision("bf16", cpu) == "bf16"
     assert capsys.readouterr().err == ""
+
+
+def test_deterministic_algorithms_are_used_within_the_context_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.are_deterministic_algorithms_enabled()
+    with deterministic_algorithms(False):
+        assert torch.are_deterministic_algorithms_enabled() == before
+        assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with pytest.raises(KeyError), deterministic_algorithms(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+        raise KeyError
+    assert torch.are_deterministic_algorithms_enabled() == before

@@ -181,3 +181,14 @@ def test_resuming_without_a_checkpoint_starts_over(scenes_done: Path, tmp_path: 
     (out / "tokenizer.json").write_text('{"half": ')
     train(demanding_run(), out, resume=True)
     assert_same_run(out, scenes_done)
+
+
+def test_a_deterministic_run_computes_the_same(tmp_path: Path) -> None:
+    """On a CPU it changes nothing; the setting ends with the run."""
+    before = torch.are_deterministic_algorithms_enabled()
+    for name, deterministic in (("a", False), ("b", True)):
+        train(replace(tiny_run(steps=2), deterministic=deterministic), tmp_path / name)
+    if not torch.cuda.is_available():
+        a, b = (load_file(tmp_path / name / "model" / "model.safetensors") for name in "ab")
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert torch.are_deterministic_algorithms_enabled() == before

@@ -22,6 +22,9 @@ from xvlm.common.terminal import print_notice
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
+_CLOCK_ERROR = 2.0
+"""Seconds by which the clocks of processes and of files may differ: one is in whole seconds."""
+
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.\d+\.(?:partial|replaced)")
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 _numbers = itertools.count()
@@ -154,7 +157,26 @@ def _is_stale(path: Path) -> bool:
         return True
     except (PermissionError, OverflowError):
         pass
-    return False
+    return _is_younger(pid, path)
+
+
+def _is_younger(pid: int, path: Path) -> bool:
+    """Return whether a process or thread began after a file was written: the writer had its number before.
+
+    Where the system does not tell, the answer is no.
+    """
+    try:
+        written = path.lstat().st_mtime
+        # The second word is a name in parentheses, which may hold anything.
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        booted = next(
+            int(line.split()[1])
+            for line in Path("/proc/stat").read_text().splitlines()
+            if line.startswith("btime ")
+        )
+    except (OSError, ValueError, IndexError, StopIteration):
+        return False
+    return booted + ticks / os.sysconf("SC_CLK_TCK") > written + _CLOCK_ERROR
 
 
 def _remove(path: Path, files: Collection[str]) -> None:

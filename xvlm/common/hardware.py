@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.utils import deterministic
 
 from xvlm.common.errors import InputError
 from xvlm.common.terminal import print_notice
@@ -41,6 +44,26 @@ def release_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Make a GPU add in a fixed order, so that equal calls have equal results; `enabled` may be False.
+
+    Operations without such an order raise an error.  cuBLAS reads its setting when it is first used, so enter
+    the context before the first product.
+    """
+    options: Any = deterministic  # its property is not declared for type checkers
+    before, fill_before = torch.are_deterministic_algorithms_enabled(), options.fill_uninitialized_memory
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        options.fill_uninitialized_memory = False  # nothing here reads memory before writing it
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        options.fill_uninitialized_memory = fill_before
 
 
 def supports_bfloat16(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from torch import nn
 
 from xvlm import distributed
 from xvlm.common.errors import InputError, XVLMError, printable
-from xvlm.common.hardware import usable_precision
+from xvlm.common.hardware import deterministic_algorithms, usable_precision
 from xvlm.common.json_file import read_json, to_json, write_json
 from xvlm.common.ranges import validate
 from xvlm.config import Run, resolve_steps
@@ -94,6 +94,7 @@ def train(
     name = run.recipe or run.task
     with ExitStack() as resources:
         resources.enter_context(distributed.folder_lock_on_main(out))
+        resources.enter_context(deterministic_algorithms(run.deterministic))
         distributed.run_on_main(lambda: begin(run, out, resume, new_precision))
         log_on_main(f"{name}: opening data, building the model")
         setup = task.build(run, out)
