@@ -166,7 +166,7 @@ def _is_younger(pid: int, path: Path) -> bool:
     Where the system does not tell, the answer is no.
     """
     try:
-        written = path.lstat().st_mtime
+        modified = path.lstat().st_mtime
         # The second word is a name in parentheses, which may hold anything.
         ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
         booted = next(
@@ -176,7 +176,7 @@ def _is_younger(pid: int, path: Path) -> bool:
         )
     except (OSError, ValueError, IndexError, StopIteration):
         return False
-    return booted + ticks / os.sysconf("SC_CLK_TCK") > written + _CLOCK_ERROR
+    return booted + ticks / os.sysconf("SC_CLK_TCK") > modified + _CLOCK_ERROR
 
 
 def _remove(path: Path, files: Collection[str]) -> None:
