@@ -23,7 +23,8 @@ def command(
     """Measure speed: xvlm bench BENCHMARK [--json FILE] [--check FILE] ...
 
     Args:
-        words: step, mixed_step, rerank, data or growth, then options; `xvlm bench BENCHMARK --help` lists them.
+        words: step, mixed_step, rerank, data or growth, then options, which `xvlm bench BENCHMARK --help`
+            lists.
     """
     command_for(words)()
 
