@@ -14,6 +14,7 @@ from xvlm.registry import names
 
 SMALL = {
     "step": ["--recipe", "demo", "--repeats", "1"],
+    "mixed_step": ["--recipe", "demo", "--pairs", "3", "--region-images", "2", "--repeats", "1"],
     "rerank": ["--recipe", "demo", "--size", "64", "--images", "2", "--candidates", "8", "--repeats", "1"],
     "data": ["--size", "64", "--images", "4", "--batch", "4", "--steps", "4", "--repeats", "1"],
     "growth": ["--recipe", "demo", "--repeats", "1"],
