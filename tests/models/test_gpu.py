@@ -372,3 +372,13 @@ def test_graphs_add_gradients_of_micro_batches(encoder: tuple[nn.Module, graph.G
     assert len(graphed.graphs) == (DEVICE.type == "cuda")
     with torch.no_grad():
         torch.testing.assert_close(graphed(batches[0]), module(batches[0]))
+
+
+def test_a_trained_model_holds_no_graphs() -> None:
+    task, batch = task_and_batch(SWIN)
+    encoder: Any = task.model.vision
+    enable.use_graphs(task.model)
+    assert isinstance(encoder.run_blocks, graph.GraphedForward)
+    enable.release_graphs(task.model)
+    assert encoder.run_blocks == encoder.forward_blocks
+    assert all(loss.isfinite() for loss in task(batch).values())

@@ -22,7 +22,7 @@ from xvlm.config import Run, resolve_steps
 from xvlm.data.files.limits import change_limits
 from xvlm.models.checkpoints.folder import MEASURED, ModelBundle, save_model
 from xvlm.models.cpu.enable import use_memory_efficient_training
-from xvlm.models.gpu.enable import use_graphs, use_kernels
+from xvlm.models.gpu.enable import release_graphs, use_graphs, use_kernels
 from xvlm.models.xvlm import XVLM
 from xvlm.registry import load_file, python_files
 from xvlm.tasks.common.init import ModelRun, resolve_model
@@ -130,6 +130,7 @@ def train(
             evaluate=evaluation_in_loop(evaluate, bundle, out, run.best_metric),
             minutes=minutes,
         )
+        release_graphs(bundle.model)
         distributed.run_on_main(lambda: save_model(bundle, out / "model"))
     bundle.model.eval()
     return bundle, state

@@ -7,8 +7,9 @@ from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 
 from xvlm.models.cpu.embedding import MemoryEfficientEmbedding
-from xvlm.models.cpu.mlp import MemoryEfficientMlp, MemoryEfficientTextMLP, is_plain
-from xvlm.models.cpu.swin import MemoryEfficientSwinBlock, is_plain_block
+from xvlm.models.cpu.mlp import MemoryEfficientMlp, MemoryEfficientTextMLP
+from xvlm.models.cpu.swin import MemoryEfficientSwinBlock
+from xvlm.models.plain_blocks import is_plain, is_plain_block
 from xvlm.models.text.encoder import MLP, TextEmbedding
 
 

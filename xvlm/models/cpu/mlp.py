@@ -20,16 +20,6 @@ from torch.autograd.function import once_differentiable
 from xvlm.models.text.encoder import MLP
 
 
-def is_plain(module: Mlp) -> bool:
-    """Return whether a timm MLP is linear, exact GELU, linear."""
-    return (
-        isinstance(module.act, nn.GELU)
-        and module.act.approximate == "none"
-        and isinstance(module.norm, nn.Identity)
-        and all(isinstance(layer, nn.Linear) and layer.bias is not None for layer in (module.fc1, module.fc2))
-    )
-
-
 def applies(x: Tensor, *dropouts: nn.Module) -> bool:
     """Return whether (...) `x` is on a CPU, gradients are computed, and none of the dropouts is active."""
     drops = any(isinstance(one, nn.Dropout) and one.training and one.p > 0 for one in dropouts)

@@ -11,11 +11,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import SwinTransformerBlock, WindowAttention
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from xvlm.models.cpu.mlp import applies, in_autocast, is_plain
+from xvlm.models.cpu.mlp import applies, in_autocast
 from xvlm.models.cpu.swin_functions import NormMlp, NormWindowAttention, WindowPartition
 
 WIDE = 512
@@ -24,17 +24,6 @@ multiplications as the block is wide; and the narrower a block, the more tokens 
 
 TOKENS_AT_ONCE = 4096
 """Tokens that a narrow block's MLP computes at once, since its hidden layer is four times as wide."""
-
-
-def is_plain_block(block: SwinTransformerBlock) -> bool:
-    """Return whether a timm block consists of what `MemoryEfficientSwinBlock` computes."""
-    return (
-        type(block.attn) is WindowAttention
-        and block.attn.qkv.bias is not None
-        and isinstance(block.norm1, nn.LayerNorm)
-        and isinstance(block.norm2, nn.LayerNorm)
-        and is_plain(block.mlp)
-    )
 
 
 class MemoryEfficientSwinBlock(SwinTransformerBlock):  # type: ignore[misc]

@@ -57,6 +57,12 @@ def use_graphs(model: XVLM) -> None:
         vision.run_blocks = GraphedForward(vision.forward_blocks, vision)
 
 
+def release_graphs(model: XVLM) -> None:
+    """Undo `use_graphs`: the graphs of a trained model would hold the memory of a training step."""
+    if isinstance(model.vision, GridEncoder):
+        model.vision.run_blocks = model.vision.forward_blocks
+
+
 @contextmanager
 def step_precision(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
     """Autocast to a precision for a forward pass; weights are converted once, not layer by layer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from xvlm.models.gpu.kernels.norm import AddNorm
@@ -51,13 +51,13 @@ def drop_path_scales(module: nn.Module, x: Tensor) -> Tensor | None:
     return scale_B / keep if module.scale_by_keep and keep > 0 else scale_B
 
 
-def is_plain_mlp(module: Any) -> bool:
-    """Return whether a timm MLP is linear, exact GELU, linear, without dropout."""
-    return (
-        type(module) is Mlp
-        and isinstance(module.act, nn.GELU)
-        and module.act.approximate == "none"
-        and isinstance(module.norm, nn.Identity)
-        and all(isinstance(one, nn.Linear) and one.bias is not None for one in (module.fc1, module.fc2))
-        and not (module.training and (module.drop1.p or module.drop2.p))
-    )
+def drops_in_mlp(block: Any) -> bool:
+    """Return whether dropout is active in the MLP of a timm block."""
+    return bool(block.training and (block.mlp.drop1.p or block.mlp.drop2.p))
+
+
+def add_branch(x: Tensor, branch: Tensor, scale_B: Tensor | None) -> Tensor:
+    """Add (B, ..., D) `branch`, multiplied by the factors (B,) of DropPath, to (B, ..., D) `x`."""
+    if scale_B is not None:
+        branch = branch * scale_B.view(-1, *[1] * (x.ndim - 1)).to(branch.dtype)
+    return x + branch

@@ -80,15 +80,14 @@ class _Graphs:
 
     def add_gradients(self, dout: Tensor) -> None:
         """Replay the backward pass and add its gradients to those of the parameters."""
-        before = [None if one.grad is None else one.grad for one in self.used]
-        present = [index for index, grad in enumerate(before) if grad is not None]
+        pairs = list(zip(self.used, self.gradients, strict=True))
         # The gradients of an earlier micro-batch may be the very tensors that the replay overwrites.
-        earlier = [before[index].clone() for index in present]  # type: ignore[union-attr]
+        earlier = [(grad, one.grad.clone()) for one, grad in pairs if one.grad is not None]
         self.dout.copy_(dout)
         self.backward.replay()
-        if present:
-            torch._foreach_add_([self.gradients[index] for index in present], earlier)
-        for parameter, grad in zip(self.used, self.gradients, strict=True):
+        if earlier:
+            torch._foreach_add_([grad for grad, _ in earlier], [before for _, before in earlier])
+        for parameter, grad in pairs:
             parameter.grad = grad
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage, WindowAttention
-from torch import Tensor, nn
+from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage
+from torch import Tensor
 
-from xvlm.models.gpu.fused import add_norm, drop_path_scales, has_kernels, is_plain_mlp
+from xvlm.models.gpu.fused import add_branch, add_norm, drop_path_scales, drops_in_mlp, has_kernels
 from xvlm.models.gpu.kernels import window_attention
 from xvlm.models.gpu.linear import linear, mlp
+from xvlm.models.plain_blocks import is_plain_block
 
 
 class KernelSwinStage(SwinTransformerStage):  # type: ignore[misc]
@@ -34,16 +35,12 @@ class KernelSwinStage(SwinTransformerStage):  # type: ignore[misc]
             x, normed = add_norm(x, attended, block.norm2, scale_B=scale_B)
             branch, scale_B = mlp(normed, block.mlp.fc1, block.mlp.fc2), drop_path_scales(block.drop_path2, x)
         assert branch is not None
-        return x + (branch if scale_B is None else branch * scale_B.view(-1, 1, 1, 1).to(branch.dtype))
+        return add_branch(x, branch, scale_B)
 
 
 def _applies(block: Any, x: Tensor) -> bool:
     """Return whether the kernels compute what a block does to (B, h, w, D) maps like `x`."""
-    if (
-        type(block) is not SwinTransformerBlock
-        or type(block.attn) is not WindowAttention
-        or block.dynamic_mask
-    ):
+    if type(block) is not SwinTransformerBlock or block.dynamic_mask or not is_plain_block(block):
         return False
     attn = block.attn
     head_width = attn.qkv.out_features // (3 * attn.num_heads)
@@ -51,9 +48,7 @@ def _applies(block: Any, x: Tensor) -> bool:
     return (
         has_kernels(x)
         and not drops
-        and attn.qkv.bias is not None
-        and isinstance(block.norm1, nn.LayerNorm)
-        and is_plain_mlp(block.mlp)
+        and not drops_in_mlp(block)
         and window_attention.can_attend(x, (x.shape[1], x.shape[2]), block.window_size, head_width)
     )
 

@@ -7,7 +7,12 @@ from torch import Tensor
 from xvlm.models.gpu.fused import add_norm, dropout_seed, has_kernels
 from xvlm.models.gpu.kernels import text_attention
 from xvlm.models.gpu.linear import linear, mlp
-from xvlm.models.text.attention import CrossAttention, CrossAttentionLayout, SelfAttention
+from xvlm.models.text.attention import (
+    CrossAttention,
+    CrossAttentionLayout,
+    SelfAttention,
+    split_projections,
+)
 from xvlm.models.text.encoder import Layer
 from xvlm.models.text.packing import Packing
 
@@ -77,4 +82,4 @@ class KernelCrossAttention(CrossAttention):
         """(S, P, context_dim) -> (2, S, H, P, K)."""
         if not has_kernels(tokens_SPD):
             return super().keys_values(tokens_SPD)
-        return linear(tokens_SPD, self.kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return split_projections(linear(tokens_SPD, self.kv), self.heads, 2)

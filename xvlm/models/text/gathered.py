@@ -41,7 +41,8 @@ def gather_features(
         return GatheredFeatures(texts, concepts, text_layout, concept_layout)
     token_layout = RankLayout.for_count(texts.states_TD.shape[0], lengths_N)
     set_layout = RankLayout.for_count(tokens_SPD.shape[0], lengths_N)
-    longest = max(count_per_rank(texts.packing.longest or 0, lengths_N))
+    assert texts.packing.longest is not None  # the lengths of texts are known
+    longest = max(count_per_rank(texts.packing.longest, lengths_N))
     all_texts = TextFeatures(
         token_layout.gather(texts.states_TD),
         Packing.from_lengths(text_layout.gather(lengths_N), sum(token_layout.counts), longest),

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,7 +89,6 @@ class VisionEncoder(nn.Module):
         self.model = model
         self.config = config
         self.stem: nn.Module | None = None
-        self.run_blocks: Callable[[Tensor], Tensor] = self.forward_blocks
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1) * 255, persistent=False)
 
@@ -102,10 +101,6 @@ class VisionEncoder(nn.Module):
         if images.stem_applied:
             return pixels
         return (pixels - self.mean) / self.std
-
-    def forward_blocks(self, x: Tensor) -> Tensor:
-        """Compute the map of normalized images, (B, ...) -> (B, ...); a GPU may replay it as a graph."""
-        raise NotImplementedError
 
     def tower(self) -> nn.Module:
         """Return the modules of the timm model in its own order, stem first."""

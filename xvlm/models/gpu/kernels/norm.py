@@ -120,14 +120,12 @@ def _backward_kernel(
     tl.store(at_sums + D, tl.sum(dbias, 0), is_column)
 
 
-def _constants(width: int, tokens: int) -> dict[str, Any]:
+def _constants(width: int, **kinds: bool) -> dict[str, Any]:
+    """Return the arguments that a kernel is compiled for, in its order."""
     columns = triton.next_power_of_2(width)
     rows = max(1, min(32, NUMBERS_AT_ONCE // columns))
-    return {"D": width, "COLUMNS": columns, "ROWS": rows}
-
-
-def _options(constants: dict[str, Any]) -> dict[str, int]:
-    return {"num_warps": 8 if constants["ROWS"] * constants["COLUMNS"] > 2048 else 4}
+    num_warps = 8 if rows * columns > 2048 else 4
+    return {"D": width, "COLUMNS": columns, "ROWS": rows, **kinds, "num_warps": num_warps}
 
 
 class AddNorm(Function):
@@ -159,17 +157,18 @@ class AddNorm(Function):
         total = torch.empty_like(x) if post or branch is not None else x
         low = None if low_dtype is None else torch.empty_like(x, dtype=low_dtype)
         ctx.rows_per_scale = tokens // len(scale_B) if scale_B is not None else 1
-        constants = _constants(width, tokens)
         if tokens:
-            kinds = {"BRANCH": branch is not None, "SCALED": scale_B is not None, "DROPOUT": dropout > 0}
-            kinds |= {"POST": post, "LOW": low is not None}
+            constants = _constants(
+                width, BRANCH=branch is not None, SCALED=scale_B is not None, DROPOUT=dropout > 0, POST=post,
+                LOW=low is not None,
+            )  # fmt: skip
             tensors = (
                 x, x if branch is None else branch, weight, bias, weight if scale_B is None else scale_B,
                 total, total if low is None else low, mean, rstd,
             )  # fmt: skip
             numbers = tokens, ctx.rows_per_scale, seed, dropout, eps
             grid = (triton.cdiv(tokens, constants["ROWS"]),)
-            launch(_forward_kernel, grid, (*tensors, *numbers), {**constants, **kinds, **_options(constants)})
+            launch(_forward_kernel, grid, (*tensors, *numbers), constants)
         ctx.post, ctx.dropout, ctx.seed, ctx.has_branch = post, dropout, seed, branch is not None
         ctx.branch_dtype = None if branch is None else branch.dtype
         ctx.save_for_backward(x if post else total, branch if post else None, weight, scale_B, mean, rstd)
@@ -187,19 +186,18 @@ class AddNorm(Function):
         dx = torch.empty_like(x)
         own = ctx.has_branch and (drops or ctx.branch_dtype != x.dtype)
         dbranch = torch.empty_like(x, dtype=ctx.branch_dtype) if own else dx
-        constants = _constants(width, tokens)
+        constants = _constants(
+            width, BRANCH=ctx.has_branch, SCALED=scale_B is not None, DROPOUT=ctx.dropout > 0, POST=ctx.post,
+            DTOTAL=dtotal is not None, DLOW=dlow is not None, DBRANCH=own,
+        )  # fmt: skip
         programs = max(1, min(GRADIENT_PROGRAMS, triton.cdiv(tokens, constants["ROWS"])))
         sums = torch.empty(programs, 2, width, dtype=torch.float32, device=x.device)
-        kinds = {"BRANCH": ctx.has_branch, "SCALED": scale_B is not None, "DROPOUT": ctx.dropout > 0}
-        kinds |= {"POST": ctx.post, "DTOTAL": dtotal is not None, "DLOW": dlow is not None, "DBRANCH": own}
         tensors = (
-            x, x if branch is None else branch, weight, weight if scale_B is None else scale_B, x if dtotal
-            is None else dtotal.contiguous(), x if dlow is None else dlow.contiguous(), mean, rstd, dx,
-            dbranch, sums,
+            x, x if branch is None else branch, weight, weight if scale_B is None else scale_B,
+            x if dtotal is None else dtotal.contiguous(), x if dlow is None else dlow.contiguous(),
+            mean, rstd, dx, dbranch, sums,
         )  # fmt: skip
         numbers = tokens, ctx.rows_per_scale, ctx.seed, ctx.dropout
-        launch(
-            _backward_kernel, (programs,), (*tensors, *numbers), {**constants, **kinds, **_options(constants)}
-        )
+        launch(_backward_kernel, (programs,), (*tensors, *numbers), constants)
         dweight, dbias = sums.sum(0)
         return dx, (dbranch if ctx.has_branch else None), dweight, dbias, *(None,) * 6

@@ -268,8 +268,8 @@ class TextCrossAttention(Function):
 
 
 def _constants(
-    width: int, heads: int, keys: int, dropout: float, causal: bool, patches: int, within_text: bool, mean:
-    bool
+    width: int, heads: int, keys: int, dropout: float, causal: bool, patches: int, within_text: bool,
+    mean: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the arguments that both kernels are compiled for, in their order."""
     padded = max(16, triton.next_power_of_2(keys))

@@ -89,7 +89,7 @@ def _forward_kernel(
 
 
 @triton.jit(
-    do_not_specialize=["windows", *["height", "width", "rows", "columns", "shift_y", "shift_x", "scale"]]
+    do_not_specialize=["windows", "height", "width", "rows", "columns", "shift_y", "shift_x", "scale"]
 )
 def _backward_kernel(
     qkv, bias, grad, dqkv, dbias, windows, height, width, rows, columns, shift_y, shift_x, scale,
