@@ -106,6 +106,12 @@ class Run:
             Swin blocks (`models/cpu`), which give the same results.  A GPU never uses them.
         gpu_kernels: whether to train on an NVIDIA GPU with Triton kernels and, on one GPU, CUDA graphs
             (`models/gpu`), which give the same results up to rounding.  A CPU never uses them.
+        shard_degree: number of processes over which each parameter, its gradient and its optimiser state are
+            sharded (FSDP2).  1: each process holds all of them (DDP); 0: all processes share them; another
+            divisor of their number: groups of so many, each of which holds a copy (HSDP).
+        activation_checkpointing: what is computed again in the backward pass instead of being saved: "none",
+            "selective" (in each block of the encoders all but matrix products and attention), or "full" (each
+            block).
         deterministic: whether a GPU repeats a run bit for bit; it then adds in a fixed order, which takes
             longer.  A CPU always does.
         optim: optimiser and schedule.
@@ -130,6 +136,8 @@ class Run:
     compile: bool = False
     cpu_memory_efficient: bool = True
     gpu_kernels: bool = True
+    shard_degree: NonNegativeInt = 1
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
     deterministic: bool = False
     optim: OptimConfig = field(default_factory=OptimConfig)
 

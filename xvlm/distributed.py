@@ -19,7 +19,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from xvlm.common.errors import DistributedError, XVLMError, first_line
 from xvlm.common.lock import folder_lock
@@ -240,6 +241,21 @@ def global_mean(total: Tensor, count: Tensor | int) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(count)
     return total * world_size() / count.clamp(min=1)
+
+
+@contextmanager
+def gathered_weights(model: nn.Module) -> Iterator[None]:
+    """Hold all weights of a sharded model on every rank for a while: its parts may then be called alone."""
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
 
 
 def broadcast_tensors(tensors: Iterable[Tensor]) -> None:

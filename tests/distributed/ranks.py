@@ -1,4 +1,4 @@
-"""Runs a function in two processes that are joined as by `torchrun`."""
+"""Runs a function in several processes that are joined as by `torchrun`."""
 
 from __future__ import annotations
 
@@ -16,22 +16,28 @@ Job = Callable[[Path], Any]
 
 
 def on_two_ranks(job: Job, folder: Path, seconds: float = 600.0) -> list[Any]:
-    """Return the results of rank 0 and rank 1.  Raises an error if a process hangs or fails."""
+    """Return the results of rank 0 and rank 1; see `on_ranks`."""
+    return on_ranks(2, job, folder, seconds)
+
+
+def on_ranks(count: int, job: Job, folder: Path, seconds: float = 600.0) -> list[Any]:
+    """Return the result of each rank.  Raises an error if a process hangs or fails."""
     folder.mkdir(parents=True, exist_ok=True)
-    context = torch.multiprocessing.spawn(_rank, (job, folder), nprocs=2, join=False)
+    store = folder / f"store_{time.monotonic_ns()}"  # a used one names processes that ended
+    context = torch.multiprocessing.spawn(_rank, (count, store, job, folder), nprocs=count, join=False)
     assert context is not None
     end = time.monotonic() + seconds
     while not context.join(timeout=1):  # raises the error of a process
         if time.monotonic() > end:
             for process in context.processes:
                 process.kill()
-            raise TimeoutError(f"{job.__name__} hangs on two ranks")
-    return [torch.load(folder / f"result_{rank}.pt", weights_only=True) for rank in range(2)]
+            raise TimeoutError(f"{job.__name__} hangs on {count} ranks")
+    return [torch.load(folder / f"result_{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def _rank(rank: int, job: Job, folder: Path) -> None:
+def _rank(rank: int, count: int, store: Path, job: Job, folder: Path) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2)
+    torch.distributed.init_process_group("gloo", f"file://{store}", rank=rank, world_size=count)
     torch.save(job(folder), folder / f"result_{rank}.pt")
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

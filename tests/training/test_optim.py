@@ -11,7 +11,7 @@ from tests.published import golden
 from tests.tiny import tiny_config, tiny_model
 from xvlm.config import OptimConfig
 from xvlm.models.xvlm import build_model
-from xvlm.training.optimizer import build_optimizer, lr_factor, set_learning_rate
+from xvlm.training.optimizer import build_optimizer, gradient_norm, lr_factor, set_learning_rate, step_clipped
 
 CONFIG = OptimConfig(
     lr=1.0, new_lr_multiplier=2.0, vision_lr_multiplier=0.5, text_lr_multiplier=0.25, weight_decay=0.1
@@ -171,3 +171,22 @@ def test_faithful_groups_are_the_published_ones() -> None:
         for name in group["names"]
     }
     assert {name: ours[own] for name, own in PUBLISHED.items()} == {n: published[n] for n in PUBLISHED}
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+def test_a_step_that_is_not_finite_changes_nothing(max_norm: float) -> None:
+    """Neither weights, nor moments, nor the number of steps."""
+    layer = torch.nn.Linear(3, 2)
+    optimizer = build_optimizer(layer, OptimConfig(lr=0.1), ())
+
+    def step(scale: float) -> list[torch.Tensor]:
+        (layer(torch.ones(1, 3)).sum() * scale).backward()
+        norm = gradient_norm(optimizer)
+        step_clipped(optimizer, norm, max_norm, norm.isfinite())
+        optimizer.zero_grad()
+        state = [value.clone() for one in optimizer.state.values() for value in one.values()]
+        return [*(p.detach().clone() for p in layer.parameters()), *state]
+
+    first, broken, third = step(1.0), step(float("nan")), step(1.0)
+    assert all(torch.equal(one, other) for one, other in zip(first, broken, strict=True))
+    assert not any(torch.equal(one, other) for one, other in zip(broken, third, strict=True) if one.ndim > 1)

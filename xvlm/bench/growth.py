@@ -51,7 +51,7 @@ class Curves:
     def __init__(self, run: PretrainRun, repeats: int) -> None:
         self.run, self.repeats, self.device = run, repeats, distributed.device()
         self.task = new_task(run, self.device)
-        self.step = Step(self.task, run.optim, "fp32", self.device)
+        self.step = Step(self.task, run, "fp32", self.device)
 
     def timed(self, call: Callable[[], object]) -> tuple[float, float]:
         """Return median seconds and peak gigabytes of a call."""

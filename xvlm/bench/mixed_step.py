@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -37,6 +37,8 @@ def bench(
     pairs: NonNegativeInt = 128,
     region_images: PositiveInt = 24,
     vision: str = "",
+    kernels: bool = True,
+    activation_checkpointing: Literal["none", "selective", "full"] = "none",
     repeats: PositiveInt = 8,
 ) -> dict[str, Any]:
     """Measure pre-training steps on pairs and region images, in bf16 if the device supports it.
@@ -46,15 +48,17 @@ def bench(
         pairs: images with a caption each.
         region_images: images with one to five phrases each.
         vision: name of another image encoder than the recipe's.
+        kernels: whether a GPU uses Triton kernels and graphs; see `Run.gpu_kernels`.
+        activation_checkpointing: what is computed again in the backward pass; see the field of `Run`.
         repeats: steps that the mean is taken of, after the warm-up.
     """
     device = distributed.device()
-    run = pretraining(recipe)
+    run = replace(pretraining(recipe), gpu_kernels=kernels, activation_checkpointing=activation_checkpointing)
     if vision:
         run = replace(run, model=replace(run.model, vision=VisionConfig(vision)))
     precision = precisions(device)[-1]
     task = new_task(run, device)
-    step = Step(task, run.optim, precision, device)
+    step = Step(task, run, precision, device)
     batches = {"": mixed_batch(run.model, pairs, region_images)}
     if pairs:
         batches["regions_"] = mixed_batch(run.model, 0, region_images)

@@ -30,13 +30,12 @@ from xvlm.bench.common.padded import padded_losses
 from xvlm.common.errors import InputError
 from xvlm.common.progress import progress_bar
 from xvlm.common.ranges import PositiveInt
-from xvlm.config import OptimConfig
-from xvlm.models.cpu.enable import use_memory_efficient_training
-from xvlm.models.gpu.enable import step_precision, use_graphs, use_kernels
+from xvlm.config import Run
 from xvlm.models.xvlm import PRETRAINING, build_model
 from xvlm.registry import find
 from xvlm.tasks.common.pretraining_batch import PretrainBatch
 from xvlm.tasks.pretrain import Pretrain, PretrainRun
+from xvlm.training.forms import forward_precision, use_training_forms
 from xvlm.training.optimizer import build_optimizer, gradient_norm, step_clipped
 
 Losses = Callable[[PretrainBatch], dict[str, Tensor]]
@@ -55,11 +54,7 @@ def new_task(run: PretrainRun, device: torch.device) -> Pretrain:
     torch.manual_seed(0)
     losses = replace(run.losses, global_negatives=False)
     task = Pretrain(build_model(run.model), losses, run.faithful).to(device).train()
-    if run.cpu_memory_efficient and device.type == "cpu":
-        use_memory_efficient_training(task)
-    if device.type == "cuda":
-        use_kernels(task)
-        use_graphs(task.model)
+    use_training_forms(task, run, device)
     return task
 
 
@@ -68,20 +63,20 @@ class Step:
     """A step of the training loop without data loading: losses, backward pass, clipping, AdamW."""
 
     task: Pretrain
-    optim: OptimConfig
+    run: Run
     precision: str
     device: torch.device
 
     def __post_init__(self) -> None:
-        self.optimizer = build_optimizer(self.task.model, self.optim, ())
+        self.optimizer = build_optimizer(self.task.model, self.run.optim, ())
         self.weights = self.task.loss_weights()
 
     def __call__(self, losses_of: Losses, batch: PretrainBatch) -> None:
         """Take one step on a batch that is on the device."""
-        with step_precision(self.task, self.device, self.precision):
+        with forward_precision(self.task, self.run, self.device, self.precision):
             losses = losses_of(batch)
         torch.stack([self.weights[name] * value for name, value in losses.items()]).sum().backward()
-        step_clipped(self.optimizer, gradient_norm(self.optimizer), self.optim.max_grad_norm)
+        step_clipped(self.optimizer, gradient_norm(self.optimizer), self.run.optim.max_grad_norm)
         self.optimizer.zero_grad(set_to_none=True)
 
 
@@ -130,7 +125,7 @@ def bench(recipe: str = "published/base_4m", repeats: PositiveInt = 5, padded: b
     supported = precisions(device)
     result |= {precision: {} for precision in supported}
     cases = [(p, path, name) for p in supported for path in paths for name in batches]
-    step = Step(task, run.optim, supported[0], device)
+    step = Step(task, run, supported[0], device)
     for precision, path, name in progress_bar(cases, "steps", len(cases)):
         step.precision, quantities = precision, result[precision]
         reset_peak(device)

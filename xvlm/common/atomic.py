@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def atomic_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: Path, files: Collection[str]) -> Iterator[Path]:
+def atomic_folder(folder: Path, files: Container[str]) -> Iterator[Path]:
     """Yield a new, empty folder to write into, which replaces `folder` if the block succeeds.
 
     At every moment a reader finds the old folder or the new one.  The caller has checked that an old folder
@@ -87,7 +87,7 @@ def atomic_folder(folder: Path, files: Collection[str]) -> Iterator[Path]:
         _fsync(folder.parent)
 
 
-def _replace_folder(partial: Path, folder: Path, files: Collection[str]) -> None:
+def _replace_folder(partial: Path, folder: Path, files: Container[str]) -> None:
     if not folder.exists():
         partial.replace(folder)
         return
@@ -125,7 +125,7 @@ def restore_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _temporary(path: Path, files: Collection[str] = ()) -> Iterator[Path]:
+def _temporary(path: Path, files: Container[str] = ()) -> Iterator[Path]:
     """Yield a temporary path next to `path`, and remove it afterwards, with those of dead processes."""
     for stale in path.parent.glob(f".{path.name}.*.partial"):
         if _is_stale(stale):
@@ -179,7 +179,7 @@ def _is_younger(pid: int, path: Path) -> bool:
     return booted + ticks / os.sysconf("SC_CLK_TCK") > modified + _CLOCK_ERROR
 
 
-def _remove(path: Path, files: Collection[str]) -> None:
+def _remove(path: Path, files: Container[str]) -> None:
     """Remove a temporary file, or a temporary folder except for files that are not named in `files`."""
     if not path.is_dir() or path.is_symlink():
         path.unlink(missing_ok=True)

@@ -175,7 +175,7 @@ class SelfCritical(LossModule):
         Returns:
             token ids of J captions of each image, and of its greedy caption.
         """
-        with evaluation_mode(self.model):
+        with evaluation_mode(self.model), distributed.gathered_weights(self.model):
             context, image_B = self.encode_images(images)
             decoder = self.model.caption_decoder
             sampled, greedy = [], []
@@ -304,6 +304,11 @@ class SelfCriticalRun(CaptioningRun):
         yield from super().conflicts()
         if self.baseline == "others" and self.num_samples < 2:
             yield f"num_samples is {self.num_samples}; with baseline 'others' it must be at least 2"
+        if self.faithful and self.shard_degree != 1:
+            yield (
+                f"shard_degree is {self.shard_degree}; it must be 1 in faithful mode, where ranks call their "
+                "decoders for each token and not equally often, and sharded ones have to call them together"
+            )
         if self.max_tokens < self.min_tokens:
             yield f"max_tokens is {self.max_tokens}; it must be {self.min_tokens} or more, as min_tokens is"
 

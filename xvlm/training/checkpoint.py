@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.checkpoint import load as read_into
 
 from xvlm import distributed
 from xvlm.common.atomic import atomic_folder
@@ -27,10 +30,23 @@ from xvlm.common.json_file import read_json
 from xvlm.common.renames import renamed_names, renamed_tensors
 from xvlm.common.terminal import print_notice
 from xvlm.training.optimizer import ExponentialMovingAverage, first_non_finite
+from xvlm.training.sharding import shard_like
 
 MAX_CHECKPOINTS = 2
 """Number of checkpoints that a run keeps; older ones are removed."""
-_FILES = ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json")
+_SHARD = re.compile(r"shard-\d+-model-\d+-of-\d+\.safetensors")
+"""Files of a sharded run's checkpoint; see `sharded_checkpoint.py`."""
+
+
+class _CheckpointFiles:
+    """The names of all files that a checkpoint may consist of."""
+
+    def __contains__(self, name: object) -> bool:
+        whole = ("model.safetensors", "optimizer.safetensors", "average.safetensors", "state.json")
+        return name in whole or bool(_SHARD.fullmatch(str(name)))
+
+
+FILES = _CheckpointFiles()
 
 
 @dataclass
@@ -128,32 +144,56 @@ def save(
 
     Raises OutputError if it cannot be written.
     """
-    folder = out / "checkpoints" / f"step_{state.step:08d}"
-    tensors = {
-        "model": {name: value.contiguous() for name, value in model.state_dict().items()},
-        "optimizer": optimizer_tensors(optimizer),
-    }
+    folder, record = folder_of(out, state), record_of(state, optimizer, average)
+    with atomic_folder(folder, FILES) as partial:
+        for name, named_tensors in tensors_of(model, optimizer, average).items():
+            contiguous = {key: value.contiguous() for key, value in named_tensors.items()}
+            save_file(contiguous, partial / f"{name}.safetensors")
+        complete(partial, record)
+    remove_old(out)
+    return folder
+
+
+def folder_of(out: Path, state: TrainingState) -> Path:
+    """Return the folder of the checkpoint after a step."""
+    return out / "checkpoints" / f"step_{state.step:08d}"
+
+
+def tensors_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: ExponentialMovingAverage | None
+) -> dict[str, dict[str, Tensor]]:
+    """Return the tensors of a checkpoint, by part ("model", "optimizer", "average") and name."""
+    tensors: dict[str, Any] = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
     if average is not None:
-        tensors["average"] = {name: value.contiguous() for name, value in average.values.items()}
-    with atomic_folder(folder, _FILES) as partial:
-        checksums = {}
-        for name, named_tensors in tensors.items():
-            file = partial / f"{name}.safetensors"
-            save_file(named_tensors, file)
-            checksums[file.name] = _file_checksum(file)
-        record = {
-            **vars(state),
-            "average_updates": average.updates if average else 0,
-            # These have had no gradient yet, for example because their loss is not computed.
-            "without_state": [name for name, p in _named_parameters(optimizer) if not optimizer.state[p]],
-            "checksums": checksums,
-        }
-        (partial / "state.json").write_text(json.dumps({**record, "checksum": _checksum_of(record)}))
+        tensors["average"] = average.values
+    return tensors
+
+
+def record_of(
+    state: TrainingState, optimizer: torch.optim.Optimizer, average: ExponentialMovingAverage | None
+) -> dict[str, Any]:
+    """Return what `state.json` holds besides checksums."""
+    return {
+        **vars(state),
+        "average_updates": average.updates if average else 0,
+        # These have had no gradient yet, for example because their loss is not computed.
+        "without_state": [name for name, p in _named_parameters(optimizer) if not optimizer.state[p]],
+    }
+
+
+def complete(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `state.json` with the checksums of the folder's other files."""
+    files = sorted(folder.glob("*.safetensors"))
+    record = {**record, "checksums": {file.name: _file_checksum(file) for file in files}}
+    (folder / "state.json").write_text(json.dumps({**record, "checksum": _checksum_of(record)}))
+
+
+def remove_old(out: Path) -> None:
+    """Remove all but the newest checkpoints of a run."""
     for old in _all_checkpoints(out)[:-MAX_CHECKPOINTS]:
         _remove(old)
     for stale in (out / "checkpoints").glob("partial_[0-9]*"):  # earlier versions left them behind
         shutil.rmtree(stale)
-    return folder
 
 
 def estimate_bytes(model: nn.Module, average: ExponentialMovingAverage | None) -> int:
@@ -164,8 +204,9 @@ def estimate_bytes(model: nn.Module, average: ExponentialMovingAverage | None) -
 
 
 def _remove(folder: Path) -> None:
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.name in FILES:
+            path.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
 
@@ -187,7 +228,7 @@ def _named_parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, T
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the state of AdamW by parameter name: `name/exp_avg`, `name/exp_avg_sq`, `name/step`."""
     return {
-        f"{name}/{kind}": value.contiguous()
+        f"{name}/{kind}": value
         for name, parameter in _named_parameters(optimizer)
         for kind, value in optimizer.state[parameter].items()
     }
@@ -232,18 +273,65 @@ def load(
     """
     if reason := find_damage(folder):
         raise InputError(f"{folder} is damaged: {reason}")
-    device = next(model.parameters()).device
     record = _read_record(folder)
-    try:
-        model.load_state_dict(_read_tensors(folder / "model.safetensors", record, device))
-    except RuntimeError as error:
-        raise WeightsError(f"{folder} holds another model: {error}") from error
-    _load_optimizer(folder, record, optimizer, device)
+    if any(map(_SHARD.fullmatch, record.get("checksums", ()))):
+        _load_parts(folder, record, model, optimizer, average)
+    else:
+        device = next(model.parameters()).device
+        _load_weights(folder, _read_tensors(folder / "model.safetensors", record, device), model)
+        _load_optimizer(folder, record, optimizer, device)
+        if average is not None:
+            values = _read_tensors(folder / "average.safetensors", record, device)
+            average.values = {
+                name: _with_layout_of(own, values[name]) for name, own in average.values.items()
+            }
     if average is not None:
-        values = _read_tensors(folder / "average.safetensors", record, device)
-        average.values = {name: _with_layout_of(own, values[name]) for name, own in average.values.items()}
         average.updates = record["average_updates"]
     return _state_of(record)
+
+
+def _load_parts(
+    folder: Path,
+    record: Mapping[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: ExponentialMovingAverage | None,
+) -> None:
+    """Load the checkpoint of a sharded run, whatever is sharded now."""
+    for name, parameter in _named_parameters(optimizer):
+        if name not in record["without_state"]:
+            moments = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
+    tensors = tensors_of(model, optimizer, average)
+    _read_parts(
+        folder, {f"{part}/{name}": value for part, named in tensors.items() for name, value in named.items()}
+    )
+
+
+def _read_parts(folder: Path, targets: Mapping[str, Tensor]) -> None:
+    """Read tensors into `targets`, in place: whole ones, or the parts that this rank holds.
+
+    Raises WeightsError if names or shapes differ.
+    """
+    reader = HuggingFaceStorageReader(str(folder))
+    stored: dict[str, Any] = reader.read_metadata().state_dict_metadata
+    found = {name: tuple(one.size) for name, one in stored.items()}
+    wanted = {name: tuple(one.shape) for name, one in targets.items()}
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise WeightsError(
+                f"{folder} holds another model: {name} has shape {found.get(name, 'none')} there and "
+                f"{wanted.get(name, 'none')} here"
+            )
+    read_into(dict(targets), storage_reader=reader, no_dist=True)
+
+
+def _load_weights(folder: Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    own = model.state_dict()
+    try:
+        model.load_state_dict({k: shard_like(own[k], v) if k in own else v for k, v in tensors.items()})
+    except RuntimeError as error:
+        raise WeightsError(f"{folder} holds another model: {error}") from error
 
 
 def _read_tensors(path: Path, record: Mapping[str, Any], device: torch.device) -> dict[str, Tensor]:
@@ -290,4 +378,4 @@ def _with_layout_of(parameter: Tensor, value: Tensor) -> Tensor:
     """
     if value.shape != parameter.shape:  # the step count
         return value
-    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(shard_like(parameter, value))

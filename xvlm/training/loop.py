@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Collection
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +23,21 @@ from xvlm.data.loading.workers import WorkerStream
 from xvlm.tasks.common.loss_module import LossModule
 from xvlm.training.checkpoint import TrainingState, estimate_bytes
 from xvlm.training.log import RunLog
+from xvlm.training.step_numbers import LateReader, StepNumbers
 from xvlm.training.trainer import Evaluate, Trainer
+
+
+@dataclass(frozen=True)
+class LogRow:
+    """What the log says of a step besides its losses.
+
+    Attributes:
+        step: number of steps done, this one included.
+        timing: seconds so far, images per second, and share of the time that was spent waiting for data.
+    """
+
+    step: int
+    timing: dict[str, float]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,7 +55,7 @@ def fit(
     evaluate: Evaluate | None = None,
     minutes: float | None = None,
 ) -> TrainingState:
-    """Train `loss_module.model`.  Afterwards it holds the averaged weights, if there are any.
+    """Train `loss_module.model`.  Afterwards it is whole, and holds the averaged weights if there are any.
 
     Args:
         pretrained_names: names of the model's parameters that a checkpoint provided.
@@ -55,12 +70,19 @@ def fit(
     state, last_step = trainer.state, run.optim.steps
     distributed.run_on_main(lambda: record_run(trainer))
     log = RunLog(out, state.step, last_step, run.recipe or run.task)
+
+    def write_row(numbers: StepNumbers, row: LogRow) -> None:
+        values = trainer.read(numbers)
+        if row.step % max(1, run.log_every) == 0:
+            log.step(row.step, {**values, **row.timing})
+
     session_start, seconds_before = time.monotonic(), state.seconds
     pin_memory = trainer.device.type == "cuda"
     # Signals are caught before the workers start: an exception while they are forked would be lost.
     with (
         StopSignal() as stop,
         closing(log),
+        closing(LateReader(write_row)) as unread,
         WorkerStream(step_data, range(state.step, last_step), run.workers, pin_memory) as steps,
     ):
         loss_module.train()
@@ -73,20 +95,24 @@ def fit(
             data = next(steps)
             t1 = time.monotonic()
             numbers = trainer.train_step(data)
+            unread.read()  # of the step before, for which this waits
             t2 = time.monotonic()
             state.seconds = seconds_before + t2 - session_start
-            if state.step % max(1, run.log_every) == 0:
-                images = distributed.world_size() * sum(len(keys) for keys in data.keys.values())
-                timing = {"images_per_s": images / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
-                log.step(state.step, {**numbers, "seconds": state.seconds, **timing})
+            images = distributed.world_size() * sum(len(keys) for keys in data.keys.values())
+            timing = {"images_per_s": images / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
+            unread.add(numbers, LogRow(state.step, {"seconds": state.seconds, **timing}))
+            if not trainer.reads_late:
+                unread.read()
 
             is_late = minutes is not None and state.seconds > 60 * minutes
             interrupted, is_late = on_any_rank([stop.is_requested, is_late], state.step)
             evaluate_now = evaluate is not None and not interrupted and is_evaluated(run, state.step)
             if interrupted or is_late or evaluate_now or is_saved(run, state.step):
+                unread.read()
                 log.flush()
                 trainer.save()
             if interrupted:
+                trainer.wait_for_checkpoint()
                 raise Interrupted(
                     f"stopped after step {state.step} of {last_step}; "
                     f"it is saved in {out} and --resume goes on"

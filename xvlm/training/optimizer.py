@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from xvlm.common.errors import InputError
 from xvlm.config import OptimConfig
+from xvlm.training.sharding import local_part, norm_of_all
 
 _POSITION_EMBEDDINGS = ("relative_position_bias_table", "pos_embed", "cls_token")
 """Parameters of vision towers without weight decay, although they are matrices (published: a ViT's decay)."""
@@ -96,24 +97,34 @@ def set_learning_rate(
 def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     """Return the norm of all gradients together, a scalar."""
     parameters = (p for group in optimizer.param_groups for p in group["params"])
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm_of_all([p.grad for p in parameters if p.grad is not None])
 
 
-def step_clipped(optimizer: torch.optim.AdamW, norm: Tensor, max_norm: float) -> None:
+def step_clipped(
+    optimizer: torch.optim.AdamW, norm: Tensor, max_norm: float, is_finite: Tensor | None = None
+) -> None:
     """Take a step with gradients of the total norm `norm`, a scalar, clipped to `max_norm`; 0 does not clip.
+
+    If `is_finite` (), a bool that may still be on its way, is False, the step changes nothing.
 
     AdamW's fused kernel divides each gradient by `grad_scale` while it reads it.  Scaling the gradients first
     would read and write all of them once more (docs/performance.md).
     """
     # clip_grad_norm_ adds 1e-6 too.
-    scale = ((norm + 1e-6) / max_norm).clamp(min=1.0) if max_norm else None
+    scale = ((norm + 1e-6) / max_norm).clamp(min=1.0).float() if max_norm else None
     optimizer.grad_scale = scale  # type: ignore[attr-defined]
+    optimizer.found_inf = None if is_finite is None else (~is_finite).float()  # type: ignore[attr-defined]
     optimizer.step()
 
 
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Return the first name whose tensor holds NaN or infinity, or `None`.  It waits for the device once."""
-    floating = {name: value.detach() for name, value in tensors.items() if value.is_floating_point()}
+    """Return the first name whose tensor holds NaN or infinity, or `None`.
+
+    Of sharded tensors it reads this rank's parts.  It waits for the device once.
+    """
+    floating = {
+        name: local_part(value.detach()) for name, value in tensors.items() if value.is_floating_point()
+    }
     norms = torch._foreach_norm(list(floating.values())) if floating else []
     if not norms or torch.stack([norm.float() for norm in norms]).isfinite().all():
         return None
@@ -140,13 +151,19 @@ class ExponentialMovingAverage:
         current = model.state_dict()
         floating = [name for name, value in self.values.items() if value.is_floating_point()]
         torch._foreach_lerp_(
-            [self.values[name] for name in floating], [current[name] for name in floating], 1 - decay
+            [local_part(self.values[name]) for name in floating],
+            [local_part(current[name]) for name in floating],
+            1 - decay,
         )
         for name in self.values.keys() - set(floating):
             self.values[name].copy_(current[name])
 
     def swap_in(self, model: nn.Module) -> Callable[[], None]:
-        """Put the average into the model.  Return a function that restores the model's own weights."""
+        """Put the average into a model that is not sharded.
+
+        Returns:
+            a function that restores the model's own weights.
+        """
         own = {name: value.detach().clone() for name, value in model.state_dict().items()}
         model.load_state_dict(self.values)
 

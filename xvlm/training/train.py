@@ -21,8 +21,7 @@ from xvlm.common.ranges import validate
 from xvlm.config import Run, resolve_steps
 from xvlm.data.files.limits import change_limits
 from xvlm.models.checkpoints.folder import MEASURED, ModelBundle, save_model
-from xvlm.models.cpu.enable import use_memory_efficient_training
-from xvlm.models.gpu.enable import release_graphs, use_graphs, use_kernels
+from xvlm.models.gpu.enable import release_graphs
 from xvlm.models.xvlm import XVLM
 from xvlm.registry import load_file, python_files
 from xvlm.tasks.common.init import ModelRun, resolve_model
@@ -31,6 +30,7 @@ from xvlm.tasks.common.task import find_task
 from xvlm.tasks.common.validation import Evaluation
 from xvlm.training.checkpoint import TrainingState
 from xvlm.training.feature_cache import feature_cache
+from xvlm.training.forms import use_training_forms
 from xvlm.training.loop import fit
 from xvlm.training.run_folder import check_run_folder, read_run
 from xvlm.training.trainer import Evaluate
@@ -99,12 +99,7 @@ def train(
         log_on_main(f"{name}: opening data, building the model")
         setup = task.build(run, out)
         bundle = setup.bundle
-        if run.cpu_memory_efficient and distributed.device().type == "cpu":
-            use_memory_efficient_training(setup.loss_module)
-        if run.gpu_kernels and distributed.device().type == "cuda":
-            use_kernels(setup.loss_module)
-            if distributed.world_size() == 1 and not run.compile:
-                use_graphs(bundle.model)
+        use_training_forms(setup.loss_module, run, distributed.device())
         if isinstance(run, ModelRun):
             run = replace(run, model=bundle.model.config)  # run.json records the model that is trained
         run = resolve_steps(run, setup.steps.steps_per_epoch)
@@ -130,6 +125,7 @@ def train(
             evaluate=evaluation_in_loop(evaluate, bundle, out, run.best_metric),
             minutes=minutes,
         )
+        bundle = replace(bundle, model=setup.loss_module.model)  # a sharded one was gathered
         release_graphs(bundle.model)
         distributed.run_on_main(lambda: save_model(bundle, out / "model"))
     bundle.model.eval()

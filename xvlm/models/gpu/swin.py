@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from timm.models.swin_transformer import SwinTransformerBlock, SwinTransformerStage
 from torch import Tensor
 
+from xvlm.models.activation_checkpointing import recompute
 from xvlm.models.gpu.fused import add_branch, add_norm, drop_path_scales, drops_in_mlp, has_kernels
 from xvlm.models.gpu.kernels import window_attention
 from xvlm.models.gpu.linear import linear, mlp
@@ -20,22 +21,35 @@ class KernelSwinStage(SwinTransformerStage):  # type: ignore[misc]
     attention knows of windows.
     """
 
+    recompute_mode = "none"
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, h, w, D) -> (B, h', w', D')."""
         x = self.downsample(x)
         if not all(_applies(block, x) for block in self.blocks):
             for block in self.blocks:
-                x = block(x)
+                x = recompute(self.recompute_mode, block, x)
             return x
         x, branch, scale_B = x.contiguous(), None, None
-        for block in cast(Any, self.blocks):  # timm declares layers that may be of other types
-            x, normed = add_norm(x, branch, block.norm1, scale_B=scale_B)
-            attended = _attend(block, normed)
-            scale_B = drop_path_scales(block.drop_path1, x)
-            x, normed = add_norm(x, attended, block.norm2, scale_B=scale_B)
-            branch, scale_B = mlp(normed, block.mlp.fc1, block.mlp.fc2), drop_path_scales(block.drop_path2, x)
+        for block in self.blocks:
+            x, branch, scale_B = recompute(self.recompute_mode, _compute_block, block, x, branch, scale_B)
         assert branch is not None
         return add_branch(x, branch, scale_B)
+
+
+def _compute_block(
+    block: Any, x: Tensor, branch: Tensor | None, scale_B: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Compute a block after (B, h, w, D) `x`, to which the last block's branch is still to be added.
+
+    Returns:
+        what `x`, `branch` and its DropPath factors are for the next block.
+    """
+    x, normed = add_norm(x, branch, block.norm1, scale_B=scale_B)
+    attended = _attend(block, normed)
+    scale_B = drop_path_scales(block.drop_path1, x)
+    x, normed = add_norm(x, attended, block.norm2, scale_B=scale_B)
+    return x, mlp(normed, block.mlp.fc1, block.mlp.fc2), drop_path_scales(block.drop_path2, x)
 
 
 def _applies(block: Any, x: Tensor) -> bool:

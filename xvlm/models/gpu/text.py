@@ -24,14 +24,15 @@ class KernelLayer(Layer):
         self,
         x_TD: Tensor,
         packing: Packing,
-        keys_values: Tensor | None = None,
+        context: Tensor | None = None,
         layout: CrossAttentionLayout | None = None,
         causal: bool = False,
         selected_O: Tensor | None = None,
     ) -> Tensor:
         """Compute the states (T, D) of packed tokens; the arguments are those of `Layer.forward`."""
         if not has_kernels(x_TD):
-            return super().forward(x_TD, packing, keys_values, layout, causal, selected_O)
+            return super().forward(x_TD, packing, context, layout, causal, selected_O)
+        keys_values = self.projected(context)
         dropout = self.dropout.probability if self.training else 0.0
         attended = _attend_self(self.attention, x_TD, packing, causal, selected_O)
         if selected_O is not None:

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from xvlm.models.text.attention import ConceptTokens, CrossAttention, CrossAttentionLayout
+from xvlm.models.text.attention import ConceptTokens, CrossAttentionLayout
 from xvlm.models.text.encoder import Layer, TextConfig, TextFeatures
 from xvlm.models.text.packing import Packing, segment_starts, select_segments
 
@@ -71,8 +71,7 @@ class CrossEncoder(nn.Module):
 
     def keys_values(self, concepts: ConceptTokens) -> list[Tensor]:
         """Project the keys and values (2, S, H, P, K) of all token sets, for each layer."""
-        crosses = [cast(CrossAttention, layer.cross) for layer in self.layers]
-        return [cross.keys_values(concepts.tokens_SPD) for cross in crosses]
+        return [cast(Layer, layer).keys_values(concepts.tokens_SPD) for layer in self.layers]
 
     def forward(
         self,
@@ -98,15 +97,14 @@ class CrossEncoder(nn.Module):
         x_TD, rows = select_texts(texts, text_R[order_R], total)
         concept_T = concept_R[order_R][rows.segment_T]
         layout = CrossAttentionLayout.from_concepts(concepts, concept_T)
-        if keys_values is None:
-            keys_values = self.keys_values(concepts)
+        contexts = keys_values or [concepts.tokens_SPD] * len(self.layers)
         *layers, last = self.layers
-        for layer, kv in zip(layers, keys_values[:-1], strict=True):
-            x_TD = layer(x_TD, rows, kv, layout, causal)
+        for layer, context in zip(layers, contexts[:-1], strict=True):
+            x_TD = layer(x_TD, rows, context, layout, causal)
         token_O, cls_index_R, output_index_M = select_outputs(rows, order_R, outputs)
         if token_O is not None:
             layout = CrossAttentionLayout.from_concepts(concepts, concept_T[token_O])
-        x_TD = last(x_TD, rows, keys_values[-1], layout, causal, token_O)
+        x_TD = last(x_TD, rows, contexts[-1], layout, causal, token_O)
         return FusedTexts(x_TD, cls_index_R, output_index_M)
 
 
@@ -150,7 +148,7 @@ class PairEncoder(nn.Module):
         right = CrossAttentionLayout.from_concepts(concepts, right_T)
         token_O, cls_index_R, output_index_M = select_outputs(rows, order_R, outputs)
         for first, second in zip(self.layers[::2], self.layers[1::2], strict=True):
-            kv = cast(CrossAttention, first.cross).keys_values(concepts.tokens_SPD)
+            kv = cast(Layer, first).keys_values(concepts.tokens_SPD)
             x_TD = first(x_TD, rows, kv, left)
             selected_O = token_O if second is self.layers[-1] else None
             if selected_O is not None:

@@ -94,11 +94,15 @@ class Layer(nn.Module):
         self.mlp = MLP(width, config.mlp_width)
         self.mlp_norm = nn.LayerNorm(width, eps)
 
+    def keys_values(self, tokens_SPD: Tensor) -> Tensor:
+        """Project the keys and values (2, S, H, P, K) that this layer attends to."""
+        return self.cross.keys_values(tokens_SPD)
+
     def forward(
         self,
         x_TD: Tensor,
         packing: Packing,
-        keys_values: Tensor | None = None,
+        context: Tensor | None = None,
         layout: CrossAttentionLayout | None = None,
         causal: bool = False,
         selected_O: Tensor | None = None,
@@ -106,11 +110,13 @@ class Layer(nn.Module):
         """Compute the states (T, D) of packed tokens.
 
         Args:
-            keys_values: (2, S, H, P, K) of the context; `None` without cross-attention.
+            context: what cross-attention attends to: token sets (S, P, context_dim), or their `keys_values`
+                (2, S, H, P, K); `None` without cross-attention.
             layout: cross-attention layout of the output tokens.
             causal: whether a token attends only to itself and the tokens before it.
             selected_O: (O,) tokens whose states are needed; the result is then (O, D).
         """
+        keys_values = self.projected(context)
         attended = self.attention(x_TD, packing, causal, selected_O)
         if selected_O is not None:
             x_TD = x_TD.index_select(0, selected_O)
@@ -118,6 +124,11 @@ class Layer(nn.Module):
             return self.add_residuals(x_TD, attended)
         attend_context = partial(self.cross, keys_values=keys_values, layout=layout)
         return self.add_residuals(x_TD, attended, attend_context)
+
+    def projected(self, context: Tensor | None) -> Tensor | None:
+        """Return the keys and values of the `context` of `forward`."""
+        # Not `self.keys_values`: called from outside it gathers and frees a sharded layer's weights.
+        return self.cross.keys_values(context) if context is not None and context.ndim == 3 else context
 
     def add_residuals(
         self, x: Tensor, attended: Tensor, attend_context: Callable[[Tensor], Tensor] | None = None

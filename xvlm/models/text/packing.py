@@ -103,7 +103,9 @@ class Packing:
         """How attention pads the segments; a GPU has a single bucket, since it need not wait for the host."""
         if self.lengths_S.is_cpu and self.total:
             return _length_buckets(self.lengths_S, self.total)
-        longest = int(self.lengths_S.max()) if self.longest is None else self.longest
+        longest = self.longest
+        if longest is None:
+            longest = int(self.lengths_S.max()) if len(self.lengths_S) else 0
         return _single_bucket(self, longest)
 
 
