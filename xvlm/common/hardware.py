@@ -1,4 +1,4 @@
-"""Memory of the process, and the precisions that the hardware computes in."""
+"""Memory and cores of the process, and the precisions that the hardware computes in."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before)
         options.fill_uninitialized_memory = fill_before
+
+
+def usable_cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def supports_bfloat16(device: torch.device) -> bool:

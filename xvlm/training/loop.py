@@ -23,6 +23,7 @@ from xvlm.data.loading.workers import WorkerStream
 from xvlm.tasks.common.loss_module import LossModule
 from xvlm.training.checkpoint import TrainingState, estimate_bytes
 from xvlm.training.log import RunLog
+from xvlm.training.starvation import StarvationNotice
 from xvlm.training.step_numbers import LateReader, StepNumbers
 from xvlm.training.trainer import Evaluate, Trainer
 
@@ -77,7 +78,7 @@ def fit(
             log.step(row.step, {**values, **row.timing})
 
     session_start, seconds_before = time.monotonic(), state.seconds
-    pin_memory = trainer.device.type == "cuda"
+    pin_memory, starvation = trainer.device.type == "cuda", StarvationNotice(run.workers)
     # Signals are caught before the workers start: an exception while they are forked would be lost.
     with (
         StopSignal() as stop,
@@ -97,6 +98,7 @@ def fit(
             numbers = trainer.train_step(data)
             unread.read()  # of the step before, for which this waits
             t2 = time.monotonic()
+            starvation.add(t1 - t0, t2 - t0)
             state.seconds = seconds_before + t2 - session_start
             images = distributed.world_size() * sum(len(keys) for keys in data.keys.values())
             timing = {"images_per_s": images / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
