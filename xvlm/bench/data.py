@@ -1,11 +1,10 @@
-"""Time from JPEG files to batches: each stage, the whole transform of the pairs stream, and the loader.
+"""Time from JPEG files to batches: each stage, the transform, the loader, and the cores that a step needs.
 
-The images are generated: 640 x 480 pixels, smooth colours with grain, files as large as a photograph's.
+The images are generated, see `common/photo_shards.py`.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import statistics
 import tempfile
@@ -19,8 +18,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from xvlm import distributed
+from xvlm.bench.common.photo_shards import HEIGHT, WIDTH, noise_jpeg
+from xvlm.bench.common.reading import reading_rates
+from xvlm.bench.mixed_step import mixed_step_seconds
+from xvlm.common.errors import InputError
 from xvlm.common.progress import progress_bar
-from xvlm.common.ranges import NonNegativeInt, PositiveInt
+from xvlm.common.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt
+from xvlm.common.terminal import print_notice
 from xvlm.data.images.decode import open_image
 from xvlm.data.loading.loader import StepDataset
 from xvlm.data.loading.streams import DataStream
@@ -31,20 +36,7 @@ from xvlm.data.samples.transforms import PairTransform, image_to_tensor
 from xvlm.data.sources.json import JsonSource
 from xvlm.records import Record
 
-WIDTH, HEIGHT = 640, 480
-QUALITY = 90
 CAPTION = "A brown dog runs over the wet grass of a park."
-
-
-def noise_jpeg(seed: int) -> bytes:
-    """Return a JPEG file of smooth colours with grain: about 90 kB, as photographs of this size have."""
-    rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(256, size=(12, 16, 3), dtype=np.uint8))
-    soft = np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC), dtype=np.float32)
-    grain = rng.normal(0, 7, (HEIGHT, WIDTH, 1))
-    file = io.BytesIO()
-    Image.fromarray(np.clip(soft + grain, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=QUALITY)
-    return file.getvalue()
 
 
 def milliseconds(call: Callable[[int, int], object], count: int, first_seed: int) -> float:
@@ -131,17 +123,27 @@ def bench(
     workers: NonNegativeInt = 2,
     batch: PositiveInt = 32,
     steps: PositiveInt = 24,
+    pairs: NonNegativeInt = 128,
+    region_images: NonNegativeInt = 24,
+    step_ms: NonNegativeFloat = 0.0,
+    recipe: str = "published/base_4m",
 ) -> dict[str, Any]:
-    """Measure the reading of 640 x 480 JPEGs.
+    """Measure the reading of 640 x 480 JPEGs, and how many cores a training step needs.
 
     Args:
         size: side of the samples in pixels.
         images: number of different files.
         repeats: measurements that the median is taken of, after a warm-up.
         workers: number of worker processes of the loader.
-        batch: number of images in a batch.
+        batch: number of images in a batch of images alone.
         steps: number of batches that are timed.
+        pairs: images with a caption each in a training step.
+        region_images: images with regions in a training step.
+        step_ms: milliseconds of a training step; 0 measures it on the GPU, if there is one.
+        recipe: pre-training recipe of the step that is measured.
     """
+    if not pairs + region_images:
+        raise InputError("pairs and region_images are both 0; a step needs an image")
     files = [noise_jpeg(index) for index in range(images)]
     result: dict[str, Any] = {
         "size": size,
@@ -157,4 +159,17 @@ def bench(
         (folder / "pictures.json").write_text(json.dumps(records))
         result["workers"] = workers
         result["images_per_s"] = images_per_second(folder, size, workers, batch, steps)
-    return result
+        batch_sizes = {"pairs": pairs, "regions": region_images}
+        result |= reading_rates(folder, files, size, batch_sizes, workers, steps, repeats)
+    if not step_ms and distributed.device().type == "cuda":
+        step_ms = 1e3 * mixed_step_seconds(recipe, pairs, region_images)
+    if not step_ms:
+        print_notice("no GPU: --step-ms says how long a step takes, which the cores that it needs depend on")
+    needed = (pairs + region_images) / (step_ms / 1e3) if step_ms else None
+    return result | {
+        "pairs": pairs,
+        "region_images": region_images,
+        "step_ms": step_ms or None,
+        "needed_images_per_s": needed,
+        "needed_cores": needed and needed / result["step_images_per_s_and_core"],
+    }

@@ -25,6 +25,7 @@ from xvlm.common.ranges import NonNegativeInt, PositiveInt
 from xvlm.models.vision.encoder import VisionConfig
 from xvlm.models.xvlm import ModelConfig
 from xvlm.tasks.common.pretraining_batch import PretrainBatch, collate
+from xvlm.tasks.pretrain import Pretrain
 
 MOST_PHRASES = 5
 SIDES = {"cuda": 8192, "cpu": 2048}
@@ -76,12 +77,7 @@ def bench(
         "copy_gb_per_s": copy_gb_per_s(device),
     }
     for name, batch in batches.items():
-        # A step begins with copies from page-locked memory, as behind a data loader.
-        on_host = batch.pin_memory() if device.type == "cuda" else batch
-
-        def one_step(on_host: PretrainBatch = on_host) -> None:
-            step(task, on_host.to(device, non_blocking=True))
-
+        one_step = step_on(step, task, batch, device)
         result |= {f"{name}{key}": value for key, value in measure(one_step, device, repeats).items()}
         tflop = step_work(task, batch.to(device)) / 1e12
         result[f"{name}useful_tflop"] = tflop
@@ -112,6 +108,13 @@ def measure(one_step: Callable[[], None], device: torch.device, repeats: int) ->
     one_step()
     wait(device)
     first = time.perf_counter() - start
+    host, whole = seconds_of_steps(one_step, device, repeats)
+    counts = device_calls(one_step) if device.type == "cuda" else {}
+    return {"first_step_s": first, "step_s": whole, "host_s": host, "peak_gb": peak_gb(device), **counts}
+
+
+def seconds_of_steps(one_step: Callable[[], None], device: torch.device, repeats: int) -> tuple[float, float]:
+    """Return the seconds of the host's part of a step, and those of a step, after a warm-up."""
     for _ in range(3):  # graphs of the encoder are made in the third step
         one_step()
     wait(device)
@@ -120,9 +123,23 @@ def measure(one_step: Callable[[], None], device: torch.device, repeats: int) ->
         one_step()
     host = (time.perf_counter() - start) / repeats
     wait(device)
-    whole = (time.perf_counter() - start) / repeats
-    counts = device_calls(one_step) if device.type == "cuda" else {}
-    return {"first_step_s": first, "step_s": whole, "host_s": host, "peak_gb": peak_gb(device), **counts}
+    return host, (time.perf_counter() - start) / repeats
+
+
+def mixed_step_seconds(recipe: str, pairs: int, region_images: int, repeats: int = 8) -> float:
+    """Return the seconds of a pre-training step on this device, as `bench` measures it."""
+    device, run = distributed.device(), pretraining(recipe)
+    task = new_task(run, device)
+    step = Step(task, run.optim, precisions(device)[-1], device)
+    one_step = step_on(step, task, mixed_batch(run.model, pairs, region_images), device)
+    one_step()  # kernels are compiled
+    return seconds_of_steps(one_step, device, repeats)[1]
+
+
+def step_on(step: Step, task: Pretrain, batch: PretrainBatch, device: torch.device) -> Callable[[], None]:
+    """Return a step that begins with copies from page-locked memory, as behind a data loader."""
+    on_host = batch.pin_memory() if device.type == "cuda" else batch
+    return lambda: step(task, on_host.to(device, non_blocking=True))
 
 
 def wait(device: torch.device) -> None:
