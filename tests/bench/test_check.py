@@ -40,6 +40,6 @@ def test_a_missing_file_is_named_before_anything_is_measured(
     assert main(["bench", "step", "--check", str(tmp_path / "none.json")]) == 2
     assert "none.json" in capsys.readouterr().err
     assert main(["bench", "walk"]) == 2
-    assert "data, growth, mixed_step, rerank, step" in capsys.readouterr().err
+    assert "data, growth, mixed_step, rerank, step, waiting" in capsys.readouterr().err
     assert main(["bench", "step", "--recipe", "scenes/nlvr2"]) == 2
     assert "a pre-training recipe is needed" in capsys.readouterr().err

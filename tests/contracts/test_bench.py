@@ -16,7 +16,14 @@ SMALL = {
     "step": ["--recipe", "demo", "--repeats", "1"],
     "mixed_step": ["--recipe", "demo", "--pairs", "3", "--region-images", "2", "--repeats", "1"],
     "rerank": ["--recipe", "demo", "--size", "64", "--images", "2", "--candidates", "8", "--repeats", "1"],
-    "data": ["--size", "64", "--images", "4", "--batch", "4", "--steps", "4", "--repeats", "1"],
+    "data": [
+        *("--size", "64", "--images", "4", "--batch", "4", "--steps", "4", "--repeats", "1"),
+        *("--pairs", "3", "--region-images", "2", "--step-ms", "50"),
+    ],
+    "waiting": [
+        *("--recipe", "demo", "--pairs", "3", "--region-images", "2", "--images", "4"),
+        *("--steps", "3", "--workers", "1"),
+    ],
     "growth": ["--recipe", "demo", "--repeats", "1"],
 }
 """Options that make each benchmark quick; a new benchmark needs a line here."""
@@ -61,6 +68,12 @@ def test_it_runs_and_writes_its_measurements(
         assert result["largest_loss_difference"] < 1e-4
     if name == "data":
         assert result["images_per_s"] > 1 and result["transform_ratio"] > 0.5
+        assert result["needed_images_per_s"] == pytest.approx(5 / 0.05)
+        rates = ("pairs_images_per_s_and_core", "regions_images_per_s_and_core", "step_images_per_s")
+        assert all(result[one] > 1 for one in rates) and result["cores"] >= 1
+        assert result["needed_cores"] == pytest.approx(100 / result["step_images_per_s_and_core"])
+    if name == "waiting":
+        assert 0 <= result["data_share"] < 1 and result["steps"] == 3 and result["step_ms"] > 1
     if name == "growth":
         assert {path.name for path in tmp_path.glob("*.svg")} == {f"growth_{one}.svg" for one in growth.SIZES}
         assert all(len(result[one]["seconds"]) == 2 for one in growth.SIZES)

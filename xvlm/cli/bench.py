@@ -23,8 +23,8 @@ def command(
     """Measure speed: xvlm bench BENCHMARK [--json FILE] [--check FILE] ...
 
     Args:
-        words: step, mixed_step, rerank, data or growth, then options, which `xvlm bench BENCHMARK --help`
-            lists.
+        words: step, mixed_step, rerank, data, waiting or growth, then options, which
+            `xvlm bench BENCHMARK --help` lists.
     """
     command_for(words)()
 

@@ -49,7 +49,7 @@ class RunLog:
     def has_event(self, step: int, kind: str) -> bool:
         """Return on all ranks whether the log holds such an event."""
         return distributed.broadcast_result(
-            lambda: any(row["step"] == step and row.get("event") == kind for row in _read_rows(self.path))
+            lambda: any(row["step"] == step and row.get("event") == kind for row in read_rows(self.path))
         )
 
     def _write(self, row: dict[str, Any], scalars: Mapping[str, Any]) -> None:
@@ -82,15 +82,15 @@ def published_losses(numbers: Mapping[str, float], lr_large: float) -> dict[str,
 def drop_later_steps(path: Path, step: int) -> None:
     """Remove the rows of steps after `step` from a log, because a resumed run will repeat them."""
     if path.exists():
-        write_text(path, "".join(json.dumps(row) + "\n" for row in _read_rows(path) if row["step"] <= step))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in read_rows(path) if row["step"] <= step))
 
 
 def last_logged_step(path: Path) -> int:
     """Return the last step of a log; 0 if there is none."""
-    return max((row["step"] for row in _read_rows(path)), default=0) if path.exists() else 0
+    return max((row["step"] for row in read_rows(path)), default=0) if path.exists() else 0
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     """Read the rows of a log; the last line is incomplete if its process was killed."""
     rows = []
     for line in path.read_text(errors="replace").splitlines():
