@@ -24,7 +24,7 @@ measure vit 90 mixed_step --vision vit_base_patch16_224
 measure large 90 mixed_step --pairs 512 --region-images 96 --repeats 3
 df -h /dev/shm | tee "$OUT/shm.txt"
 measure data 60 data --workers "$WORKERS" --repeats 1
-measure waiting 60 waiting --workers "$WORKERS" --steps 80 --images 64
+measure waiting 75 waiting --workers "$WORKERS" --steps 200 --images 64
 echo "==> tests"
 timeout 180 "$PYTHON" -m pytest -q -n "$(($(nproc) - 2 > 1 ? $(nproc) - 2 : 1))" --dist loadfile -p no:cacheprovider \
   tests/models/test_gpu.py tests/models tests/training tests/contracts tests/losses 2>&1 | tee "$OUT/tests.txt" | tail -40
