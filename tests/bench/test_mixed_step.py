@@ -29,3 +29,8 @@ def test_the_batch_has_both_streams() -> None:
     batch = mixed_step.mixed_batch(config, 3, 2)
     assert batch.pairs == 3 and len(batch.images) == 5
     assert torch.equal(batch.concepts.has_box_N, torch.arange(len(batch.concepts)) >= 3)
+
+
+def test_the_time_of_a_step_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixed_step, "pretraining", lambda recipe: tiny_run())
+    assert 0 < mixed_step.mixed_step_seconds("", pairs=3, region_images=0, repeats=1) < 60

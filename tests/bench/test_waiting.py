@@ -12,7 +12,8 @@ def test_shares_are_weighted_by_the_time_of_their_steps() -> None:
     rows = [{"images_per_s": 100.0, "data_share": 0.0}, {"images_per_s": 25.0, "data_share": 0.5}]
     timing = waiting.timing(rows, images=10, workers=2)  # 0.1 s and 0.4 s, 0.2 s of which are waiting
     assert timing["data_share"] == pytest.approx(0.4) and timing["images_per_s"] == pytest.approx(40)
-    assert timing["step_ms"] == pytest.approx(150)
+    assert timing["step_ms"] == pytest.approx(150) and timing["needed_workers"] is not None
+    assert waiting.timing([{"images_per_s": 9.0, "data_share": 0.02}], 10, 2)["needed_workers"] is None
 
 
 def test_a_run_without_workers_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.common.validation import ZeroShotValidation
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.training.log import read_rows
-from xvlm.training.starvation import WARM_UP_STEPS, needed_workers
+from xvlm.training.starvation import MAX_SHARE, WARM_UP_STEPS, needed_workers
 from xvlm.training.train import train
 
 
@@ -98,8 +98,10 @@ def on_shards(
     )
 
 
-def timing(rows: Sequence[Mapping[str, Any]], images: int, workers: int) -> dict[str, float]:
-    """Return the share of waiting, the rate and the time without waiting of logged steps.
+def timing(rows: Sequence[Mapping[str, Any]], images: int, workers: int) -> dict[str, float | None]:
+    """Return the share of waiting, the rate, the time without waiting, and the workers that are needed.
+
+    The last is `None` if workers are not waited for, whose own rate is then unknown.
 
     Args:
         rows: rows of the log.
@@ -113,5 +115,5 @@ def timing(rows: Sequence[Mapping[str, Any]], images: int, workers: int) -> dict
         "data_share": waiting / total,
         "images_per_s": images * len(rows) / total,
         "step_ms": 1e3 * (total - waiting) / len(rows),
-        "needed_workers": needed_workers(workers, waiting, total),
+        "needed_workers": needed_workers(workers, waiting, total) if waiting > MAX_SHARE * total else None,
     }
