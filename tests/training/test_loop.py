@@ -29,7 +29,6 @@ from xvlm.tasks.pretrain import build
 from xvlm.training import checkpoint
 from xvlm.training.log import RunLog
 from xvlm.training.loop import Interrupted, fit
-from xvlm.training.trainer import Trainer
 
 __all__ = ["small_disk"]
 
@@ -164,58 +163,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_records_the_keys(tmp_path: 
         fit(Line(broken_at=3), ToySteps(), run_of(5), tmp_path)
     record = json.loads((tmp_path / "bad_step_rank0.json").read_text())
     assert record["step"] == 2 and record["keys"] == {"pairs": ["a2", "b2"]}
-    assert [row["step"] for row in log_of(tmp_path)] == [1, 2]
-
-
-@pytest.fixture
-def reads_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read the numbers of each step after the next one has begun, as on a GPU."""
-    build_trainer = Trainer.__init__
-
-    def build_late(trainer: Trainer, *args: Any) -> None:
-        build_trainer(trainer, *args)
-        trainer.reads_late = True
-
-    monkeypatch.setattr(Trainer, "__init__", build_late)
-
-
-def test_numbers_that_are_read_late_are_the_same(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    """Rows, checkpoints in between and evaluations are those of a run that reads at once."""
-    order: list[int] = []
-    rows = {}
-    for name in ("at_once", "late"):
-        if name == "late":
-            request.getfixturevalue("reads_late")
-        loss_module, out = Line(), tmp_path / name
-        run = replace(run_of(5, optim={"max_grad_norm": 0.5, "ema_decay": 0.9}), save_every=2, eval_every=3)
-        fit(loss_module, ToySteps(), run, out, evaluate=lambda model, step: order.append(step) or {"m": 1.0})
-        names = ("step", "event", "near", "m")
-        untimed = [{k: v for k, v in row.items() if k in names} for row in log_of(out)]
-        rows[name] = untimed, loss_module.model.weight.item()
-    assert rows["late"] == rows["at_once"] and order == [3, 5, 3, 5]
-    assert [row["step"] for row in rows["late"][0]] == [1, 2, 3, 3, 4, 5, 5]
-
-
-def test_a_loss_that_is_not_finite_changes_no_weight_before_it_is_read(
-    tmp_path: Path, reads_late: None
-) -> None:
-    """The next step has begun by then; the error is that of the first one, whose row is not logged."""
-    loss_module = Line(broken_at=3)
-    with pytest.raises(NotFiniteError, match="step 2: a loss is not finite"):
-        fit(loss_module, ToySteps(), run_of(5), tmp_path)
-    assert loss_module.calls == 4 and loss_module.model.weight.isfinite().all()
-    record = json.loads((tmp_path / "bad_step_rank0.json").read_text())
-    assert record["step"] == 2 and record["keys"] == {"pairs": ["a2", "b2"]}
-    assert [row["step"] for row in log_of(tmp_path)] == [1, 2]
-
-
-def test_the_last_row_is_written_though_the_data_end_in_an_error(tmp_path: Path, reads_late: None) -> None:
-    def fail(step: int) -> None:
-        if step == 2:
-            raise KeyError("data")
-
-    with pytest.raises(KeyError):
-        fit(Line(), ToySteps(on_read=fail), run_of(5), tmp_path)
     assert [row["step"] for row in log_of(tmp_path)] == [1, 2]
 
 

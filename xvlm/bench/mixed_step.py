@@ -130,7 +130,7 @@ def mixed_step_seconds(recipe: str, pairs: int, region_images: int, repeats: int
     """Return the seconds of a pre-training step on this device, as `bench` measures it."""
     device, run = distributed.device(), pretraining(recipe)
     task = new_task(run, device)
-    step = Step(task, run.optim, precisions(device)[-1], device)
+    step = Step(task, run, precisions(device)[-1], device)
     one_step = step_on(step, task, mixed_batch(run.model, pairs, region_images), device)
     one_step()  # kernels are compiled
     return seconds_of_steps(one_step, device, repeats)[1]

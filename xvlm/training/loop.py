@@ -34,11 +34,17 @@ class LogRow:
 
     Attributes:
         step: number of steps done, this one included.
-        timing: seconds so far, images per second, and share of the time that was spent waiting for data.
+        images: images of the step, of all ranks.
+        waited_s: seconds that the training process waited for the step's data.
+        rest_s: seconds that it spent on the rest of the step.
+        seconds: training time so far, over all sessions.
     """
 
     step: int
-    timing: dict[str, float]
+    images: int
+    waited_s: float
+    rest_s: float
+    seconds: float
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,9 +79,12 @@ def fit(
     log = RunLog(out, state.step, last_step, run.recipe or run.task)
 
     def write_row(numbers: StepNumbers, row: LogRow) -> None:
-        values = trainer.read(numbers)
+        values, total = trainer.read(numbers), row.waited_s + row.rest_s
+        waited = numbers.idle_s(row.waited_s)
+        starvation.add(waited, total)
         if row.step % max(1, run.log_every) == 0:
-            log.step(row.step, {**values, **row.timing})
+            timing = {"images_per_s": row.images / total, "data_share": waited / total}
+            log.step(row.step, {**values, "seconds": row.seconds, **timing})
 
     session_start, seconds_before = time.monotonic(), state.seconds
     pin_memory, starvation = trainer.device.type == "cuda", StarvationNotice(run.workers)
@@ -98,11 +107,9 @@ def fit(
             numbers = trainer.train_step(data)
             unread.read()  # of the step before, for which this waits
             t2 = time.monotonic()
-            starvation.add(t1 - t0, t2 - t0)
             state.seconds = seconds_before + t2 - session_start
             images = distributed.world_size() * sum(len(keys) for keys in data.keys.values())
-            timing = {"images_per_s": images / (t2 - t0), "data_share": (t1 - t0) / (t2 - t0)}
-            unread.add(numbers, LogRow(state.step, {"seconds": state.seconds, **timing}))
+            unread.add(numbers, LogRow(state.step, images, t1 - t0, t2 - t1, state.seconds))
             if not trainer.reads_late:
                 unread.read()
 

@@ -23,7 +23,7 @@ from xvlm.training import checkpoint
 from xvlm.training.optimizer import ExponentialMovingAverage
 
 
-class ShardedWriter:
+class ShardedCheckpoints:
     """Writes the checkpoints of a run, one at a time; the main rank completes and publishes them."""
 
     def __init__(self) -> None:
@@ -64,8 +64,8 @@ class ShardedWriter:
 
         distributed.run_on_main(open_on_main)
         partial = distributed.broadcast_result(lambda: opened[0])
-        writer = HuggingFaceStorageWriter(str(partial), save_distributed=True)
-        saving: Any = async_save(tensors, storage_writer=writer, process_group=self._group)
+        storage = HuggingFaceStorageWriter(str(partial), save_distributed=True)
+        saving: Any = async_save(tensors, storage_writer=storage, process_group=self._group)
         saving.add_done_callback(lambda done: _pass_on(done, parts))
         self._parts = saving
 

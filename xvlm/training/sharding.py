@@ -85,12 +85,12 @@ def build_mesh(degree: int, device_type: str) -> DeviceMesh:
 
 
 def local_part(value: Tensor) -> Tensor:
-    """Return this rank's part of a sharded tensor; any other tensor is returned as it is."""
+    """Return this rank's part of a (...) tensor that is sharded, and any other tensor as it is."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def norm_of_all(tensors: list[Tensor]) -> Tensor:
-    """Return the norm () of tensors together, of which some may be sharded."""
+    """Return the norm () of (...) tensors together, of which some may be sharded."""
     norm = torch.nn.utils.get_total_norm([one for one in tensors if not isinstance(one, DTensor)])
     sharded = [one for one in tensors if isinstance(one, DTensor)]
     if not sharded:
@@ -101,7 +101,7 @@ def norm_of_all(tensors: list[Tensor]) -> Tensor:
 
 
 def shard_like(target: Tensor, value: Tensor) -> Tensor:
-    """Shard a whole tensor, which every rank has, as `target` is sharded, if it is."""
+    """Shard a whole (...) tensor, which every rank has, as `target` is sharded, if it is."""
     if not isinstance(target, DTensor):
         return value
     value = value.to(target.device)

@@ -1,7 +1,6 @@
 """A notice, once in a run, that steps wait for data: how much time is lost, and how many workers would do.
 
-The share of each step is in the log (`data_share`).  On a GPU, too, it is time in which nothing is computed,
-because every step ends with a copy of its losses, which waits for the device.
+The share of each step is in the log (`data_share`): time in which nothing is computed, on a GPU, too.
 """
 
 from __future__ import annotations

@@ -24,24 +24,49 @@ class StepNumbers:
     step: int
     lr: float
     keys: Mapping[str, Any]
-    _parts: list[tuple[Sequence[str], Tensor, torch.cuda.Event | None]] = field(default_factory=list)
+    _earlier_done: torch.cuda.Event | None = None
+    _begun: torch.cuda.Event | None = None
+    _done: torch.cuda.Event | None = None
+    _parts: list[tuple[Sequence[str], Tensor]] = field(default_factory=list)
+
+    @classmethod
+    def begin(
+        cls, step: int, lr: float, keys: Mapping[str, Any], device: torch.device, before: StepNumbers | None
+    ) -> StepNumbers:
+        """Begin a step on a device; `before` is the step before it in this process."""
+        if device.type != "cuda":
+            return cls(step, lr, keys)
+        begun, done = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begun.record()
+        return cls(step, lr, keys, before._done if before is not None else None, begun, done)
 
     def add(self, names: Sequence[str], values_N: Tensor) -> None:
         """Add (N,) numbers; the copy from a GPU is only queued."""
-        event = torch.cuda.Event() if values_N.is_cuda else None
-        on_host_N = values_N.to("cpu", non_blocking=True)
-        if event is not None:
-            event.record()
-        self._parts.append((names, on_host_N, event))
+        self._parts.append((names, values_N.to("cpu", non_blocking=True)))
+
+    def end(self) -> None:
+        """End the step: nothing more will be queued for it."""
+        if self._done is not None:
+            self._done.record()
 
     def read(self) -> dict[str, float]:
         """Return the numbers by name, as soon as they are computed."""
+        if self._done is not None:
+            self._done.synchronize()
         numbers: dict[str, float] = {}
-        for names, values_N, event in self._parts:
-            if event is not None:
-                event.synchronize()
+        for names, values_N in self._parts:
             numbers |= dict(zip(names, values_N.tolist(), strict=True))
         return numbers
+
+    def idle_s(self, waited_s: float) -> float:
+        """Return how many of `waited_s` seconds of waiting for data nothing was computed in.
+
+        A GPU may still have computed the step before; this waits for both steps.
+        """
+        if self._begun is None or self._earlier_done is None:
+            return waited_s
+        self._begun.synchronize()
+        return min(waited_s, self._earlier_done.elapsed_time(self._begun) / 1000)
 
 
 def are_finite(numbers: Mapping[str, float]) -> bool:

@@ -35,7 +35,7 @@ from xvlm.training.optimizer import (
     set_learning_rate,
     step_clipped,
 )
-from xvlm.training.sharded_checkpoint import ShardedWriter
+from xvlm.training.sharded_checkpoint import ShardedCheckpoints
 from xvlm.training.sharding import Sharding
 from xvlm.training.step_numbers import StepNumbers, are_finite
 
@@ -80,7 +80,7 @@ class Trainer:
         is_sharded = run.shard_degree != 1 and distributed.world_size() > 1
         # Before the optimiser and the average, which then hold parts, too.
         self.sharding = Sharding(loss_module, run.shard_degree) if is_sharded else None
-        self.writer = ShardedWriter() if is_sharded else None
+        self.sharded_checkpoints = ShardedCheckpoints() if is_sharded else None
 
         newest = checkpoint.newest_intact_for_all_ranks(out) if resume else None
         self.is_resumed = newest is not None
@@ -97,6 +97,7 @@ class Trainer:
         if self.state.bad:
             self.bad_counter.load_state_dict(self.state.bad)
 
+        self._last_numbers: StepNumbers | None = None
         self.wrapped: nn.Module = loss_module
         if distributed.world_size() > 1 and not is_sharded:
             self.wrapped = DistributedDataParallel(loss_module, find_unused_parameters=separate_steps)
@@ -113,7 +114,8 @@ class Trainer:
         # Random numbers are a function of the step, so that checkpoints need no state of a generator.
         torch.manual_seed((run.seed * 1_000_003 + step) * 4096 + distributed.rank())
         lr = set_learning_rate(self.optimizer, run.optim, step, run.faithful)
-        numbers = StepNumbers(step, lr, data.keys)
+        numbers = StepNumbers.begin(step, lr, data.keys, self.device, self._last_numbers)
+        self._last_numbers = numbers
         for batches in data.by_optimizer_step():
             losses = self._backward(batches)
             norm = gradient_norm(self.optimizer)
@@ -126,6 +128,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model)
+        numbers.end()
         self.state.step += 1
         self.bad_counter.add(data.read, data.bad, data.notes)
         self.bad_counter.check()
@@ -200,7 +203,7 @@ class Trainer:
         name = first_non_finite(self.model.state_dict())
         if average:
             name = name or first_non_finite(average.values)
-        if self.sharding:  # each rank has looked at its own parts
+        if self.sharding:  # each rank has checked its own parts
             name = next(filter(None, distributed.gather_objects(name)), None)
         if name:
             raise NotFiniteError(
@@ -208,15 +211,15 @@ class Trainer:
                 f"earlier checkpoints are in {self.out / 'checkpoints'}"
             )
         content = self.state, self.model, self.optimizer, average
-        if self.writer:
-            self.writer.save(self.out, *content)
+        if self.sharded_checkpoints:
+            self.sharded_checkpoints.save(self.out, *content)
         else:
             distributed.run_on_main(lambda: checkpoint.save(self.out, *content))
 
     def wait_for_checkpoint(self) -> None:
         """Wait until the last checkpoint is complete.  Raises OutputError if it cannot be written."""
-        if self.writer:
-            self.writer.wait()
+        if self.sharded_checkpoints:
+            self.sharded_checkpoints.wait()
 
     def finish(self) -> None:
         """Print the notes on records, and give the loss module a whole model with the averaged weights."""

@@ -126,7 +126,7 @@ class Layer(nn.Module):
         return self.add_residuals(x_TD, attended, attend_context)
 
     def projected(self, context: Tensor | None) -> Tensor | None:
-        """Return the keys and values of the `context` of `forward`."""
+        """Return the keys and values (2, S, H, P, K) of the `context` of `forward`."""
         # Not `self.keys_values`: called from outside it gathers and frees a sharded layer's weights.
         return self.cross.keys_values(context) if context is not None and context.ndim == 3 else context
 
