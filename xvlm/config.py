@@ -101,7 +101,8 @@ class Run:
             permission.
         allow_private: whether URLs may lead to private, loopback and link-local addresses.
         faithful: whether to reproduce the published behaviour where it differs (docs/published.md).
-        compile: whether to compile the model and its losses with `torch.compile`.
+        compile: whether to compile the blocks of the vision encoder and the MLPs of text layers with
+            `torch.compile`, instead of using the forms of the next two fields: for encoders that have none.
         cpu_memory_efficient: whether to train on a CPU with memory-efficient forms of MLPs, embeddings and
             Swin blocks (`models/cpu`), which give the same results.  A GPU never uses them.
         gpu_kernels: whether to train on an NVIDIA GPU with Triton kernels and, on one GPU, CUDA graphs

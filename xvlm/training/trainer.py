@@ -101,7 +101,6 @@ class Trainer:
         self.wrapped: nn.Module = loss_module
         if distributed.world_size() > 1 and not is_sharded:
             self.wrapped = DistributedDataParallel(loss_module, find_unused_parameters=separate_steps)
-        self.compute_losses = torch.compile(self.wrapped) if run.compile else self.wrapped
 
     def train_step(self, data: StepData) -> StepNumbers:
         """Take the optimiser steps of a training step, and return its losses, which `read` has to read.
@@ -151,7 +150,7 @@ class Trainer:
         for index, batch in enumerate(batches):
             with self._no_sync() if index < len(batches) - 1 else nullcontext():
                 with forward_precision(self.model, self.run, self.device, self.run.precision):
-                    losses = self.compute_losses(batch.to(self.device, non_blocking=True))
+                    losses = self.wrapped(batch.to(self.device, non_blocking=True))
                 total = sum(self.weights[name] * value for name, value in losses.items())
                 (total / len(batches)).backward()
             for name, value in losses.items():
