@@ -112,7 +112,9 @@ torch.distributed.init_process_group(
     "gloo", sys.argv[1], rank=int(sys.argv[2]), world_size=2, timeout=datetime.timedelta(seconds=4)
 )
 done = []
-distributed.run_on_main(lambda: done.append(time.sleep(8)))
+distributed.run_on_main(lambda: done.append(time.sleep(6)))
+time.sleep(6 * int(sys.argv[2]))
+assert distributed.gather_objects(sys.argv[2]) == ["0", "1"]
 def full():
     raise OutputError("the disk is full")
 try:
@@ -123,7 +125,10 @@ except OutputError as error:
 
 
 def test_ranks_wait_for_the_main_rank_beyond_the_timeout_of_collectives(tmp_path: Path) -> None:
-    """The main rank may fill a feature cache for hours; its errors are raised on all ranks."""
+    """The main rank may fill a feature cache for hours, and another one evaluate for longer.
+
+    Errors of the main rank are raised on all ranks.
+    """
     commands = [[sys.executable, "-c", MAIN_RANK_WORKS, f"file://{tmp_path}/store", rank] for rank in "01"]
     ranks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     assert [rank.communicate(timeout=120)[0] for rank in ranks] == [

@@ -24,14 +24,22 @@ from torch.distributed.fsdp import FSDPModule
 
 from xvlm.common.errors import DistributedError, XVLMError, first_line
 from xvlm.common.lock import folder_lock
+from xvlm.common.rendezvous import join
 
 T = TypeVar("T")
 
+_SHORTEST_TIMEOUT = 600.0
+"""Seconds in which processes can at least be joined, whatever the timeout of collectives is."""
 
-def init() -> None:
+
+def init(collective_timeout: float = 600.0) -> None:
     """Join the other processes if `torchrun` started this one.
 
-    Raises DistributedError if they cannot be joined, or this rank has no GPU of its own.
+    Args:
+        collective_timeout: seconds after which `training/watchdog.py` ends a run whose ranks wait for one
+            that hangs.  The collectives themselves fail after twice that time, and at least 10 minutes.
+    Raises:
+        DistributedError: they cannot be joined, or this rank has no GPU of its own.
     """
     processes, backend = _from_environment("WORLD_SIZE", 1), "gloo"
     if torch.cuda.is_available():
@@ -48,7 +56,9 @@ def init() -> None:
     if backend == "nccl" and not dist.is_nccl_available():
         raise DistributedError("this PyTorch has no NCCL, which connects GPUs; use one process")
     try:
-        dist.init_process_group(backend)
+        timeout = timedelta(seconds=max(2 * collective_timeout, _SHORTEST_TIMEOUT))
+        store, own_rank, processes = join(timeout)
+        dist.init_process_group(backend, store=store, rank=own_rank, world_size=processes, timeout=timeout)
     except (ValueError, RuntimeError, OSError) as error:
         raise DistributedError(
             f"the {processes} processes of the job cannot be joined: {first_line(error)}"
@@ -79,47 +89,53 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def barrier_without_limit() -> Callable[[], None]:
-    """Return a barrier for work of one rank that takes longer than collectives may (10 or 30 minutes).
+_unlimited: dict[Any, dist.ProcessGroup] = {}
+"""The group without a time limit that belongs to the group of all ranks."""
 
-    All ranks create it before the work and call it afterwards; waiting ranks still handle signals.
-    """
+
+def _unlimited_group() -> dist.ProcessGroup:
+    """Return a group of all ranks whose collectives wait for as long as a rank works."""
+    world = dist.group.WORLD
+    if world not in _unlimited:
+        group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=365)))
+        _unlimited[world] = group
+    return _unlimited[world]
+
+
+def barrier_without_limit() -> None:
+    """Wait for all ranks, for longer than other collectives may; waiting ranks still handle signals."""
     if world_size() == 1:
-        return lambda: None
-    group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=365)))
-
-    def wait() -> None:
-        work = dist.barrier(group, async_op=True)
-        assert work is not None
-        while not work.is_completed():
-            time.sleep(0.05)
-        work.wait()
-        dist.destroy_process_group(group)
-
-    return wait
+        return
+    work = dist.barrier(_unlimited_group(), async_op=True)
+    assert work is not None
+    while not work.is_completed():
+        time.sleep(0.05)
+    work.wait()
 
 
 @contextmanager
 def main_first() -> Iterator[None]:
     """Run a block on the main rank before the other ranks, which then find the files that it wrote."""
-    wait = barrier_without_limit()
+    if world_size() > 1:
+        _unlimited_group()  # all ranks create it together
     if not is_main():
-        wait()
+        barrier_without_limit()
     yield
     if is_main():
-        wait()
+        barrier_without_limit()
 
 
 def run_on_main(work: Callable[[], object]) -> None:
     """Call `work` on the main rank alone, however long it takes; an XVLMError is raised on all ranks."""
-    wait = barrier_without_limit()
+    if world_size() > 1:
+        _unlimited_group()
     error: XVLMError | None = None
     if is_main():
         try:
             work()
         except XVLMError as raised:
             error = raised
-    wait()
+    barrier_without_limit()
     main_error = gather_objects(None if error is None else (type(error), str(error)))[0]
     if error is not None:
         raise error
@@ -142,6 +158,12 @@ def device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", _from_environment("LOCAL_RANK", 0))
     return torch.device("cpu")
+
+
+def collectives_entered() -> int:
+    """Return the number of collectives of all groups that this rank has entered; a rank behind has fewer."""
+    groups: list[Any] = list(dist.distributed_c10d._world.pg_map)
+    return sum(group._get_sequence_number_for_group() for group in groups)
 
 
 def count_per_rank(count: int, like: Tensor) -> list[int]:
@@ -279,11 +301,11 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Return the picklable values of all ranks, in the order of the ranks."""
+    """Return the picklable values of all ranks, in the order of the ranks, however long one of them works."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, _unlimited_group())
     return values
 
 

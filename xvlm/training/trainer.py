@@ -185,6 +185,7 @@ class Trainer:
             model.cpu()
             return metrics
         metrics = evaluate_average(evaluate, self.model, self.average, self.state.step)
+        distributed.barrier_without_limit()  # the collectives of the next step have a limit
         self.loss_module.train()
         return metrics
 

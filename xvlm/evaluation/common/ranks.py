@@ -19,8 +19,8 @@ def rank_slice(count: int) -> slice:
 
 
 def gather_rows(x: Tensor) -> Tensor:
-    """Concatenate the (N, ...) rows of all ranks, in the order of ranks."""
-    return distributed.all_gather(x, distributed.count_per_rank(len(x), x))
+    """Concatenate the (N, ...) rows of all ranks, in the order of ranks, however long one of them works."""
+    return distributed.all_gather(x, distributed.gather_objects(len(x)))
 
 
 def gather_in_order(indexed: Sequence[tuple[int, T]]) -> list[T]:

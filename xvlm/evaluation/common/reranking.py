@@ -41,7 +41,7 @@ def match_candidates(
     )
     code_Z, position = codes.unique(return_inverse=True)  # in the order of images, and so of ranks
     lengths = [len(chunk) for chunk in images.chunks]
-    offset = sum(distributed.count_per_rank(sum(lengths), code_Z)[: distributed.rank()])
+    offset = sum(distributed.gather_objects(sum(lengths))[: distributed.rank()])
     starts = list(accumulate(lengths, initial=offset))
     ends = torch.searchsorted(code_Z, torch.tensor(starts, device=code_Z.device) * num_texts).tolist()
     title = f"reranking ({texts.description}, {images.description})"
