@@ -22,6 +22,7 @@ from xvlm.common.ranges import (
     NonNegativeInt,
     PositiveInt,
     Probability,
+    Seconds,
     Seed,
     SignificantBits,
     type_hints,
@@ -115,6 +116,9 @@ class Run:
             block).
         deterministic: whether a GPU repeats a run bit for bit; it then adds in a fixed order, which takes
             longer.  A CPU always does.
+        collective_timeout: with several ranks, seconds without progress in the steps after which the run ends
+            and names the rank that hangs.  Evaluating, saving and caching features are not limited, but their
+            process has to respond (docs/distributed.md).
         optim: optimiser and schedule.
     """
 
@@ -140,6 +144,7 @@ class Run:
     shard_degree: NonNegativeInt = 1
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     deterministic: bool = False
+    collective_timeout: Seconds = 600.0
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def conflicts(self) -> Iterator[str]:

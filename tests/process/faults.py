@@ -27,13 +27,30 @@ from xvlm.data.loading.streams import DataStream
 from xvlm.records import BadRecord, Record
 from xvlm.training import checkpoint
 from xvlm.training.loop import fit
+from xvlm.training.watchdog import watch_ranks
 
 STEPS = 400
+TIMEOUT = 2.0
+"""Seconds of `collective_timeout` for the faults that the watchdog finds."""
+HANGS = ("busy", "asleep", "stopped", "stopped_main")
 
 
 def mark_fault(out: Path) -> None:
     """Record that the fault has happened: from now on the process should end."""
     (out / "happened").touch()
+
+
+def stop() -> None:
+    """Stop this process.  When torchrun sends SIGTERM, it ends; without that, torchrun would wait 30 s."""
+    pid = os.getpid()
+    if os.fork() == 0:
+        try:
+            while b"ShdPnd:\t0000000000004000" not in Path(f"/proc/{pid}/status").read_bytes():
+                time.sleep(0.05)
+            os.kill(pid, signal.SIGKILL)
+        finally:
+            os._exit(0)
+    os.kill(pid, signal.SIGSTOP)
 
 
 @dataclass
@@ -132,6 +149,11 @@ class Task(nn.Module):
         if self.fault == "rank_killed" and self.active and self.remaining == 0:
             mark_fault(self.out)
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault in HANGS and self.active and self.remaining == 0:
+            mark_fault(self.out)
+            if self.fault == "asleep":
+                time.sleep(600)
+            stop()
         time.sleep(0.05)
         return {"loss": (self.model(batch.x) - 1).square().mean()}
 
@@ -139,16 +161,20 @@ class Task(nn.Module):
 def train(fault: str, workers: int, out: Path, step: int) -> None:
     distributed.init()
     torch.set_num_threads(1)
-    active = distributed.rank() == distributed.world_size() - 1
+    active = distributed.rank() == (0 if fault == "stopped_main" else distributed.world_size() - 1)
     builder = FaultyBuilder(fault, step, active, out)
     streams = [DataStream("numbers", [Numbers()], 2, builder)]
     ranks = distributed.rank(), distributed.world_size()
     steps = StepDataset(streams, Collate(fault, builder), 0, *ranks)
 
+    task = Task(fault, step, active, out)
+
     def evaluate(model: nn.Module, step: int) -> dict[str, float]:
         if fault == "evaluation" and active:
             mark_fault(out)
             raise LookupError("nothing to measure")
+        if fault == "asleep" and active:  # which takes longer than steps may, and is no fault
+            time.sleep(2 * TIMEOUT)
         return {}
 
     if fault == "full":
@@ -158,8 +184,17 @@ def train(fault: str, workers: int, out: Path, step: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "state.json"))
 
         checkpoint.save = save
+    if fault == "asleep":  # so that evaluation and saving come before the fault
+        step, save = step // 2, checkpoint.save
+
+        def save_slowly(*content: Any) -> Path:
+            time.sleep(2 * TIMEOUT)
+            return save(*content)
+
+        checkpoint.save = save_slowly
     run = Run(workers=workers, save_every=step, eval_every=step, optim=OptimConfig(steps=STEPS))
-    fit(Task(fault, step, active, out), steps, run, out, evaluate=evaluate)
+    with watch_ranks(TIMEOUT if fault in HANGS else run.collective_timeout):
+        fit(task, steps, run, out, evaluate=evaluate)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ SignificantBits = Annotated[int, Range(ge=0, le=16)]
 FiniteFloat = Annotated[float, Range()]
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
+Seconds = Annotated[float, Range(gt=0, le=10_000_000)]
+"""A time limit; larger ones exceed what timers can express."""
 Probability = Annotated[float, Range(ge=0, le=1)]
 Decay = Annotated[float, Range(ge=0, lt=1)]
 """Decay of a running average, or another fraction below 1, such as dropout."""

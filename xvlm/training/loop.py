@@ -26,6 +26,7 @@ from xvlm.training.log import RunLog
 from xvlm.training.starvation import StarvationNotice
 from xvlm.training.step_numbers import LateReader, StepNumbers
 from xvlm.training.trainer import Evaluate, Trainer
+from xvlm.training.watchdog import set_activity
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,13 @@ def fit(
         was_due = trainer.is_resumed and is_evaluated(run, state.step)
         if evaluate and was_due and not log.has_event(state.step, "eval"):
             # The run stopped between its checkpoint and the evaluation.
+            set_activity(f"evaluating after step {state.step}")
             log.event(state.step, "eval", trainer.evaluate(evaluate))
         while state.step < last_step:
+            set_activity(f"reading the data of step {state.step + 1}", is_limited=True)
             t0 = time.monotonic()
             data = next(steps)
+            set_activity(f"computing step {state.step + 1}", is_limited=True)
             t1 = time.monotonic()
             numbers = trainer.train_step(data)
             unread.read()  # of the step before, for which this waits
@@ -118,6 +122,7 @@ def fit(
             evaluate_now = evaluate is not None and not interrupted and is_evaluated(run, state.step)
             if interrupted or is_late or evaluate_now or is_saved(run, state.step):
                 unread.read()
+                set_activity(f"saving step {state.step}")
                 log.flush()
                 trainer.save()
             if interrupted:
@@ -127,9 +132,11 @@ def fit(
                     f"it is saved in {out} and --resume goes on"
                 )
             if evaluate and evaluate_now:
+                set_activity(f"evaluating after step {state.step}")
                 log.event(state.step, "eval", trainer.evaluate(evaluate))
             if is_late:
                 break
+    set_activity("finishing")
     trainer.finish()
     return state
 

@@ -22,7 +22,7 @@ from xvlm.training import checkpoint
 from xvlm.training.log import last_logged_step
 
 RUN_ENTRIES = (
-    "run.json", "log.jsonl", "tokenizer.json", "bad_records.jsonl",
+    "run.json", "torchrun.json", "log.jsonl", "tokenizer.json", "bad_records.jsonl",
     "checkpoints", "tensorboard", "model", "best",
 )  # fmt: skip
 """Files and folders that a run writes."""
@@ -30,7 +30,7 @@ RUN_ENTRIES = (
 _CHANGEABLE_FIELDS = (
     "workers", "log_every", "save_every", "eval_every", "best_metric", "max_bad", "max_pixels",
     "allow_remote", "allow_private", "compile", "cpu_memory_efficient", "gpu_kernels", "shard_degree",
-    "activation_checkpointing", "deterministic", "optim.steps",
+    "activation_checkpointing", "deterministic", "collective_timeout", "optim.steps",
 )  # fmt: skip
 """Fields that may change when a run continues, like those of `validation`: they do not affect the weights, or
 extend the run."""

@@ -34,6 +34,7 @@ from xvlm.training.forms import use_training_forms
 from xvlm.training.loop import fit
 from xvlm.training.run_folder import check_run_folder, read_run
 from xvlm.training.trainer import Evaluate
+from xvlm.training.watchdog import set_activity, watch_ranks
 
 __all__ = ["log_on_main", "read_run", "train"]
 
@@ -68,7 +69,7 @@ def train(
             process works in it; it cannot be written.
         InputError: the folder holds another run; or a setting of `run` is not possible.
     """
-    distributed.init()
+    distributed.init(run.collective_timeout)
     for path in python_files(to_json(replace(run, recipe=""))):
         load_file(path)
     validate(run)
@@ -95,6 +96,7 @@ def train(
     with ExitStack() as resources:
         resources.enter_context(distributed.folder_lock_on_main(out))
         resources.enter_context(deterministic_algorithms(run.deterministic))
+        resources.enter_context(watch_ranks(run.collective_timeout))
         distributed.run_on_main(lambda: begin(run, out, resume, new_precision))
         log_on_main(f"{name}: opening data, building the model")
         setup = task.build(run, out)
@@ -111,6 +113,7 @@ def train(
                 "rate never reaches its peak"
             )
         if setup.feature_cache is not None:
+            set_activity("caching features")
             distributed.run_on_main(lambda: resources.enter_context(fill_cache(setup, run)))
         check_best_metric(evaluate, setup, run.best_metric)
         count = sum(parameter.numel() for parameter in bundle.model.parameters())
