@@ -28,6 +28,7 @@ from xvlm.tasks.common.init import ModelRun, resolve_model
 from xvlm.tasks.common.setup import TrainingSetup
 from xvlm.tasks.common.task import find_task
 from xvlm.tasks.common.validation import Evaluation
+from xvlm.training import elastic
 from xvlm.training.checkpoint import TrainingState
 from xvlm.training.feature_cache import feature_cache
 from xvlm.training.forms import use_training_forms
@@ -60,7 +61,8 @@ def train(
     """Train a run into the folder `out`: `run.json`, `log.jsonl`, `checkpoints/`, `model/`.
 
     Args:
-        resume: continue from the folder's newest checkpoint, if there is one.
+        resume: continue from the folder's newest checkpoint, if there is one.  A run that torchrun starts
+            again continues in any case.
         evaluate: evaluates the model every `run.eval_every` steps and at the end; by default the task's.
         minutes: stop after this much training, over all sessions; see `fit`.
         new_precision: continue in `run.precision` although the folder's run had another.
@@ -97,7 +99,12 @@ def train(
         resources.enter_context(distributed.folder_lock_on_main(out))
         resources.enter_context(deterministic_algorithms(run.deterministic))
         resources.enter_context(watch_ranks(run.collective_timeout))
+        launchers = elastic.launchers()
+        if distributed.broadcast_result(lambda: elastic.is_restart(out, launchers)):
+            log_on_main(f"{name}: torchrun started the run again, which goes on in {out}")
+            resume = True
         distributed.run_on_main(lambda: begin(run, out, resume, new_precision))
+        distributed.run_on_main(lambda: elastic.record_launchers(out, launchers))
         log_on_main(f"{name}: opening data, building the model")
         setup = task.build(run, out)
         bundle = setup.bundle
