@@ -32,7 +32,7 @@ from xvlm.training.watchdog import watch_ranks
 STEPS = 400
 TIMEOUT = 2.0
 """Seconds of `collective_timeout` for the faults that the watchdog finds."""
-HANGS = ("busy", "asleep", "stopped", "stopped_main")
+HANGS = ("busy", "asleep", "stopped", "stopped_main", "stopped_evaluating")
 
 
 def mark_fault(out: Path) -> None:
@@ -149,7 +149,8 @@ class Task(nn.Module):
         if self.fault == "rank_killed" and self.active and self.remaining == 0:
             mark_fault(self.out)
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.fault in HANGS and self.active and self.remaining == 0:
+        hangs_here = self.fault in ("asleep", "stopped", "stopped_main")
+        if hangs_here and self.active and self.remaining == 0:
             mark_fault(self.out)
             if self.fault == "asleep":
                 time.sleep(600)
@@ -173,6 +174,9 @@ def train(fault: str, workers: int, out: Path, step: int) -> None:
         if fault == "evaluation" and active:
             mark_fault(out)
             raise LookupError("nothing to measure")
+        if fault == "stopped_evaluating" and active:
+            mark_fault(out)
+            stop()
         if fault == "asleep" and active:  # which takes longer than steps may, and is no fault
             time.sleep(2 * TIMEOUT)
         return {}

@@ -52,7 +52,7 @@ def test_the_rank_that_all_others_wait_for_is_found(
         (
             [STEP, STEP],
             [*later(STEP), STEP],
-            "rank 1 has not responded for 5 s, since computing step 3 (process 1 on a); the run ends "
+            "rank 1 has not responded for 5 s, last computing step 3 (process 1 on a); the run ends "
             "(--collective-timeout)",
         ),
         (

@@ -109,7 +109,7 @@ def describe_hanging(before: Sequence[Report], now: Sequence[Report], seconds: f
         if report.has_left:
             text = f"rank {rank} has left the training"
         elif report.number == before[rank].number:
-            text = f"rank {rank} has not responded for {seconds:.0f} s, since {report.activity}"
+            text = f"rank {rank} has not responded for {seconds:.0f} s, last {report.activity}"
         else:
             text = f"rank {rank} has made no progress for {seconds:.0f} s, {report.activity}"
         texts.append(f"{text} ({report.process})")
