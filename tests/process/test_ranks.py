@@ -28,6 +28,7 @@ MORE: dict[Case, list[str]] = {
     Case("evaluation", ranks=2): ["LookupError: nothing to measure"],
     Case("full", ranks=2): ["xvlm: rank 0: ", "no space is left on the disk"],
     Case("rank_killed", step=5, ranks=2): ["SIGKILL"],
+    Case("asleep", step=8, ranks=2): ["xvlm: rank 1 has made no progress for 3 s, computing step 8 "],
 }
 if os.environ.get("XVLM_ALL_PROCESS_TESTS") == "1":
     EXPECTED = {**EXPECTED, **MORE}
