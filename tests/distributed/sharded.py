@@ -119,12 +119,18 @@ def on_two_ranks(folder: Path) -> dict[str, Any]:
     """Compute all that is tested on two ranks besides the tasks."""
     return {
         "tasks": all_tasks(folder),
+        "recomputed": recomputed(folder / "recomputed"),
         "metrics": evaluated(folder),
         "begun": resume(folder, "begun"),
         "one_file": resume(folder, "one_file"),
         "wrong degree": wrong_degree(folder),
         "full disk": full_disk(folder),
     }
+
+
+def recomputed(folder: Path) -> dict[str, Tensor]:
+    """Train pre-training on shards with activation checkpointing."""
+    return trained(run_of("pretrain", shard_degree=0, activation_checkpointing="full"), folder)
 
 
 def full_disk(folder: Path) -> str:

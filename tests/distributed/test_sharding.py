@@ -52,6 +52,11 @@ def test_two_shards_are_two_copies_and_one_process(name: str, on_two: list[Any],
         assert_same(on_two[0]["tasks"][name]["shards"], sharded.trained(sharded.run_of(name), tmp_path))
 
 
+def test_shards_with_activation_checkpointing_are_copies(on_two: list[Any]) -> None:
+    for rank in on_two:
+        assert_same(rank["recomputed"], rank["tasks"]["pretrain"]["copies"])
+
+
 @pytest.fixture(scope="module")
 def on_four(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     """A folder in which four ranks began a run, and what each rank computed."""
