@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from tests.data import make
 from xvlm.common.errors import InputError, MissingFileError, MissingPackageError
@@ -159,3 +160,31 @@ def test_every_error_of_a_client_becomes_an_input_error(monkeypatch: pytest.Monk
     for read in _reading("gs://bucket/a.jpg"):
         with pytest.raises(InputError, match="cannot be read: ClientError: no credentials"):
             read()
+
+
+class _BlockFile(AbstractBufferedFile):  # type: ignore[misc]
+    """A file as those of s3fs and gcsfs: read by blocks, with fsspec's own `readline`."""
+
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return LINES[start:end]
+
+
+LINES = b"".join(b'{"caption": "number %d", "image": "%d.png"}\n' % (n, n) for n in range(3000))
+
+
+def test_lines_of_a_file_that_fsspec_reads_by_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FileSystem(AbstractFileSystem):  # type: ignore[misc]
+        def open(self, path: str, mode: str = "rb", **options: Any) -> _BlockFile:
+            return _BlockFile(self, path, mode)
+
+        def info(self, path: str, **options: Any) -> dict[str, Any]:
+            return {"name": path, "size": len(LINES), "type": "file"}
+
+        def cat_file(self, path: str, start: int = 0, end: int | None = None, **options: Any) -> bytes:
+            return LINES[start:end]
+
+    monkeypatch.setattr(storage, "_filesystem", lambda path: (FileSystem(), path))
+    source = JsonSource("s3://bucket/a.jsonl")
+    assert len(source) == 3000
+    assert source[2999].concepts[0].texts == ("number 2999",)
+    assert storage.read_all("s3://bucket/a.jsonl") == LINES

@@ -8,6 +8,7 @@ pickled.
 from __future__ import annotations
 
 import glob
+import io
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,7 @@ class FileState:
 
 
 _CHUNK_BYTES = 2**22
+_BUFFER_BYTES = 2**16
 _REMOTE_EXTRA = "the extra: pip install 'xvlm[remote]'"
 PROTOCOLS = {
     **dict.fromkeys(("http", "https", "s3", "s3a"), _REMOTE_EXTRA),
@@ -81,7 +83,8 @@ def open_binary(path: str) -> IO[bytes]:
     if is_remote(path):
         with _remote_errors(path):
             fs, inner = _filesystem(path)
-            return fs.open(inner, "rb")  # type: ignore[no-any-return]
+            # `readline` of fsspec's files takes no limit; that of a BufferedReader does.
+            return io.BufferedReader(fs.open(inner, "rb"), _BUFFER_BYTES)
     return _open_local(path)
 
 
