@@ -240,6 +240,17 @@ def test_hugging_face_pil_images_are_turned_upright() -> None:
         assert record.image.shape == (16, 12, 3)
 
 
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_real_hugging_face_dataset(decode: bool) -> None:
+    datasets = pytest.importorskip("datasets")
+    columns = {"image": [{"bytes": JPEG, "path": None}], "caption": [["a", "b"]]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image(decode=decode))
+    record = HuggingFaceSource(rows)[0]
+    assert record.concepts == (Concept(("a", "b")),)
+    image = open_image(record.image, key="k").image
+    assert np.array_equal(np.asarray(image), np.asarray(Image.open(io.BytesIO(JPEG))))
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
