@@ -67,9 +67,7 @@ class Outcome:
         return self.verdict not in ("returned", "refused")
 
 
-def run_case(
-    generate: Generator, kind: str, seed: int, folder: Path, kit: Path, limits: Limits = Limits()
-) -> Outcome:
+def run_case(generate: Generator, kind: str, seed: int, folder: Path, kit: Path, limits: Limits) -> Outcome:
     """Makes and runs one case in a new folder, which is removed afterwards."""
     root = folder / f"{kind}_{seed}"
     box = Box(root, kit)

@@ -81,6 +81,11 @@ def test_a_command_line_ends_with_0_or_2(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     for words, verdict in ((("recipes",), "returned"), (("eval", "nothing"), "refused")):
         found = run_case(
-            lambda rng, box, words=words: Command(words), "test", 0, tmp_path / "work", tmp_path / "kit"
+            lambda rng, box, words=words: Command(words),
+            "test",
+            0,
+            tmp_path / "work",
+            tmp_path / "kit",
+            Limits(),
         )
         assert found.verdict == verdict, found.detail
