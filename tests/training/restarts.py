@@ -1,7 +1,8 @@
 """Kills ranks of a job of `torchrun --max-restarts`, which has to continue by itself with the same losses.
 
 `python -m tests.training.restarts 10 0 2` kills 10 times, with seed 0, on 2 "nodes": two torchruns with one
-rank each.  By default there is one torchrun with two ranks.
+rank each.  By default there is one torchrun with two ranks.  `... 10 0 1 0` shards the model over all ranks,
+so that checkpoints are written while training goes on.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ RANKS = 2
 SECONDS = 300.0
 
 
-def small_run(steps: int) -> PretrainRun:
+def small_run(steps: int, shard_degree: int = 1) -> PretrainRun:
     """Return a run with data workers that saves every third step."""
-    return tiny_run("convnext", steps=steps, save_every=3, workers=1)
+    return tiny_run("convnext", steps=steps, save_every=3, workers=1, shard_degree=shard_degree)
 
 
 def free_port() -> int:
@@ -145,13 +146,14 @@ def assert_same(job: Job, reference: Job, steps: int) -> None:
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
-def main(kills: int, seed: int = 0, nodes: int = 1) -> None:
+def main(kills: int, seed: int = 0, nodes: int = 1, shard_degree: int = 1) -> None:
     """Kill at `kills` random steps."""
     rng, steps = random.Random(seed), 6 * kills
     with tempfile.TemporaryDirectory() as name:
-        reference = Job.start(small_run(steps), Path(name) / "reference")
+        run = small_run(steps, shard_degree)
+        reference = Job.start(run, Path(name) / "reference")
         reference.wait()
-        job = Job.start(small_run(steps), Path(name) / "job", nodes, restarts=kills)
+        job = Job.start(run, Path(name) / "job", nodes, restarts=kills)
         start = time.monotonic()
         for step in sorted(rng.sample(range(1, steps), kills)):
             print(job.kill_at(step, rng), flush=True)
