@@ -21,11 +21,12 @@ from xvlm.bench.common.batches import CAPTION, PHRASE, noise_samples
 from xvlm.bench.common.flops import step_work
 from xvlm.bench.common.gemm_baseline import describe_device, peak_gb, precisions, reset_peak, seconds
 from xvlm.bench.step import Step, new_task, pretraining
+from xvlm.common.hardware import deterministic_algorithms
 from xvlm.common.ranges import NonNegativeInt, PositiveInt
 from xvlm.models.vision.encoder import VisionConfig
 from xvlm.models.xvlm import ModelConfig
 from xvlm.tasks.common.pretraining_batch import PretrainBatch, collate
-from xvlm.tasks.pretrain import Pretrain
+from xvlm.tasks.pretrain import Pretrain, PretrainRun
 
 MOST_PHRASES = 5
 SIDES = {"cuda": 8192, "cpu": 2048}
@@ -40,6 +41,7 @@ def bench(
     vision: str = "",
     kernels: bool = True,
     activation_checkpointing: Literal["none", "selective", "full"] = "none",
+    deterministic: bool = False,
     repeats: PositiveInt = 8,
 ) -> dict[str, Any]:
     """Measure pre-training steps on pairs and region images, in bf16 if the device supports it.
@@ -51,12 +53,24 @@ def bench(
         vision: name of another image encoder than the recipe's.
         kernels: whether a GPU uses Triton kernels and graphs; see `Run.gpu_kernels`.
         activation_checkpointing: what is computed again in the backward pass; see the field of `Run`.
+        deterministic: whether steps repeat bit for bit; see the field of `Run`.
         repeats: steps that the mean is taken of, after the warm-up.
     """
-    device = distributed.device()
-    run = replace(pretraining(recipe), gpu_kernels=kernels, activation_checkpointing=activation_checkpointing)
+    run = replace(
+        pretraining(recipe),
+        gpu_kernels=kernels,
+        activation_checkpointing=activation_checkpointing,
+        deterministic=deterministic,
+    )
     if vision:
         run = replace(run, model=replace(run.model, vision=VisionConfig(vision)))
+    with deterministic_algorithms(deterministic):
+        return {"recipe": recipe, **measured(run, pairs, region_images, repeats)}
+
+
+def measured(run: PretrainRun, pairs: int, region_images: int, repeats: int) -> dict[str, Any]:
+    """Measure the steps of a run on pairs and region images; see `bench`."""
+    device = distributed.device()
     precision = precisions(device)[-1]
     task = new_task(run, device)
     step = Step(task, run, precision, device)
@@ -65,11 +79,13 @@ def bench(
         batches["regions_"] = mixed_batch(run.model, 0, region_images)
     rate = gemm_tflops(device, precision)
     result: dict[str, Any] = {
-        "recipe": recipe,
         "vision": run.model.vision.name,
         "device": describe_device(device),
         "torch": torch.__version__,
         "precision": precision,
+        "gpu_kernels": run.gpu_kernels,
+        "activation_checkpointing": run.activation_checkpointing,
+        "deterministic": run.deterministic,
         "pairs": pairs,
         "region_images": region_images,
         "phrases": len(batches[""].concepts) - pairs,
