@@ -381,8 +381,25 @@ def test_graphs_add_gradients_of_micro_batches(encoder: tuple[nn.Module, graph.G
         torch.testing.assert_close(graphed(batches[0]), module(batches[0]))
 
 
-def test_a_trained_model_holds_no_graphs() -> None:
-    task, batch = task_and_batch(SWIN)
+@pytest.mark.parametrize("vision", [SWIN, VIT], ids=["swin", "vit"])
+def test_steps_with_graphs_are_those_without(vision: VisionConfig) -> None:
+    """Five steps of an encoder whose last blocks may run again for regions, outside of the graphs."""
+    task, batch = task_and_batch(vision)
+    task.train()
+    losses, gradients = losses_and_gradients(task, batch)
+    enable.use_graphs(task.model)
+    for _ in range(5):
+        replayed, replayed_gradients = losses_and_gradients(task, batch)
+        for name, loss in losses.items():
+            torch.testing.assert_close(replayed[name], loss, rtol=1e-5, atol=1e-6)
+        assert_same_gradients(replayed_gradients, gradients, 1e-4)
+    encoder: Any = task.model.vision
+    assert bool(encoder.run_blocks.graphs) == (DEVICE.type == "cuda")
+
+
+@pytest.mark.parametrize("vision", [SWIN, VIT], ids=["swin", "vit"])
+def test_a_trained_model_holds_no_graphs(vision: VisionConfig) -> None:
+    task, batch = task_and_batch(vision)
     encoder: Any = task.model.vision
     enable.use_graphs(task.model)
     assert isinstance(encoder.run_blocks, graph.GraphedForward)

@@ -121,9 +121,10 @@ class Trainer:
             means = distributed.mean_over_ranks(torch.stack([*losses.values()]))
             values_N = torch.cat((means, norm.to(means.dtype)[None]))
             numbers.add((*losses, "grad_norm"), values_N)
+            is_finite = values_N.isfinite().all() if self.reads_late else None
             if not self.reads_late:
                 self.read(numbers)
-            step_clipped(self.optimizer, norm, run.optim.max_grad_norm, values_N.isfinite().all())
+            step_clipped(self.optimizer, norm, run.optim.max_grad_norm, is_finite)
             self.optimizer.zero_grad(set_to_none=True)
         if self.average:
             self.average.update(self.model)

@@ -11,7 +11,9 @@ from torch import nn
 
 from xvlm.common.hardware import autocast
 from xvlm.models.gpu.graph import GraphedForward
+from xvlm.models.vision.encoder import VisionEncoder
 from xvlm.models.vision.grid import GridEncoder
+from xvlm.models.vision.vit import ViTEncoder
 from xvlm.models.xvlm import XVLM
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -53,14 +55,18 @@ def use_graphs(model: XVLM) -> None:
     Several processes average gradients while the backward pass still runs, which a graph does not know.
     """
     vision = model.vision
-    if _HAS_TRITON and isinstance(vision, GridEncoder) and vision.channels_last_output:
+    if _HAS_TRITON and (isinstance(vision, ViTEncoder) or _is_swin(vision)):
         vision.run_blocks = GraphedForward(vision.forward_blocks, vision)
 
 
 def release_graphs(model: XVLM) -> None:
     """Undo `use_graphs`: the graphs of a trained model would hold the memory of a training step."""
-    if isinstance(model.vision, GridEncoder):
-        model.vision.run_blocks = model.vision.forward_blocks
+    model.vision.run_blocks = model.vision.forward_blocks
+
+
+def _is_swin(vision: VisionEncoder) -> bool:
+    """Return whether an encoder gives a map (B, h, w, D), which CNNs do not."""
+    return isinstance(vision, GridEncoder) and vision.channels_last_output
 
 
 @contextmanager

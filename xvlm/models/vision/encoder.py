@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,11 +72,12 @@ class ImageFeatures:
 class VisionEncoder(nn.Module):
     """Base class of image encoders: pixel normalization, frozen parts.
 
-    Subclasses set `width`, and implement `forward` and `concepts`.
+    Subclasses set `width`, and implement `forward`, `forward_blocks` and `concepts`.
 
     Attributes:
         model: the timm model or any other module.
         stem: frozen first blocks, if they are separate from `model`.
+        run_blocks: what `forward` calls: `forward_blocks`, or graphs of it on a GPU.
         width: D, width of the tokens.
     """
 
@@ -89,6 +90,7 @@ class VisionEncoder(nn.Module):
         self.model = model
         self.config = config
         self.stem: nn.Module | None = None
+        self.run_blocks: Callable[[Tensor], Tensor] = self.forward_blocks
         self.register_buffer("mean", torch.tensor(config.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(3, 1, 1) * 255, persistent=False)
 
@@ -101,6 +103,10 @@ class VisionEncoder(nn.Module):
         if images.stem_applied:
             return pixels
         return (pixels - self.mean) / self.std
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """Apply the model to normalized pixels (B, 3, h, w)."""
+        raise NotImplementedError
 
     def tower(self) -> nn.Module:
         """Return the modules of the timm model in its own order, stem first."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +17,6 @@ class GridEncoder(VisionEncoder):
 
     def __init__(self, model: nn.Module, config: VisionConfig) -> None:
         super().__init__(model, config)
-        self.run_blocks: Callable[[Tensor], Tensor] = self.forward_blocks  # which a GPU may replay as a graph
         if hasattr(model, "head"):
             # Only timm's classifier uses it (ConvNeXt's has a norm); DDP would wait for its gradients.
             model.head.requires_grad_(False)

@@ -38,16 +38,22 @@ class ViTEncoder(VisionEncoder):
         """Encode B images into (B, 1 + P, D) tokens."""
         model: Any = self.model
         x_BCHW = self.normalize(images)
-        x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x_BCHW))))
+        before_local, tokens = self.run_blocks(x_BCHW).unbind()
+        stride = model.patch_embed.feat_ratio()
+        grid_hw = (x_BCHW.shape[2] // stride, x_BCHW.shape[3] // stride)
+        return ImageFeatures(tokens, grid_hw, before_local)
+
+    def forward_blocks(self, x: Tensor) -> Tensor:
+        """(B, 3, h, w) -> (2, B, 1 + P, D): tokens before the blocks that run again, and after all blocks."""
+        model: Any = self.model
+        x = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(x))))
         shared = len(model.blocks) - self.config.local_depth
         for block in model.blocks[:shared]:
             x = block(x)
         before_local = x
         for block in model.blocks[shared:]:
             x = block(x)
-        stride = model.patch_embed.feat_ratio()
-        grid_hw = (x_BCHW.shape[2] // stride, x_BCHW.shape[3] // stride)
-        return ImageFeatures(model.norm(x), grid_hw, before_local)
+        return torch.stack((before_local, model.norm(x)))
 
     def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
         """Encode concepts; the (1 + P, D) token sets of regions follow those of the B whole images."""
