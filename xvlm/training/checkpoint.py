@@ -170,6 +170,14 @@ def tensors_of(
     return tensors
 
 
+def flat_tensors_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: ExponentialMovingAverage | None
+) -> dict[str, Tensor]:
+    """Return the tensors (...) of a checkpoint by part and name in one: `model/...`."""
+    parts = tensors_of(model, optimizer, average)
+    return {f"{part}/{name}": value for part, named in parts.items() for name, value in named.items()}
+
+
 def record_of(
     state: TrainingState, optimizer: torch.optim.Optimizer, average: ExponentialMovingAverage | None
 ) -> dict[str, Any]:
@@ -303,10 +311,7 @@ def _load_parts(
         if name not in record["without_state"]:
             moments = {kind: torch.zeros_like(parameter) for kind in ("exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {"step": torch.zeros((), device=parameter.device), **moments}
-    tensors = tensors_of(model, optimizer, average)
-    _read_parts(
-        folder, {f"{part}/{name}": value for part, named in tensors.items() for name, value in named.items()}
-    )
+    _read_parts(folder, flat_tensors_of(model, optimizer, average))
 
 
 def _read_parts(folder: Path, targets: Mapping[str, Tensor]) -> None:

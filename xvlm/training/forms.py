@@ -15,6 +15,7 @@ from xvlm.models.compiled_blocks import compile_blocks
 from xvlm.models.cpu.enable import use_memory_efficient_training
 from xvlm.models.gpu.enable import step_precision, use_graphs, use_kernels
 from xvlm.tasks.common.loss_module import LossModule
+from xvlm.training.sharding import is_sharded
 
 
 def use_training_forms(loss_module: LossModule, run: Run, device: torch.device) -> None:
@@ -37,6 +38,6 @@ def forward_precision(
 ) -> AbstractContextManager[None]:
     """Return the context of a forward pass in a precision."""
     # Weights cannot be converted before the step if no rank holds them all.
-    if run.gpu_kernels and (run.shard_degree == 1 or distributed.world_size() == 1):
+    if run.gpu_kernels and not is_sharded(run):
         return step_precision(model, device, precision)
     return autocast(device, precision)

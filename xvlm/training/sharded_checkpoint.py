@@ -49,11 +49,8 @@ class ShardedCheckpoints:
         self.wait()
         self._folder = checkpoint.folder_of(out, state)
         record = checkpoint.record_of(state, optimizer, average)
-        tensors = {
-            f"{part}/{name}": value.contiguous()
-            for part, named in checkpoint.tensors_of(model, optimizer, average).items()
-            for name, value in named.items()
-        }
+        tensors = checkpoint.flat_tensors_of(model, optimizer, average)
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
         parts: Future[object] = Future()
         opened: list[Path] = []
 

@@ -22,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from xvlm import distributed
 from xvlm.common.errors import InputError
+from xvlm.config import Run
 from xvlm.models.text.encoder import Layer
 from xvlm.models.xvlm import XVLM
 from xvlm.tasks.common.loss_module import LossModule
@@ -71,6 +72,11 @@ class Sharding:
         for name, value in values.items():
             own[name].copy_(value.full_tensor() if isinstance(value, DTensor) else value)
         return self._whole
+
+
+def is_sharded(run: Run) -> bool:
+    """Return whether a run shards its parameters: on one process there is nothing to share."""
+    return run.shard_degree != 1 and distributed.world_size() > 1
 
 
 def build_mesh(degree: int, device_type: str) -> DeviceMesh:

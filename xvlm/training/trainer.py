@@ -36,7 +36,7 @@ from xvlm.training.optimizer import (
     step_clipped,
 )
 from xvlm.training.sharded_checkpoint import ShardedCheckpoints
-from xvlm.training.sharding import Sharding
+from xvlm.training.sharding import Sharding, is_sharded
 from xvlm.training.step_numbers import StepNumbers, are_finite
 
 Evaluate = Callable[[nn.Module, int], dict[str, float]]
@@ -77,10 +77,9 @@ class Trainer:
         self.weights = loss_module.loss_weights()
         if distributed.world_size() > 1:
             synchronize_batch_norms(loss_module)
-        is_sharded = run.shard_degree != 1 and distributed.world_size() > 1
         # Before the optimiser and the average, which then hold parts, too.
-        self.sharding = Sharding(loss_module, run.shard_degree) if is_sharded else None
-        self.sharded_checkpoints = ShardedCheckpoints() if is_sharded else None
+        self.sharding = Sharding(loss_module, run.shard_degree) if is_sharded(run) else None
+        self.sharded_checkpoints = ShardedCheckpoints() if self.sharding else None
 
         newest = checkpoint.newest_intact_for_all_ranks(out) if resume else None
         self.is_resumed = newest is not None
@@ -99,7 +98,7 @@ class Trainer:
 
         self._last_numbers: StepNumbers | None = None
         self.wrapped: nn.Module = loss_module
-        if distributed.world_size() > 1 and not is_sharded:
+        if distributed.world_size() > 1 and not self.sharding:
             self.wrapped = DistributedDataParallel(loss_module, find_unused_parameters=separate_steps)
 
     def train_step(self, data: StepData) -> StepNumbers:
@@ -184,8 +183,8 @@ class Trainer:
             model = self._whole_model().to(self.device)
             metrics = evaluate_average(evaluate, model, None, self.state.step)
             model.cpu()
-            return metrics
-        metrics = evaluate_average(evaluate, self.model, self.average, self.state.step)
+        else:
+            metrics = evaluate_average(evaluate, self.model, self.average, self.state.step)
         distributed.barrier_without_limit()  # the collectives of the next step have a limit
         self.loss_module.train()
         return metrics
