@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from tests.tiny import tiny_config, tiny_loaded, tiny_model
-from xvlm.boxes import patch_centres
 from xvlm.models.checkpoints.adapt import adapt_model
 from xvlm.models.checkpoints.folder import ModelBundle, load_model, save_model
 from xvlm.models.heads import LanguageHead, PointingBoxHead
@@ -62,8 +61,7 @@ def test_the_pointing_head_equals_a_loop_over_patches() -> None:
     head = PointingBoxHead(6, 5, key_width=4).double()
     cls_RD = torch.randn(2, 6, dtype=torch.float64)
     patches_RPD = torch.randn(2, 12, 5, dtype=torch.float64)
-    centre_P2 = patch_centres((3, 4)).double()
-    logits_R4 = head.logits(cls_RD, patches_RPD, centre_P2)
+    logits_R4 = head.logits(cls_RD, patches_RPD, (3, 4))
     for cls_D, patches_PD, logits_4 in zip(cls_RD, patches_RPD, logits_R4, strict=True):
         scores = [(head.key(patch_D) @ head.query(cls_D)) / 4**0.5 for patch_D in patches_PD]
         weight_P = torch.stack(scores).softmax(0)

@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from xvlm.boxes import patch_centres
+from xvlm.common.errors import InputError
+
 
 def at_least_float(x: Tensor) -> Tensor:
     """Convert (...) to float32 unless it is float64: bfloat16 has three digits, too few to rank by."""
@@ -51,7 +54,9 @@ class BoxHead(MLPHead):
     def __init__(self, width: int, vision_width: int) -> None:
         super().__init__(width, 4)
 
-    def logits(self, cls_RD: Tensor, tokens_RPD: Tensor, centre_P2: Tensor) -> Tensor:
+    def logits(
+        self, cls_RD: Tensor, tokens_RPD: Tensor, grid_hw: tuple[int, int], finer_RChw: Tensor | None = None
+    ) -> Tensor:
         """(R, D) x_cls -> (R, 4) before the sigmoid; the arguments of `PointingBoxHead`, patches unused."""
         return self(cls_RD)
 
@@ -72,9 +77,11 @@ class PointingBoxHead(nn.Module):
         self.value = nn.Linear(vision_width, width)
         self.read = MLPHead(width, 4)
 
-    def logits(self, cls_RD: Tensor, tokens_RPD: Tensor, centre_P2: Tensor) -> Tensor:
-        """(R, D) x_cls, (R, P, D) patches of the vision width, (P, 2) their centres -> (R, 4) before the
-        sigmoid."""
+    def logits(
+        self, cls_RD: Tensor, tokens_RPD: Tensor, grid_hw: tuple[int, int], finer_RChw: Tensor | None = None
+    ) -> Tensor:
+        """(R, D) x_cls, (R, P, D) patches of a grid (rows, columns) -> (R, 4) before the sigmoid."""
+        centre_P2 = patch_centres(grid_hw, cls_RD.device)
         query_RK, key_RPK = self.query(cls_RD), self.key(tokens_RPD)
         score_RP = (key_RPK @ query_RK[:, :, None])[..., 0] * key_RPK.shape[-1] ** -0.5
         weight_RP = score_RP.softmax(-1)
@@ -84,7 +91,59 @@ class PointingBoxHead(nn.Module):
         return correction_R4 + F.pad(torch.logit(guess_R2, eps=1e-3), (0, 2))
 
 
-BOX_HEADS = {"mlp": BoxHead, "point": PointingBoxHead}
+class FinerPointingBoxHead(PointingBoxHead):
+    """A pointing head over the cells of the finer map: they are compared by what both maps say about them.
+
+    A cell's key is the sum of that of the finer map and of that of the patches, enlarged bilinearly, as in a
+    feature pyramid (Lin et al., CVPR 2017).
+    """
+
+    def __init__(self, width: int, vision_width: int, finer_width: int, key_width: int = 64) -> None:
+        super().__init__(width, vision_width, key_width)
+        self.finer_norm = nn.GroupNorm(1, finer_width)
+        self.finer_key = nn.Conv2d(finer_width, key_width, 3, padding=1)
+        self.finer_value = nn.Linear(finer_width, width)
+
+    def logits(
+        self, cls_RD: Tensor, tokens_RPD: Tensor, grid_hw: tuple[int, int], finer_RChw: Tensor | None = None
+    ) -> Tensor:
+        """(R, D) x_cls, (R, P, D) patches of a grid (rows, columns), (R, C, h, w) finer map -> (R, 4)."""
+        assert finer_RChw is not None
+        cells_RChw = self.finer_norm(finer_RChw)
+        finer_hw = (cells_RChw.shape[2], cells_RChw.shape[3])
+        coarse_RKhw = self.key(tokens_RPD).transpose(1, 2).unflatten(2, grid_hw)
+        key_RKhw = self.finer_key(cells_RChw) + F.interpolate(coarse_RKhw, size=finer_hw, mode="bilinear")
+        score_RQ = (self.query(cls_RD)[:, None] @ key_RKhw.flatten(2))[:, 0] * key_RKhw.shape[1] ** -0.5
+        weight_RQ = score_RQ.softmax(-1)
+        guess_R2 = weight_RQ @ patch_centres(finer_hw, cls_RD.device).to(weight_RQ.dtype)
+        cell_RC = (cells_RChw.flatten(2) @ weight_RQ[:, :, None])[..., 0]
+        # The weight of a patch is that of its cells.
+        weight_R1hw = F.adaptive_avg_pool2d(weight_RQ.unflatten(1, finer_hw)[:, None], grid_hw)
+        weight_RP = weight_R1hw.flatten(1) / weight_R1hw.flatten(1).sum(1, keepdim=True)
+        patch_RD = (weight_RP[:, None] @ tokens_RPD)[:, 0]
+        correction_R4 = self.read(cls_RD + self.value(patch_RD) + self.finer_value(cell_RC))
+        return correction_R4 + F.pad(torch.logit(guess_R2, eps=1e-3), (0, 2))
+
+
+def build_box_head(
+    kind: str, width: int, vision_width: int, finer_width: int = 0
+) -> BoxHead | PointingBoxHead:
+    """Build the box head of a kind, "mlp" or "point", for x_cls of `width` and patches of `vision_width`.
+
+    Args:
+        finer_width: channels of the encoder's finer map; 0 without one.
+    Raises:
+        InputError: there is no such kind, or it does not read the finer map.
+    """
+    if kind == "point":
+        if finer_width:
+            return FinerPointingBoxHead(width, vision_width, finer_width)
+        return PointingBoxHead(width, vision_width)
+    if kind != "mlp":
+        raise InputError(f"box_head is {kind!r}; it may be mlp or point")
+    if finer_width:
+        raise InputError("box_head is 'mlp', which reads no map; finer_map needs box_head 'point'")
+    return BoxHead(width, vision_width)
 
 
 class ContrastiveHead(nn.Module):

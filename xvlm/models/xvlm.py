@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from xvlm import registry
 from xvlm.batch import Concepts, Images, Texts
-from xvlm.boxes import patch_centres
 from xvlm.common.errors import InputError, XVLMError
 from xvlm.common.ranges import PositiveFloat, PositiveInt, validate
 from xvlm.models.generation.decoder import Decoder
 from xvlm.models.heads import (
-    BOX_HEADS,
     AssignmentHead,
     BoxHead,
     Classifier,
@@ -26,6 +25,7 @@ from xvlm.models.heads import (
     LanguageHead,
     MLPHead,
     PointingBoxHead,
+    build_box_head,
     in_full_precision,
 )
 from xvlm.models.text.attention import ConceptTokens
@@ -81,7 +81,7 @@ class HeadSpec:
     """How a head is built, and what it needs from the model.
 
     Attributes:
-        build: builds the head from the model configuration and the width of the vision encoder.
+        build: builds the head from the model configuration and the vision encoder, whose widths it may need.
         encoder: the cross-modal encoder that the head needs: "single" over one image, "pair" over image
             pairs, or none (`None`).
         init_bert: whether the head's weights are initialized as in BERT.
@@ -90,7 +90,7 @@ class HeadSpec:
         uses_labels: whether the head's outputs are `ModelConfig.labels`.
     """
 
-    build: Callable[[ModelConfig, int], nn.Module]
+    build: Callable[[ModelConfig, VisionEncoder], nn.Module]
     encoder: Literal["single", "pair"] | None = "single"
     init_bert: bool = False
     initial: Mapping[str, str] = field(default_factory=dict)
@@ -101,17 +101,23 @@ _DECODER_INITIAL = {"text.": "text.", "cross.": "fusion.", "head.": "mlm."}
 
 HEADS: dict[str, HeadSpec] = {
     "contrastive": HeadSpec(
-        lambda config, width: ContrastiveHead(width, config.text.width, config.embed_dim, config.temperature)
+        lambda config, vision: ContrastiveHead(
+            vision.width, config.text.width, config.embed_dim, config.temperature
+        )
     ),
     "matching": HeadSpec(lambda config, _: MLPHead(config.text.width, 2)),
-    "box": HeadSpec(lambda config, width: BOX_HEADS[config.box_head](config.text.width, width)),
+    "box": HeadSpec(
+        lambda config, vision: build_box_head(
+            config.box_head, config.text.width, vision.width, vision.finer_width
+        )
+    ),
     "mlm": HeadSpec(
         lambda config, _: LanguageHead(config.text.width, config.text.vocab_size, config.text.norm_eps),
         init_bert=True,
     ),
     "pair_classifier": HeadSpec(lambda config, _: MLPHead(config.text.width, 2), encoder="pair"),
     "text_assignment": HeadSpec(
-        lambda config, width: AssignmentHead(config.text.width, width, config.embed_dim),
+        lambda config, vision: AssignmentHead(config.text.width, vision.width, config.embed_dim),
         encoder="pair",
         initial={"vision.": "contrastive.vision."},
     ),
@@ -121,7 +127,7 @@ HEADS: dict[str, HeadSpec] = {
         initial=_DECODER_INITIAL,
     ),
     "caption_decoder": HeadSpec(
-        lambda config, width: Decoder(config.text, width),
+        lambda config, vision: Decoder(config.text, vision.width),
         encoder=None,
         init_bert=True,
         initial=_DECODER_INITIAL,
@@ -258,9 +264,18 @@ class XVLM(nn.Module):
             image_R: (R,) int64 index of each row's whole image among the concepts.
         """
         patches_SPD = concepts.tokens_SPD if concepts.mean_summary else concepts.tokens_SPD[:, 1:]
-        patches_RPD = patches_SPD.index_select(0, concepts.set_C[image_R])
-        centre_P2 = patch_centres(concepts.grid_hw, cls_RD.device)
-        return in_full_precision(self.box.logits, cls_RD, patches_RPD, centre_P2).sigmoid()
+        set_R = concepts.set_C[image_R]
+        maps = [patches_SPD.index_select(0, set_R)]
+        if concepts.finer_SChw is not None:
+            maps.append(concepts.finer_SChw.index_select(0, set_R))
+        logits = partial(self._box_logits, concepts.grid_hw)
+        return in_full_precision(logits, cls_RD, *maps).sigmoid()
+
+    def _box_logits(
+        self, grid_hw: tuple[int, int], cls_RD: Tensor, patches_RPD: Tensor, finer_RChw: Tensor | None = None
+    ) -> Tensor:
+        """(R, D) x_cls, (R, P, D) patches of a grid, (R, C, h, w) finer map -> (R, 4) before the sigmoid."""
+        return self.box.logits(cls_RD, patches_RPD, grid_hw, finer_RChw)
 
 
 def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
@@ -269,8 +284,6 @@ def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
     Raises InputError for settings that do not exist or exclude each other.
     """
     validate(config)
-    if config.box_head not in BOX_HEADS:
-        raise InputError(f"box_head is {config.box_head!r}; it may be {' or '.join(BOX_HEADS)}")
     vision = build_vision(config.vision, pretrained=pretrained_vision)
     heads = {name: find_head(name) for name in config.heads}
     encoders = {spec.encoder for spec in heads.values()}
@@ -280,7 +293,7 @@ def build_model(config: ModelConfig, pretrained_vision: bool = False) -> XVLM:
         parts |= {"text": TextEncoder(config.text), "fusion": encoder(config.text, vision.width)}
     # In the order of the table, not of `config`, since the order decides which random numbers a head gets.
     ordered = [*(name for name in HEADS if name in heads), *(name for name in heads if name not in HEADS)]
-    parts |= {name: heads[name].build(config, vision.width) for name in ordered}
+    parts |= {name: heads[name].build(config, vision) for name in ordered}
     for name, part in parts.items():
         if name in ("text", "fusion") or (name in heads and heads[name].init_bert):
             part.apply(init_bert)

@@ -141,6 +141,6 @@ TASK = Task(
     RatingRun,
     build,
     Measure(evaluate, {"rating_mse": "mean squared error"}),
-    heads={"rating": HeadSpec(lambda config, vision_width: MLPHead(config.text.width, 1))},
+    heads={"rating": HeadSpec(lambda config, vision: MLPHead(config.text.width, 1))},
     predict=predict,
 )

@@ -55,7 +55,7 @@ def use_graphs(model: XVLM) -> None:
     Several processes average gradients while the backward pass still runs, which a graph does not know.
     """
     vision = model.vision
-    if _HAS_TRITON and (isinstance(vision, ViTEncoder) or _is_swin(vision)):
+    if _HAS_TRITON and not vision.finer_width and (isinstance(vision, ViTEncoder) or _is_swin(vision)):
         vision.run_blocks = GraphedForward(vision.forward_blocks, vision)
 
 

@@ -143,6 +143,8 @@ class ConceptTokens:
         mean_summary: True if the summary token is the mean of the concept's patches, which is in no set;
             False if it is the first token of the set.
         grid_hw: (rows, columns) of the patches.
+        finer_SChw: (S, C, h, w) map of an earlier stage of each set's image, if the encoder has `finer_map`;
+            boxes are predicted from it, and no text attends to it.
     """
 
     tokens_SPD: Tensor
@@ -150,6 +152,7 @@ class ConceptTokens:
     mask_CP: Tensor
     mean_summary: bool
     grid_hw: tuple[int, int]
+    finer_SChw: Tensor | None = None
 
     def select_used(self, concept_R: Tensor) -> ConceptTokens:
         """Select a concept for each row (R,), and drop the token sets that no row attends to."""

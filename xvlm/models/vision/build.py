@@ -12,6 +12,7 @@ from torch import nn
 from xvlm import registry
 from xvlm.common.errors import InputError, describe_error
 from xvlm.models.vision.encoder import VisionConfig, VisionEncoder
+from xvlm.models.vision.finer_map import add_finer_map
 from xvlm.models.vision.frozen_stem import split_stem
 from xvlm.models.vision.grid import GridEncoder
 from xvlm.models.vision.timm_options import check_image_hw, create_timm_model
@@ -40,7 +41,7 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     _check_stride(model, config)
     _set_image_size(model, config)
     if isinstance(model, VisionTransformer):
-        for name in ("frozen_stem_blocks", "patch_dropout"):
+        for name in ("frozen_stem_blocks", "patch_dropout", "finer_map"):
             if getattr(config, name):
                 raise InputError(f"{config.name} is a ViT; {name} is for encoders with a feature map")
         return ViTEncoder(model, config)
@@ -51,6 +52,8 @@ def build_vision(config: VisionConfig, pretrained: bool = False) -> VisionEncode
     encoder = GridEncoder(model, config)
     if config.frozen_stem_blocks:
         encoder.stem = split_stem(model, config.frozen_stem_blocks, config.name)
+    if config.finer_map:
+        add_finer_map(encoder)
     return encoder
 
 

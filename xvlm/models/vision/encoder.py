@@ -38,6 +38,9 @@ class VisionConfig:
         freeze_batch_norm: whether BatchNorm keeps its pre-trained statistics while training.
         patch_dropout: grid encoders only: fraction of patches that each training step hides from concept
             vectors and texts.  It delays overfitting on small sets of images.
+        finer_map: grid encoders only: whether the pointing box head also reads the map of an earlier stage,
+            which has more cells: an object that covers a small part of a cell of the final map has no place
+            in it.
     """
 
     name: str = "swin_base_patch4_window7_224"
@@ -49,6 +52,7 @@ class VisionConfig:
     frozen_stem_blocks: NonNegativeInt = 0
     freeze_batch_norm: bool = False
     patch_dropout: Decay = 0.0
+    finer_map: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class ImageFeatures:
         tokens_BPD: (B, P, D) patch tokens in row-major order; ViT encoders put the class token first.
         grid_hw: (rows, columns) of the patch grid.
         before_local_BPD: ViT only: (B, P, D) tokens before the blocks that run again for regions.
+        finer_BChw: (B, C, h, w) map of an earlier stage, if the encoder has `finer_map`.
     """
 
     tokens_BPD: Tensor
     grid_hw: tuple[int, int]
     before_local_BPD: Tensor | None = None
+    finer_BChw: Tensor | None = None
 
     def __len__(self) -> int:
         return self.tokens_BPD.shape[0]
@@ -79,9 +85,11 @@ class VisionEncoder(nn.Module):
         stem: frozen first blocks, if they are separate from `model`.
         run_blocks: what `forward` calls: `forward_blocks`, or graphs of it on a GPU.
         width: D, width of the tokens.
+        finer_width: C, channels of the finer map; 0 without one.
     """
 
     width: int
+    finer_width: int = 0
     mean: Tensor
     std: Tensor
 

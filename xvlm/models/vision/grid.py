@@ -25,6 +25,7 @@ class GridEncoder(VisionEncoder):
         # The map of a CNN is not normalized and has no position embeddings; that of a Swin is and has.
         self.norm = nn.Identity() if self.channels_last_output else nn.LayerNorm(self.width)
         self.adds_position = not self.channels_last_output
+        self.finer_stage: int | None = None
         if not self.channels_last_output:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -34,24 +35,36 @@ class GridEncoder(VisionEncoder):
         Raises InputError if the model returns no map.
         """
         x_BCHW = self.normalize(images)
-        if self.channels_last_output:
-            x = self.run_blocks(x_BCHW)
+        finer_BChw = None
+        if not self.channels_last_output:
+            x, finer_BChw = self._convolve(x_BCHW, images.stem_applied)
+        elif self.config.finer_map:
+            x, finer_BChw = self._forward_stages(x_BCHW)
         else:
-            x = self._convolve(x_BCHW, images.stem_applied)
+            x = self.run_blocks(x_BCHW)
         if x.ndim != 4:
             raise InputError(
                 f"{self.config.name} gives features {tuple(x.shape)}; an encoder needs a map (B, D, h, w) or "
                 "(B, h, w, D), or has to be a VisionTransformer with a class token"
             )
         x_BhwD = x if self.channels_last_output else x.permute(0, 2, 3, 1)
-        return ImageFeatures(self.norm(x_BhwD.flatten(1, 2)), (x_BhwD.shape[1], x_BhwD.shape[2]))
+        return ImageFeatures(
+            self.norm(x_BhwD.flatten(1, 2)), (x_BhwD.shape[1], x_BhwD.shape[2]), finer_BChw=finer_BChw
+        )
 
     def forward_blocks(self, x: Tensor) -> Tensor:
         """(B, 3, h, w) -> the final map (B, D, h', w') or (B, h', w', D)."""
         return self.model.forward_features(x)  # type: ignore[operator, no-any-return]
 
-    def _convolve(self, x_BCHW: Tensor, stem_applied: bool) -> Tensor:
-        """(B, C, H, W) -> the final map (B, D, h, w).
+    def _forward_stages(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(B, 3, h, w) -> the final map as in `forward_blocks`, and the finer map (B, C, h', w') if any."""
+        if self.finer_stage is None:
+            return self.forward_blocks(x), None
+        final, maps = self.model.forward_intermediates(x, indices=[self.finer_stage])  # type: ignore[operator]
+        return final, maps[0]
+
+    def _convolve(self, x_BCHW: Tensor, stem_applied: bool) -> tuple[Tensor, Tensor | None]:
+        """(B, C, H, W) -> the final map (B, D, h, w), and the finer map (B, C', h', w') if there is one.
 
         Channels last is the fastest format on CPU and GPU.  A CPU never uses bfloat16, in which the backward
         pass of convolutions is slower than in float32.
@@ -63,7 +76,8 @@ class GridEncoder(VisionEncoder):
             if self.stem is not None and not stem_applied:
                 with torch.no_grad():
                     x_BCHW = self.stem(x_BCHW)
-            return self.model.forward_features(x_BCHW)  # type: ignore[operator, no-any-return]
+            final, finer = self._forward_stages(x_BCHW)
+            return final, x_BCHW if self.stem is not None and self.config.finer_map else finer
 
     def concepts(self, features: ImageFeatures, concepts: Concepts) -> tuple[ConceptTokens, Tensor]:
         """Encode concepts; those of one image share its (P, D) tokens, and so their keys and values."""
@@ -85,7 +99,15 @@ class GridEncoder(VisionEncoder):
         if self.adds_position:
             position_PD = sincos_position(features.grid_hw, self.width, tokens_BPD.device)
             tokens_BPD = tokens_BPD + position_PD.to(tokens_BPD.dtype)
-        return ConceptTokens(tokens_BPD, set_C, mask_CP, mean_summary=True, grid_hw=features.grid_hw), cls_CD
+        tokens = ConceptTokens(
+            tokens_BPD,
+            set_C,
+            mask_CP,
+            mean_summary=True,
+            grid_hw=features.grid_hw,
+            finer_SChw=features.finer_BChw,
+        )
+        return tokens, cls_CD
 
 
 def sincos_position(grid_hw: tuple[int, int], width: int, device: torch.device | None = None) -> Tensor:
