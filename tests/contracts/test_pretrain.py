@@ -11,6 +11,7 @@ import torch
 
 from tests.contracts import toys
 from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
+from xvlm.losses.matching import all_pairs_matching_loss
 from xvlm.losses.negatives import Negatives, sample_negatives
 from xvlm.models.text.dropout import Dropout
 from xvlm.tasks import pretrain
@@ -189,3 +190,28 @@ def test_the_temperature_stays_within_its_bounds() -> None:
             task.model.contrastive.temperature.fill_(outside)
         task(toy_batch())
         assert task.model.contrastive.temperature.item() == pytest.approx(bound)
+
+
+def test_all_pairs_are_those_of_the_first_captions() -> None:
+    """The step's one cross-modal call gives each image with each text what a call of its own gives."""
+    model, batch = tiny_model().eval(), toy_batch(pairs=4, regions=(2, 1))
+    losses = pretrain.Pretrain(model, LossConfig(mlm=0.0, bbox=0.0, giou=0.0, all_pairs=3))(batch)
+    assert losses.keys() == {"itc", "itm", "region_itc", "region_itm"}
+    texts = model.encode_texts(first_texts(batch.texts, len(batch.concepts)))
+    concepts, _ = model.encode_concepts(model.encode_images(batch.images), batch.concepts)
+    log_odds = torch.zeros(3, 3)
+    for image in range(3):
+        for text in range(3):
+            cls = model.fuse_cls(texts, torch.tensor([text]), concepts, torch.tensor([image]))
+            log_odds[image, text] = model.match(cls)[0].diff()[0]
+    expected = all_pairs_matching_loss(log_odds, torch.eye(3, dtype=torch.bool))
+    torch.testing.assert_close(losses["itm"], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("all_pairs", [1, 5, 100])
+def test_all_pairs_may_be_more_than_there_are(all_pairs: int) -> None:
+    task = pretrain.Pretrain(tiny_model(), LossConfig(all_pairs=all_pairs))
+    losses = task(toy_batch(pairs=4, regions=(2, 1)))
+    sum(losses.values()).backward()  # type: ignore[union-attr]
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert task(toy_batch(pairs=0, regions=(2, 1))).keys() >= {"region_itm"}

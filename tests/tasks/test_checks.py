@@ -52,7 +52,11 @@ ROWS: list[tuple[Any, str, Any, dict[str, Any], str, dict[str, Any]]] = [
     ),
     *(
         (PRETRAIN, name, value, {"losses.itm": 0.0}, "if losses.itm is 0", {"losses.itm": 0.5})
-        for name, value in (("losses.uniform_negative_ratio", 0.5), ("losses.global_negatives", True))
+        for name, value in (
+            ("losses.uniform_negative_ratio", 0.5),
+            ("losses.global_negatives", True),
+            ("losses.all_pairs", 4),
+        )
     ),
     (
         PRETRAIN,

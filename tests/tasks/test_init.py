@@ -40,6 +40,7 @@ OTHER_VALUES: dict[str, Any] = {
     "model.vision.local_depth": 3,
     "model.vision.frozen_stem_blocks": 3,
     "model.vision.freeze_batch_norm": True,
+    "model.vision.finer_map": True,
     "model.text.vocab_size": 77,
     "model.text.width": 96,
     "model.text.heads": 3,

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from xvlm.boxes import xyxy_to_cxcywh
 from xvlm.common.errors import InputError
-from xvlm.common.ranges import NonNegativeFloat, Probability
+from xvlm.common.ranges import NonNegativeFloat, NonNegativeInt, Probability
 from xvlm.data.text.flip import FlipRule
 from xvlm.distributed import RankLayout
 from xvlm.losses.box import box_losses
 from xvlm.losses.contrastive import Positives, contrastive_loss, published_positives, same_concept_or_text
 from xvlm.losses.language import masked_language_loss
-from xvlm.losses.matching import matching_loss
+from xvlm.losses.matching import all_pairs_matching_loss, matching_loss
 from xvlm.losses.negatives import sample_negatives
 from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.text.cross_encoder import FusedTexts, OutputPositions
@@ -54,6 +54,9 @@ class LossConfig:
             from the positives (measured in docs/results.md).
         global_negatives: whether negatives are sampled from the rows of all ranks, instead of this rank's own
             (published).  They are harder, and cost the patches and text states of all ranks on every rank.
+        all_pairs: number of texts of the pairs stream, on each rank and in each micro-batch, that are matched
+            with the images of all of them instead of with one negative each; 0: none (published).  A new
+            cross-modal encoder learns much more from such a step, which costs `all_pairs` squared passes.
     """
 
     itc: NonNegativeFloat = 1.0
@@ -63,6 +66,7 @@ class LossConfig:
     giou: NonNegativeFloat = 1.0
     uniform_negative_ratio: Probability = 0.0
     global_negatives: bool = False
+    all_pairs: NonNegativeInt = 0
 
 
 @dataclass
@@ -130,6 +134,7 @@ class Pretrain(LossModule):
         losses: dict[str, Tensor] = {}
         passes = FusionPasses()
         matching: dict[str, tuple[slice, slice]] = {}
+        all_pairs: tuple[slice, Tensor] | None = None
         if w.itc or w.itm:
             if not self.faithful or self.published == "diagonal":
                 model.contrastive.clamp_temperature()
@@ -146,7 +151,9 @@ class Pretrain(LossModule):
                     self.faithful,
                     self.published,
                 )
-            if w.itm:
+            if w.itm and w.all_pairs and stream.stop <= batch.pairs:
+                all_pairs = self.add_all_pairs(passes, batch, counts)
+            elif w.itm:
                 matching[name] = self.add_matching_passes(
                     passes, batch, counts, stream, gathered, concept_NE, text_NE
                 )
@@ -167,6 +174,11 @@ class Pretrain(LossModule):
             logits_R2 = model.match(torch.cat((cls_RD[positive], cls_RD[negative])))
             index_R = torch.arange(logits_R2.shape[0], device=logits_R2.device)
             losses[name + "itm"] = matching_loss(logits_R2, index_R < positive.stop - positive.start)
+        if all_pairs is not None:
+            rows_R, positive_BB = all_pairs
+            logits_R2 = model.match(cls_RD[rows_R])
+            log_odds_BB = (logits_R2[:, 1] - logits_R2[:, 0]).view_as(positive_BB)
+            losses["itm"] = all_pairs_matching_loss(log_odds_BB, positive_BB)
         if w.mlm:
             for name, stream in streams.items():
                 own = part_of_stream(batch, stream, counts.masked_pairs)
@@ -205,10 +217,11 @@ class Pretrain(LossModule):
         outputs = OutputPositions.none(text_R)
         if masked is not None:
             outputs = OutputPositions(masked.start + batch.masked_row_M, batch.masked_position_M)
-        total = self.token_bound(counts) if is_slow_to_ask(text_R) else None
+        # Asking a GPU for the number waits for the work that is queued there.
+        total = None if text_R.is_cpu else self.token_bound(counts, batch.texts.longest)
         return self.model.fuse(gathered.texts, text_R, context, concept_R, outputs=outputs, total=total)
 
-    def token_bound(self, counts: StepCounts) -> int | None:
+    def token_bound(self, counts: StepCounts, longest: int) -> int | None:
         """Return an upper bound of the tokens of all passes; `None` if only the device knows one.
 
         How long the sampled texts are is known on the device alone, and a GPU need not wait for the host to
@@ -219,11 +232,26 @@ class Pretrain(LossModule):
             return None
         boxed = counts.boxed_tokens if w.bbox or w.giou else 0
         masked = counts.masked_tokens if w.mlm else 0
-        return (counts.matching_tokens if w.itm else 0) + masked + boxed
+        all_pairs = min(w.all_pairs, counts.fused_pairs) ** 2 * longest
+        return (counts.matching_tokens + all_pairs if w.itm else 0) + masked + boxed
 
     def has_local_negatives(self) -> bool:
         """Return whether negatives are known on the host: rows of this rank, by the rules of today."""
         return not (self.faithful or self.weights.global_negatives)
+
+    def add_all_pairs(
+        self, passes: FusionPasses, batch: PretrainBatch, counts: StepCounts
+    ) -> tuple[slice, Tensor]:
+        """Add every pair of the first `all_pairs` texts of the pairs stream and their images.
+
+        Returns:
+            their slice among the rows of all passes, image by image, and (B, B) True where image i matches
+            text j.
+        """
+        row_B = batch.fused_F[: min(self.weights.all_pairs, counts.fused_pairs)]
+        keys = batch.concept_key_N[row_B], batch.text_key_N[row_B]
+        rows = passes.add(row_B.repeat(len(row_B)), row_B.repeat_interleave(len(row_B)))
+        return rows, same_concept_or_text(*keys, *keys)
 
     def add_matching_passes(
         self,
@@ -277,11 +305,6 @@ class Pretrain(LossModule):
         negative_concept = passes.add(row_Q, concept_G[negatives.concept_Q])
         negative_text = passes.add(text_G[negatives.text_Q], row_Q)
         return positive, slice(negative_concept.start, negative_text.stop)
-
-
-def is_slow_to_ask(x: Tensor) -> bool:
-    """Return whether reading a number from the device of (...) `x` waits for work that is queued there."""
-    return not x.is_cpu
 
 
 def part_of_stream(batch: PretrainBatch, stream: slice, pairs: int) -> slice:

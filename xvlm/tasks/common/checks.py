@@ -36,6 +36,8 @@ def pretraining_conflicts(run: Any) -> Iterator[str]:
     if run.faithful and 0 < data.region_texts_per_batch < shares:
         texts = data.region_texts_per_batch
         yield f"data.region_texts_per_batch is {texts}; it must be 0 or at least {shares}, one a micro-batch"
+    if run.faithful and run.losses.all_pairs:
+        yield f"losses.all_pairs is {run.losses.all_pairs}; in faithful mode each text has one negative image"
     if data.cached_views % 2:
         yield f"data.cached_views is {data.cached_views}; it must be an even number"
     yield from missing_heads(run.losses, run.model.heads, boxes="regions" in batches)
@@ -74,7 +76,7 @@ def unused_fields(run: Any) -> Iterator[str]:
         ),
         (
             "if losses.itm is 0",
-            ("losses.uniform_negative_ratio", "losses.global_negatives"),
+            ("losses.uniform_negative_ratio", "losses.global_negatives", "losses.all_pairs"),
             not getattr(getattr(run, "losses", None), "itm", 1),
         ),
         (
