@@ -17,7 +17,12 @@ from xvlm.common.errors import InputError
 from xvlm.common.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, checked
 from xvlm.data.sources.source import Source
 from xvlm.data.text.cleaning import clean_caption
-from xvlm.evaluation.common.candidates import CandidateSet, TruePairs, contrastive_candidates
+from xvlm.evaluation.common.candidates import (
+    CandidateScores,
+    CandidateSet,
+    TruePairs,
+    contrastive_candidates,
+)
 from xvlm.evaluation.common.feature_cache import (
     CaptionedImage,
     ImageFeatureCache,
@@ -48,6 +53,7 @@ def evaluate_retrieval(
     limit: PositiveInt | None = None,
     rerank_top_k: NonNegativeInt = 32,
     rerank: Rerank = "both",
+    matching_weight: NonNegativeFloat | None = None,
     texts_per_image: PositiveInt | None = None,
     shared_captions: bool = True,
     batch_size: PositiveInt = 32,
@@ -62,10 +68,12 @@ def evaluate_retrieval(
     Args:
         limit: number of records; by default all.
         rerank_top_k: number of candidates of each query that are reranked by matching; 0 does not rerank.
-        rerank: score to rerank by.  "both" adds the matching log-odds to the contrastive score: matching is
-            trained on negatives sampled in proportion to the contrastive similarity, so its log-odds are the
-            correction to that distribution, and the sum estimates the true one.  "matching" uses the log-odds
-            alone, "published" the logit of a match alone, as the published evaluation does.
+        rerank: score to rerank by.  "both" adds the weighted matching log-odds to the contrastive score:
+            matching is trained on negatives sampled in proportion to the contrastive similarity, so its
+            log-odds are the correction to that distribution, and the sum estimates the true one.  "matching"
+            uses the log-odds alone, "published" the logit of a match alone, as the published evaluation does.
+        matching_weight: weight of the log-odds in "both"; by default the model's own, which is 1 unless it
+            was fitted on held-out images (`evaluation/matching_weight.py`).
         texts_per_image: number of captions of each image that are used, the first ones; by default all.
         shared_captions: a text that equals a caption of an image, once cleaned, is true of that image too;
             otherwise only the image's own captions are (published).
@@ -105,18 +113,23 @@ def evaluate_retrieval(
         "retrieval_skipped": float(len(samples.skipped)),
         **recall_metrics(i2t.rank_Q3, t2i.rank_Q3, "_contrastive"),
     }
+    scores: tuple[CandidateScores, ...] = ()
     if rerank_top_k:
         text_Ik, image_Nk = i2t.index_Qk[:, :rerank_top_k], t2i.index_Qk[:, :rerank_top_k]
         score_Ik, score_Nk = match_candidates(
             image_cache, text_cache, text_Ik, image_Nk, rerank == "published"
         )
-        prior = float(rerank == "both")
-        score_Ik = score_Ik + prior * i2t.score_Qk[:, :rerank_top_k]
-        score_Nk = score_Nk + prior * t2i.score_Qk[:, :rerank_top_k]
+        scores = (
+            CandidateScores.of(i2t, score_Ik, image_set, text_set, pairs),
+            CandidateScores.of(t2i, score_Nk, text_set, image_set, pairs.swapped()),
+        )
+        weight = predictor.matching_weight if matching_weight is None else matching_weight
+        score_Ik, score_Nk = (one.combined(weight) if rerank == "both" else one.matching_Qk for one in scores)
         i2t = i2t.reranked(score_Ik, image_set, text_set, pairs)
         t2i = t2i.reranked(score_Nk, text_set, image_set, pairs.swapped())
         metrics |= recall_metrics(i2t.rank_Q3, t2i.rank_Q3)
-    return metrics, RetrievalResult(source, images, texts, image_N, text_id_N, i2t, t2i, rerank_top_k)
+    result = RetrievalResult(source, images, texts, image_N, text_id_N, i2t, t2i, rerank_top_k, scores)
+    return metrics, result
 
 
 def check_rerank(rerank: str) -> None:

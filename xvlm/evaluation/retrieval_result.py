@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xvlm.data.sources.source import Source
-from xvlm.evaluation.common.candidates import RankedCandidates
+from xvlm.evaluation.common.candidates import CandidateScores, RankedCandidates
 from xvlm.evaluation.common.feature_cache import CaptionedImage
 from xvlm.evaluation.common.measure import NUM_EXAMPLES
 from xvlm.metrics.recall import expected_rank
@@ -35,6 +35,7 @@ class RetrievalResult:
         i2t: ranked texts of each image.
         t2i: ranked images of each text.
         rerank_top_k: number of reranked candidates of each query; those behind them have contrastive scores.
+        scores: both scores of the reranked candidates, of images and of texts; empty if none were reranked.
     """
 
     source: Source
@@ -45,6 +46,7 @@ class RetrievalResult:
     i2t: RankedCandidates
     t2i: RankedCandidates
     rerank_top_k: int
+    scores: tuple[CandidateScores, ...] = ()
 
     def read_image(self, image: int) -> ImageData:
         """Read an image again, by its index."""

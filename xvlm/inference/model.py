@@ -30,6 +30,7 @@ class InferenceModel:
         tokenizer: its tokenizer.
         reader: cleans and tokenizes texts as in training.
         prompt: text that every caption starts with.
+        matching_weight: weight of the matching log-odds beside contrastive scores, see `evaluate_retrieval`.
         device: device of the model.
     """
 
@@ -41,6 +42,7 @@ class InferenceModel:
         self.max_tokens = bundle.max_tokens
         self.reader = QueryReader(bundle.tokenizer, bundle.max_words, bundle.max_tokens)
         self.prompt = bundle.prompt
+        self.matching_weight = bundle.matching_weight
 
     @classmethod
     def load(cls, folder_or_repo: str | Path, device: torch.device | str | None = None) -> Self:

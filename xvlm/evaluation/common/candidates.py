@@ -108,6 +108,39 @@ class RankedCandidates:
         )
 
 
+@dataclass(frozen=True)
+class CandidateScores:
+    """Both scores of the k candidates of each of Q queries that are reranked.
+
+    Attributes:
+        contrastive_Qk: (Q, k) cosine similarities over temperature.
+        matching_Qk: (Q, k) log-odds of a match.
+        true_Qk: (Q, k) bool, which candidates are true.
+    """
+
+    contrastive_Qk: Tensor
+    matching_Qk: Tensor
+    true_Qk: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        ranked: RankedCandidates,
+        matching_Qk: Tensor,
+        queries: CandidateSet,
+        candidates: CandidateSet,
+        pairs: TruePairs,
+    ) -> CandidateScores:
+        """Join the contrastive scores of ranked candidates to the (Q, k) log-odds of the first k."""
+        k = matching_Qk.shape[1]
+        true_Qk = pairs.contains(queries.id_N, candidates.id_N[ranked.index_Qk[:, :k]])
+        return cls(ranked.score_Qk[:, :k], matching_Qk, true_Qk)
+
+    def combined(self, weight: float) -> Tensor:
+        """Return the (Q, k) contrastive scores plus the weighted log-odds."""
+        return self.contrastive_Qk + weight * self.matching_Qk
+
+
 @torch.no_grad()
 def contrastive_candidates(
     queries: CandidateSet,

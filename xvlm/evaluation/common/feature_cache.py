@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,7 +50,8 @@ class ImageFeatureCache:
     @torch.no_grad()
     def encode(self, pixels: Sequence[Tensor]) -> tuple[ConceptTokens, Tensor]:
         """Encode B images from (3, height, width) uint8 pixels; return their tokens and v_cls (B, D)."""
-        return self.predictor.model.encode_whole(self.predictor.encode_images(pixels))
+        tokens, cls_BD = self.predictor.model.encode_whole(self.predictor.encode_images(pixels))
+        return replace(tokens, finer_SChw=None), cls_BD  # matching does not read the finer map
 
     def add(self, images: list[CaptionedImage], tokens: ConceptTokens) -> None:
         """Add a chunk of images."""

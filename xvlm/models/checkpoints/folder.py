@@ -5,6 +5,7 @@ A model folder is all that prediction needs; a hub repository has the same files
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from xvlm import registry
 from xvlm.common.atomic import atomic_folder, current_folder
 from xvlm.common.errors import InputError, MissingFileError, OutputError, WeightsError, XVLMError
-from xvlm.common.json_file import json_text, read_json
+from xvlm.common.json_file import json_text, read_json, write_json
 from xvlm.common.outputs import check_free_space, check_separate, check_writable
 from xvlm.common.renames import renamed_model, renamed_tensors
 from xvlm.config import from_json
@@ -43,6 +44,7 @@ class ModelBundle:
     Attributes:
         max_words, max_tokens: maximum length of texts in training.
         prompt: prefix of its captions.
+        matching_weight: weight of the matching log-odds where they are added to contrastive scores.
     """
 
     model: XVLM
@@ -50,6 +52,7 @@ class ModelBundle:
     max_words: int = 40
     max_tokens: int = 40
     prompt: str = ""
+    matching_weight: float = 1.0
 
 
 def save_model(
@@ -73,6 +76,7 @@ def save_model(
         "max_words": bundle.max_words,
         "max_tokens": bundle.max_tokens,
         "prompt": bundle.prompt,
+        "matching_weight": bundle.matching_weight,
         "model": bundle.model.config,
         **(extra or {}),
     }
@@ -84,6 +88,15 @@ def save_model(
         if measured is not None:
             (partial / MEASURED).write_text(json_text(measured, indent=1) + "\n")
     return folder
+
+
+def set_matching_weight(folder_or_run: str | Path, weight: float) -> None:
+    """Write the weight of matching into a model folder, or into that of a run; its other content stays.
+
+    Raises MissingFileError if there is no model folder, OutputError if it cannot be written.
+    """
+    path = local_folder(folder_or_run) / "config.json"
+    write_json(path, {**_read_config(path), "matching_weight": weight})
 
 
 def check_model_output(folder: Path, inputs: Iterable[str | Path] = (), needed_bytes: int = 0) -> None:
@@ -188,7 +201,9 @@ def _read(folder: Path) -> ModelBundle:
         raise WeightsError(f"{weights} does not fit config.json: it {difference}")
     model.load_state_dict(tensors)
     lengths = config["max_words"], config["max_tokens"]
-    return ModelBundle(model.eval(), tokenizer, *lengths, config.get("prompt", ""))
+    return ModelBundle(
+        model.eval(), tokenizer, *lengths, config.get("prompt", ""), config.get("matching_weight", 1.0)
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -200,6 +215,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         value = config.get(name, "" if name == "prompt" else None)
         if type(value) is not kind or (isinstance(value, int) and value < 1):
             raise InputError(f"{path}: {name} is {value!r:.40}; it must be {_ALLOWED[kind]}")
+    weight = config.get("matching_weight", 1.0)
+    if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+        raise InputError(f"{path}: matching_weight is {weight!r:.40}; it must be a number from 0")
     vision = config["model"].get("vision")
     encoder = vision.get("name") if isinstance(vision, dict) else None
     if isinstance(encoder, str) and encoder.endswith(".py") and not registry.is_loaded(encoder):
