@@ -60,9 +60,9 @@ def fit_matching_weight(scores: Sequence[CandidateScores]) -> MatchingWeight:
 
 def _with_true_and_false(scores: CandidateScores) -> CandidateScores:
     """Return the queries that have both kinds of candidates."""
-    kept_Q = scores.true_Qk.any(1) & ~scores.true_Qk.all(1)
+    both_Q = scores.true_Qk.any(1) & ~scores.true_Qk.all(1)
     tables = (scores.contrastive_Qk, scores.matching_Qk, scores.true_Qk)
-    return CandidateScores(*(table[kept_Q].cpu() for table in tables))
+    return CandidateScores(*(table[both_Q].cpu() for table in tables))
 
 
 def _fit(tables: Sequence[CandidateScores], with_matching: bool) -> tuple[float, float, float]:
