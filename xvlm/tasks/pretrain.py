@@ -30,7 +30,7 @@ from xvlm.models.xvlm import XVLM
 from xvlm.tasks.common.checks import check_positions, pretraining_conflicts
 from xvlm.tasks.common.init import ModelRun, build_bundle, build_tokenizer
 from xvlm.tasks.common.loss_module import LossModule
-from xvlm.tasks.common.pretraining_batch import PretrainBatch, StepCounts, first_texts
+from xvlm.tasks.common.pretraining_batch import PretrainBatch, StepCounts, first_texts, is_slow_to_ask
 from xvlm.tasks.common.pretraining_data import DataConfig, cached_features_of, step_dataset
 from xvlm.tasks.common.setup import TrainingSetup
 from xvlm.tasks.common.sources import open_sources
@@ -217,8 +217,7 @@ class Pretrain(LossModule):
         outputs = OutputPositions.none(text_R)
         if masked is not None:
             outputs = OutputPositions(masked.start + batch.masked_row_M, batch.masked_position_M)
-        # Asking a GPU for the number waits for the work that is queued there.
-        total = None if text_R.is_cpu else self.token_bound(counts, batch.texts.longest)
+        total = self.token_bound(counts, batch.texts.longest) if is_slow_to_ask(text_R) else None
         return self.model.fuse(gathered.texts, text_R, context, concept_R, outputs=outputs, total=total)
 
     def token_bound(self, counts: StepCounts, longest: int) -> int | None:

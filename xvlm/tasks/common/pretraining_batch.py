@@ -185,6 +185,11 @@ def _int64(numbers: Sequence[int]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.int64)
 
 
+def is_slow_to_ask(x: Tensor) -> bool:
+    """Return whether reading a number from the device of (...) `x` waits for work that is queued there."""
+    return not x.is_cpu
+
+
 def first_texts(texts: Texts, count: int, tokens: int | None = None) -> Texts:
     """Return the first `count` texts; unless their `tokens` are known, the number is read from the device."""
     lengths = texts.lengths_N[:count]
