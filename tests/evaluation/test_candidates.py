@@ -92,7 +92,8 @@ def test_reranking_sorts_the_first_candidates_and_keeps_the_others(seed: int) ->
     before = RankedCandidates(best.indices, best.values, rank_of_first_true(score_QN, true_QN))
     new_Qk = torch.randint(4, (num_queries, k)).float()
     queries, candidates = (CandidateSet(torch.empty(0), ids) for ids in (id_Q, id_N))
-    after = before.reranked(new_Qk, queries, candidates, TruePairs.of_equal_ids(id_N))
+    true_Qk = before.true_among(new_Qk.shape[1], queries, candidates, TruePairs.of_equal_ids(id_N))
+    after = before.reranked(new_Qk, true_Qk)
     assert torch.equal(after.index_Qk[:, k:], before.index_Qk[:, k:])
     assert torch.equal(after.score_Qk[:, k:], before.score_Qk[:, k:])
     for q in range(num_queries):

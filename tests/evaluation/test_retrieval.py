@@ -291,7 +291,7 @@ def test_a_perfect_model_of_images_that_share_captions_finds_all() -> None:
     i2t = contrastive_candidates(images, texts, torch.tensor(0.07), 10, pairs=pairs)
     t2i = contrastive_candidates(texts, images, torch.tensor(0.07), 10, pairs=pairs.swapped())
     assert set(recall_metrics(i2t.rank_Q3, t2i.rank_Q3).values()) == {1.0}
-    again = i2t.reranked(i2t.score_Qk[:, :3], images, texts, pairs)
+    again = i2t.reranked(i2t.score_Qk[:, :3], i2t.true_among(3, images, texts, pairs))
     assert again.rank_Q3.tolist() == [[0, 0, 2]] * 24
 
 

@@ -125,8 +125,8 @@ def evaluate_retrieval(
         )
         weight = predictor.matching_weight if matching_weight is None else matching_weight
         score_Ik, score_Nk = (one.combined(weight) if rerank == "both" else one.matching_Qk for one in scores)
-        i2t = i2t.reranked(score_Ik, image_set, text_set, pairs)
-        t2i = t2i.reranked(score_Nk, text_set, image_set, pairs.swapped())
+        i2t = i2t.reranked(score_Ik, scores[0].true_Qk)
+        t2i = t2i.reranked(score_Nk, scores[1].true_Qk)
         metrics |= recall_metrics(i2t.rank_Q3, t2i.rank_Q3)
     result = RetrievalResult(source, images, texts, image_N, text_id_N, i2t, t2i, rerank_top_k, scores)
     return metrics, result

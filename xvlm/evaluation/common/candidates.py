@@ -86,18 +86,24 @@ class RankedCandidates:
     score_Qk: Tensor
     rank_Q3: Tensor
 
-    def reranked(
-        self, score_Qk: Tensor, queries: CandidateSet, candidates: CandidateSet, pairs: TruePairs
-    ) -> RankedCandidates:
+    def true_among(self, k: int, queries: CandidateSet, candidates: CandidateSet, pairs: TruePairs) -> Tensor:
+        """Return a (Q, k) mask of the true ones among the first k candidates."""
+        return pairs.contains(queries.id_N, candidates.id_N[self.index_Qk[:, :k]])
+
+    def reranked(self, score_Qk: Tensor, true_Qk: Tensor) -> RankedCandidates:
         """Return the first k candidates in the order of new (Q, k) scores, and the others in their old order.
 
         If none of the first k is true, the best true candidate ranks behind them, and behind the others with
         a better old score.
+
+        Args:
+            score_Qk: (Q, k) new scores, in the order of the candidates.
+            true_Qk: (Q, k) bool, from `true_among`.
         """
         k = score_Qk.shape[1]
         score_Qk, order_Qk = score_Qk.sort(dim=1, descending=True, stable=True)
         index_Qk = self.index_Qk[:, :k].gather(1, order_Qk)
-        true_Qk = pairs.contains(queries.id_N, candidates.id_N[index_Qk])
+        true_Qk = true_Qk.gather(1, order_Qk)
         better_Q, false_Q, true_Q = self.rank_Q3.unbind(1)
         tied_Q = (k - better_Q).clamp(min=0)  # reranked candidates that tied with the best true one
         behind_Q3 = torch.stack((better_Q.clamp(min=k), false_Q - tied_Q, true_Q), dim=1)
@@ -133,8 +139,7 @@ class CandidateScores:
     ) -> CandidateScores:
         """Join the contrastive scores of ranked candidates to the (Q, k) log-odds of the first k."""
         k = matching_Qk.shape[1]
-        true_Qk = pairs.contains(queries.id_N, candidates.id_N[ranked.index_Qk[:, :k]])
-        return cls(ranked.score_Qk[:, :k], matching_Qk, true_Qk)
+        return cls(ranked.score_Qk[:, :k], matching_Qk, ranked.true_among(k, queries, candidates, pairs))
 
     def combined(self, weight: float) -> Tensor:
         """Return the (Q, k) contrastive scores plus the weighted log-odds."""
