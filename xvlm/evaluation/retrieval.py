@@ -30,6 +30,7 @@ from xvlm.evaluation.common.feature_cache import (
     empty_rows,
 )
 from xvlm.evaluation.common.measure import Measure
+from xvlm.evaluation.common.phrase_scores import PhraseScorer
 from xvlm.evaluation.common.queries import DecodedImage, chunks
 from xvlm.evaluation.common.ranks import gather_rows, rank_slice
 from xvlm.evaluation.common.reading import SampleReader
@@ -54,6 +55,7 @@ def evaluate_retrieval(
     rerank_top_k: NonNegativeInt = 32,
     rerank: Rerank = "both",
     matching_weight: NonNegativeFloat | None = None,
+    phrase_weight: NonNegativeFloat | None = None,
     texts_per_image: PositiveInt | None = None,
     shared_captions: bool = True,
     batch_size: PositiveInt = 32,
@@ -73,7 +75,10 @@ def evaluate_retrieval(
             log-odds are the correction to that distribution, and the sum estimates the true one.  "matching"
             uses the log-odds alone, "published" the logit of a match alone, as the published evaluation does.
         matching_weight: weight of the log-odds in "both"; by default the model's own, which is 1 unless it
-            was fitted on held-out images (`evaluation/matching_weight.py`).
+            was fitted on held-out images (`evaluation/score_weights.py`).
+        phrase_weight: weight in "both" of the score of the captions' phrases with the image's patches
+            (`evaluation/common/phrase_scores.py`); by default the model's own, which is 0 (published) unless
+            it was fitted too.  With 0 they are not scored.
         texts_per_image: number of captions of each image that are used, the first ones; by default all.
         shared_captions: a text that equals a caption of an image, once cleaned, is true of that image too;
             otherwise only the image's own captions are (published).
@@ -90,6 +95,10 @@ def evaluate_retrieval(
         predictor.model.head("matching", nn.Module)
     check_rerank(rerank)
     budget = int(memory_gb * 1e9) if rerank_top_k else 0
+    weights = (
+        predictor.matching_weight if matching_weight is None else matching_weight,
+        predictor.phrase_weight if phrase_weight is None else phrase_weight,
+    )
     image_cache = ImageFeatureCache(predictor, source, budget)
     own_IE = embed_images(image_cache, read_captions(samples, texts_per_image), batch_size)
     images = distributed.gather_lists([image for chunk in image_cache.chunks for image in chunk])
@@ -116,15 +125,19 @@ def evaluate_retrieval(
     scores: tuple[CandidateScores, ...] = ()
     if rerank_top_k:
         text_Ik, image_Nk = i2t.index_Qk[:, :rerank_top_k], t2i.index_Qk[:, :rerank_top_k]
-        score_Ik, score_Nk = match_candidates(
-            image_cache, text_cache, text_Ik, image_Nk, rerank == "published"
+        phrases = None
+        if rerank == "both" and weights[1]:
+            phrases = phrase_scorer(predictor, texts, image_cache)
+        score_CIk, score_CNk = match_candidates(
+            image_cache, text_cache, text_Ik, image_Nk, rerank == "published", phrases
         )
         scores = (
-            CandidateScores.of(i2t, score_Ik, image_set, text_set, pairs),
-            CandidateScores.of(t2i, score_Nk, text_set, image_set, pairs.swapped()),
+            CandidateScores.of(i2t, score_CIk, image_set, text_set, pairs),
+            CandidateScores.of(t2i, score_CNk, text_set, image_set, pairs.swapped()),
         )
-        weight = predictor.matching_weight if matching_weight is None else matching_weight
-        score_Ik, score_Nk = (one.combined(weight) if rerank == "both" else one.matching_Qk for one in scores)
+        score_Ik, score_Nk = (
+            one.combined(*weights) if rerank == "both" else one.matching_Qk for one in scores
+        )
         i2t = i2t.reranked(score_Ik, scores[0].true_Qk)
         t2i = t2i.reranked(score_Nk, scores[1].true_Qk)
         metrics |= recall_metrics(i2t.rank_Q3, t2i.rank_Q3)
@@ -183,6 +196,16 @@ def embed_texts(cache: TextFeatureCache, count: int) -> Tensor:
     batches = torch.arange(count, device=cache.is_cached_N.device)[rank_slice(count)].split(TEXTS_AT_ONCE)
     parts = [model.contrastive.embed_texts(cache(text_U).cls_ND) for text_U in batches if len(text_U)]
     return torch.cat([empty_rows(model, model.config.embed_dim), *parts])
+
+
+def phrase_scorer(predictor: InferenceModel, texts: Sequence[str], images: ImageFeatureCache) -> PhraseScorer:
+    """Return the scorer of the N texts' phrases, which has judged them by the first of the images."""
+    scorer = PhraseScorer(predictor, texts)
+    for concepts in images:
+        if not scorer.add_images(concepts):
+            break
+    scorer.finish()
+    return scorer
 
 
 HEADLINE = {

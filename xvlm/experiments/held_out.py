@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,21 +11,29 @@ from typing import Any
 
 from xvlm.common.errors import InputError, MissingFileError
 from xvlm.common.json_file import json_text, parse_json, write_text
+from xvlm.data.samples.text_rows import hash_text
 
 
 @dataclass(frozen=True)
 class HeldOutSplit:
-    """Files of a training file's two parts; image paths are relative to the folder of that file.
+    """Files of a training file's two parts; image paths are relative to the folder of that file."""
 
-    Attributes:
-        train: JSON lines to train on.
-        choose: JSON lines of the images held out.
-        choose_phrases: phrases of these images that have exactly one box, in the published form of RefCOCO.
-    """
+    folder: Path
 
-    train: Path
-    choose: Path
-    choose_phrases: Path
+    @property
+    def train(self) -> Path:
+        """JSON lines to train on."""
+        return self.folder / "train.jsonl"
+
+    @property
+    def choose(self) -> Path:
+        """JSON lines of the images held out."""
+        return self.folder / "choose.jsonl"
+
+    @property
+    def choose_phrases(self) -> Path:
+        """Phrases of these images that have exactly one box, in the published form of RefCOCO."""
+        return self.folder / "choose_phrases.json"
 
 
 def held_out_split(lines_file: Path, folder: Path, images: int) -> HeldOutSplit:
@@ -49,13 +56,13 @@ def held_out_split(lines_file: Path, folder: Path, images: int) -> HeldOutSplit:
         for number, line in enumerate(lines_file.read_text(encoding="utf-8").splitlines(), 1)
         if line.strip()
     ]
-    names = sorted({row["image"] for row in rows}, key=_digest)
+    names = sorted({row["image"] for row in rows}, key=hash_text)
     if len(names) <= images:
         raise InputError(
             f"{lines_file} has {len(names)} images, and {images} are to be held out; hold out fewer"
         )
     chosen = set(names[:images])
-    split = HeldOutSplit(*(folder / name for name in ("train.jsonl", "choose.jsonl", "choose_phrases.json")))
+    split = HeldOutSplit(folder)
     _write_lines(split.train, [row for row in rows if row["image"] not in chosen])
     held_out = [row for row in rows if row["image"] in chosen]
     _write_lines(split.choose, held_out)
@@ -83,10 +90,6 @@ def _parse(line: str, name: str) -> dict[str, Any]:
     if not isinstance(row, dict) or not isinstance(row.get("image"), str):
         raise InputError(f"{name} is not an object with the path of an image in its field image")
     return row
-
-
-def _digest(name: str) -> bytes:
-    return hashlib.blake2b(name.encode(), digest_size=8).digest()
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,54 +1,148 @@
-"""`xvlm photos`: the photo recipe, from a folder of photographs to its report."""
+"""`xvlm photos`: the photo recipe, from a folder of photographs to its report, for one seed or several.
+
+Some images of `train.jsonl` are held out of training: on them alone the weights of scores are chosen, and
+whatever a study compares.  `dev.jsonl` chooses nothing.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+from xvlm.common.errors import InputError
 from xvlm.data.sources.json import JsonSource
-from xvlm.distributed import folder_lock_on_main
-from xvlm.experiments.pretraining_results import RESULT_FILES, evaluate_pretrained, write_pretraining_results
+from xvlm.distributed import folder_lock_on_main, run_on_main
+from xvlm.experiments.chosen_weights import ChosenWeights, choose_score_weights, recalls_at_1
+from xvlm.experiments.held_out import HeldOutSplit, held_out_split
+from xvlm.experiments.pretraining_results import (
+    LABELS,
+    RESULT_FILES,
+    PretrainingPredictions,
+    evaluate_pretrained,
+    write_pretraining_results,
+)
+from xvlm.experiments.seeds import over_seeds, write_seeds
+from xvlm.metrics.bootstrap import bootstrap_interval
+from xvlm.metrics.recall import recall_at
+from xvlm.models.checkpoints.folder import ModelBundle, load_model
 from xvlm.recipes.photos import align as photos_align
 from xvlm.recipes.photos import pretrain as photos
+from xvlm.tasks.common.sources import SourceConfig
+from xvlm.tasks.pretrain import PretrainRun
+from xvlm.training.checkpoint import TrainingState
 from xvlm.training.feature_cache import feature_cache_seconds
 from xvlm.training.run_folder import check_report_files
 from xvlm.training.train import log_on_main, train
 
-TARGETS = {"i2t_r1": 0.4, "t2i_r1": 0.3, "grounding_acc50": 0.5}
+TARGETS = {"i2t_r1": 0.4, "t2i_r1": 0.31, "grounding_acc50": 0.54}
+SEED_FILES = ("seeds.json", "seeds.md")
 
 
-def run_photos(root: Path, out: Path, minutes: float | None = None) -> dict[str, float]:
-    """Train both stages, or continue them, evaluate on the development split, and write the results.
+def run_photos(
+    root: Path, out: Path, minutes: float | None = None, seeds: int = 1, held_out: int = 1000
+) -> dict[str, float]:
+    """Train both stages with each seed, or continue them, evaluate them, and write the results.
 
     Args:
         root: folder with the files that the recipe describes; `dev.jsonl` and `dev_grounding.json` are
             evaluated.
-        out: folder for the run (`model/`, `log.jsonl`, `checkpoints/`), its first stage (`align/`), and its
-            results: `metrics.json`, `predictions.json`, `report.html`.
-        minutes: time for caching features and training, over both stages and all sessions; the schedule
-            remains the recipe's.
+        out: folder of the first seed's run (`model/`, `log.jsonl`, `checkpoints/`), of its first stage
+            (`align/`) and its results (`metrics.json`, `predictions.json`, `report.html`); of what all seeds
+            share (`split1000/`, `stem/`); of the other seeds (`seed1/`, ...); of `seeds.json` and `seeds.md`.
+        minutes: time of each seed for caching features and training, over both stages and all sessions; the
+            schedule remains the recipe's.
+        seeds: number of runs that differ in their seed alone.
+        held_out: number of images of `train.jsonl` that are not trained on, but choose the weights of scores.
+    Returns:
+        the metrics of the first seed, or the means over several.
+    """
+    if seeds < 1 or held_out < 1:
+        raise InputError(f"seeds is {seeds} and held_out is {held_out}; both must be at least 1")
+    check_report_files(out, (*RESULT_FILES, *SEED_FILES))
+    folders = [out, *(out / f"seed{seed}" for seed in range(1, seeds))]
+    with folder_lock_on_main(out):
+        split = HeldOutSplit(out / f"split{held_out}")
+        run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder, held_out))
+        runs = [
+            run_seed(root, split, folder, out / "stem", seed, minutes) for seed, folder in enumerate(folders)
+        ]
+        metrics = over_seeds(runs)
+        if seeds > 1:
+            lead = (
+                f"`xvlm photos --seeds {seeds}` on `{root.name}`: trained without {held_out} images, which "
+                "chose the weights of scores; evaluated on dev, which chose nothing."
+            )
+            run_on_main(lambda: write_seeds(out, metrics, LABELS, lead))
+            log_on_main((out / "seeds.md").read_text())
+    return {name: one.mean for name, one in metrics.items()}
+
+
+def run_seed(
+    root: Path, split: HeldOutSplit, out: Path, cache: Path, seed: int, minutes: float | None
+) -> dict[str, float]:
+    """Train both stages with one seed, choose the weights of scores, evaluate, and write the results.
+
+    Args:
+        out: folder of the run.
+        cache: folder of the cached features.
     Returns:
         the metrics, as in `metrics.json`.
     """
     check_report_files(out, RESULT_FILES)
-    with folder_lock_on_main(out):
-        captions, phrases = JsonSource(root / "dev.jsonl"), JsonSource(root / "dev_grounding.json")
-        cache = out / "stem"
-        align = photos_align.recipe(str(root))
-        align = replace(align, data=replace(align.data, feature_cache=str(cache)))
-        _, state = train(align, out / "align", resume=True, minutes=minutes)
-        seconds = state.seconds + feature_cache_seconds(cache)
-        run = photos.recipe(str(root), str(out / "align" / "model"))
-        run = replace(run, data=replace(run.data, feature_cache=str(cache)))
-        left = None if minutes is None else minutes - seconds / 60
-        bundle, state = train(run, out, resume=True, minutes=left)
-        log_on_main(f"evaluating on {len(captions)} unseen images and {len(phrases)} unseen phrases")
-        metrics, predictions = evaluate_pretrained(bundle, state, phrases, captions)
-        metrics["train_seconds"] += seconds
-        lead = f"Trained on {root.name}, evaluated on unseen photographs."
-        command = f"xvlm photos {root} --out {out}"
-        report = write_pretraining_results(out, "photos", metrics, predictions, command, lead, TARGETS)
+    stages = 2  # each has a seed of its own
+    align = with_split(photos_align.recipe(str(root)), root, split, cache, stages * seed)
+    _, state = train(align, out / "align", resume=True, minutes=minutes)
+    seconds = state.seconds + feature_cache_seconds(cache)
+    run = photos.recipe(str(root), str(out / "align" / "model"))
+    run = with_split(run, root, split, cache, stages * seed + 1)
+    left = None if minutes is None else minutes - seconds / 60
+    _, state = train(run, out, resume=True, minutes=left)
+    chosen = choose_score_weights(out, JsonSource(split.choose, str(root)))
+    metrics, predictions = evaluate_on_dev(root, load_model(out), state, chosen)
+    metrics["train_seconds"] += seconds
+    lead = (
+        f"Trained on {root.name} without {len(JsonSource(split.choose))} of its images, which chose the "
+        "weights of matching and of phrases; evaluated on dev, which chose nothing."
+    )
+    command = f"xvlm photos {root} --out {out}"
+    report = write_pretraining_results(out, "photos", metrics, predictions, command, lead, TARGETS)
     for name, value in metrics.items():
         log_on_main(f"  {name:28} {value:.4f}")
     log_on_main(f"report: {report}")
     return metrics
+
+
+def with_split(run: PretrainRun, root: Path, split: HeldOutSplit, cache: Path, seed: int) -> PretrainRun:
+    """Return a run on the images that are not held out, with another seed and folder of cached features."""
+    train_files = (SourceConfig(str(split.train), image_root=str(root)),)
+    data = replace(run.data, pairs=train_files, regions=train_files, feature_cache=str(cache))
+    return replace(run, data=data, seed=seed)
+
+
+def evaluate_on_dev(
+    root: Path, bundle: ModelBundle, state: TrainingState, chosen: ChosenWeights
+) -> tuple[dict[str, float], PretrainingPredictions]:
+    """Evaluate on `dev`; the metrics include intervals over images, and what was chosen elsewhere."""
+    captions, phrases = JsonSource(root / "dev.jsonl"), JsonSource(root / "dev_grounding.json")
+    log_on_main(f"evaluating on {len(captions)} unseen images and {len(phrases)} unseen phrases")
+    metrics, predictions = evaluate_pretrained(bundle, state, phrases, captions)
+    result = predictions.retrieval
+    metrics |= recalls_at_1(result.scores, {f"_{name}": weights for name, weights in chosen.parts.items()})
+    right = {
+        "i2t_r1": (recall_at(result.i2t.rank_Q3, 1).tolist(), list(range(len(result.images)))),
+        "t2i_r1": (recall_at(result.t2i.rank_Q3, 1).tolist(), result.image_N.tolist()),
+        "grounding_acc50": (
+            [float(one.iou >= 0.5) for one in predictions.grounding],
+            number_of([str(one.image) for one in predictions.grounding]),
+        ),
+    }
+    for name, (values, images) in right.items():
+        metrics[f"{name}_low"], metrics[f"{name}_high"] = bootstrap_interval(values, images)
+    weights = {"matching_weight": chosen.matching, "phrase_weight": chosen.phrases}
+    return metrics | weights | chosen.metrics, predictions
+
+
+def number_of(keys: list[str]) -> list[int]:
+    """Return an integer for each key; equal keys have equal integers."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(key, len(numbers)) for key in keys]

@@ -30,7 +30,8 @@ class InferenceModel:
         tokenizer: its tokenizer.
         reader: cleans and tokenizes texts as in training.
         prompt: text that every caption starts with.
-        matching_weight: weight of the matching log-odds beside contrastive scores, see `evaluate_retrieval`.
+        matching_weight, phrase_weight: weights of the matching log-odds and of the score of a caption's
+            phrases beside contrastive scores, see `evaluate_retrieval`.
         device: device of the model.
     """
 
@@ -42,7 +43,7 @@ class InferenceModel:
         self.max_tokens = bundle.max_tokens
         self.reader = QueryReader(bundle.tokenizer, bundle.max_words, bundle.max_tokens)
         self.prompt = bundle.prompt
-        self.matching_weight = bundle.matching_weight
+        self.matching_weight, self.phrase_weight = bundle.matching_weight, bundle.phrase_weight
 
     @classmethod
     def load(cls, folder_or_repo: str | Path, device: torch.device | str | None = None) -> Self:

@@ -116,34 +116,42 @@ class RankedCandidates:
 
 @dataclass(frozen=True)
 class CandidateScores:
-    """Both scores of the k candidates of each of Q queries that are reranked.
+    """The scores of the k candidates of each of Q queries that are reranked.
 
     Attributes:
         contrastive_Qk: (Q, k) cosine similarities over temperature.
         matching_Qk: (Q, k) log-odds of a match.
+        phrases_Qk: (Q, k) scores of the captions' phrases (`PhraseScorer`); 0 if they were not scored.
         true_Qk: (Q, k) bool, which candidates are true.
     """
 
     contrastive_Qk: Tensor
     matching_Qk: Tensor
+    phrases_Qk: Tensor
     true_Qk: Tensor
 
     @classmethod
     def of(
         cls,
         ranked: RankedCandidates,
-        matching_Qk: Tensor,
+        score_CQk: Tensor,
         queries: CandidateSet,
         candidates: CandidateSet,
         pairs: TruePairs,
     ) -> CandidateScores:
-        """Join the contrastive scores of ranked candidates to the (Q, k) log-odds of the first k."""
-        k = matching_Qk.shape[1]
-        return cls(ranked.score_Qk[:, :k], matching_Qk, ranked.true_among(k, queries, candidates, pairs))
+        """Join the contrastive scores of ranked candidates to the other C scores of the first k.
 
-    def combined(self, weight: float) -> Tensor:
-        """Return the (Q, k) contrastive scores plus the weighted log-odds."""
-        return self.contrastive_Qk + weight * self.matching_Qk
+        Args:
+            score_CQk: (C, Q, k) scores, from `match_candidates`.
+        """
+        k = score_CQk.shape[2]
+        phrases_Qk = score_CQk[1] if len(score_CQk) > 1 else torch.zeros_like(score_CQk[0])
+        true_Qk = ranked.true_among(k, queries, candidates, pairs)
+        return cls(ranked.score_Qk[:, :k], score_CQk[0], phrases_Qk, true_Qk)
+
+    def combined(self, matching_weight: float, phrase_weight: float) -> Tensor:
+        """Return the (Q, k) contrastive scores plus the weighted others."""
+        return self.contrastive_Qk + matching_weight * self.matching_Qk + phrase_weight * self.phrases_Qk
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Reranking of retrieval candidates by the matching head; each pair of an image and a text is scored once."""
+"""Scores of retrieval candidates for reranking; each pair of an image and a text is scored once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from xvlm import distributed
 from xvlm.common.progress import progress_bar
 from xvlm.evaluation.common.feature_cache import ImageFeatureCache, TextFeatureCache, empty_rows
+from xvlm.evaluation.common.phrase_scores import PhraseScorer
 from xvlm.evaluation.common.ranks import gather_rows
 from xvlm.inference.grounding import match_logits
 from xvlm.models.text.attention import ConceptTokens
@@ -23,15 +24,18 @@ def match_candidates(
     text_Ik: Tensor,
     image_Nk: Tensor,
     published: bool = False,
+    phrases: PhraseScorer | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the matching scores (I, k) of each image's candidates and (N, k) of each text's candidates.
+    """Return the scores (C, I, k) of each image's candidates and (C, N, k) of each text's candidates.
 
-    A pair that is a candidate in both directions is scored once, by the rank that encoded the image.
+    The C scores are that of matching and, with `phrases`, that of the captions' phrases.  A pair that is a
+    candidate in both directions is scored once, by the rank that encoded the image.
 
     Args:
         images: this rank's images.
         text_Ik, image_Nk: (I, k) and (N, k) indices of the candidates.
         published: see `match_logits`.
+        phrases: scorer of the captions' phrases, finished.
     """
     num_texts = image_Nk.shape[0]
     image_I1 = torch.arange(text_Ik.shape[0], device=text_Ik.device)[:, None]
@@ -45,14 +49,17 @@ def match_candidates(
     starts = list(accumulate(lengths, initial=offset))
     ends = torch.searchsorted(code_Z, torch.tensor(starts, device=code_Z.device) * num_texts).tolist()
     title = f"reranking ({texts.description}, {images.description})"
-    parts = [empty_rows(texts.model)]
+    parts = [empty_rows(texts.model, 1 if phrases is None else 2)]
     for chunk, concepts in enumerate(progress_bar(images, title, len(lengths))):
         code_R = code_Z[ends[chunk] : ends[chunk + 1]]
         image_R, text_R = code_R // num_texts - starts[chunk], code_R % num_texts
-        parts.append(match_pairs(texts, concepts, image_R, text_R, published))
-    logit_Z = gather_rows(torch.cat(parts))
-    i2t, t2i = logit_Z[position].split((text_Ik.numel(), image_Nk.numel()))
-    return i2t.view_as(text_Ik), t2i.view_as(image_Nk)
+        scores = [match_pairs(texts, concepts, image_R, text_R, published)]
+        if phrases is not None:
+            scores.append(phrases.score(concepts, image_R, text_R))
+        parts.append(torch.stack(scores, 1))
+    score_ZC = gather_rows(torch.cat(parts))
+    i2t_RC, t2i_RC = score_ZC[position].split((text_Ik.numel(), image_Nk.numel()))
+    return i2t_RC.T.reshape(-1, *text_Ik.shape), t2i_RC.T.reshape(-1, *image_Nk.shape)
 
 
 def match_pairs(

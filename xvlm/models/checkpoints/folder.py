@@ -44,7 +44,8 @@ class ModelBundle:
     Attributes:
         max_words, max_tokens: maximum length of texts in training.
         prompt: prefix of its captions.
-        matching_weight: weight of the matching log-odds where they are added to contrastive scores.
+        matching_weight, phrase_weight: weights of the matching log-odds and of the score of a caption's
+            phrases where they are added to contrastive scores.
     """
 
     model: XVLM
@@ -53,6 +54,7 @@ class ModelBundle:
     max_tokens: int = 40
     prompt: str = ""
     matching_weight: float = 1.0
+    phrase_weight: float = 0.0
 
 
 def save_model(
@@ -77,6 +79,7 @@ def save_model(
         "max_tokens": bundle.max_tokens,
         "prompt": bundle.prompt,
         "matching_weight": bundle.matching_weight,
+        "phrase_weight": bundle.phrase_weight,
         "model": bundle.model.config,
         **(extra or {}),
     }
@@ -90,13 +93,13 @@ def save_model(
     return folder
 
 
-def set_matching_weight(folder_or_run: str | Path, weight: float) -> None:
-    """Write the weight of matching into a model folder, or into that of a run; its other content stays.
+def set_score_weights(folder_or_run: str | Path, matching: float, phrases: float) -> None:
+    """Write the weights of both scores into a model folder, or into that of a run; its other content stays.
 
     Raises MissingFileError if there is no model folder, OutputError if it cannot be written.
     """
     path = local_folder(folder_or_run) / "config.json"
-    write_json(path, {**_read_config(path), "matching_weight": weight})
+    write_json(path, {**_read_config(path), "matching_weight": matching, "phrase_weight": phrases})
 
 
 def check_model_output(folder: Path, inputs: Iterable[str | Path] = (), needed_bytes: int = 0) -> None:
@@ -202,7 +205,11 @@ def _read(folder: Path) -> ModelBundle:
     model.load_state_dict(tensors)
     lengths = config["max_words"], config["max_tokens"]
     return ModelBundle(
-        model.eval(), tokenizer, *lengths, config.get("prompt", ""), config.get("matching_weight", 1.0)
+        model.eval(),
+        tokenizer,
+        *lengths,
+        config.get("prompt", ""),
+        *(config.get(name, weight) for name, weight in SCORE_WEIGHTS.items()),
     )
 
 
@@ -215,9 +222,10 @@ def _read_config(path: Path) -> dict[str, Any]:
         value = config.get(name, "" if name == "prompt" else None)
         if type(value) is not kind or (isinstance(value, int) and value < 1):
             raise InputError(f"{path}: {name} is {value!r:.40}; it must be {_ALLOWED[kind]}")
-    weight = config.get("matching_weight", 1.0)
-    if type(weight) not in (int, float) or not 0 <= weight < math.inf:
-        raise InputError(f"{path}: matching_weight is {weight!r:.40}; it must be a number from 0")
+    for name, default in SCORE_WEIGHTS.items():
+        weight = config.get(name, default)
+        if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+            raise InputError(f"{path}: {name} is {weight!r:.40}; it must be a number from 0")
     vision = config["model"].get("vision")
     encoder = vision.get("name") if isinstance(vision, dict) else None
     if isinstance(encoder, str) and encoder.endswith(".py") and not registry.is_loaded(encoder):
@@ -228,6 +236,8 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+SCORE_WEIGHTS = {"matching_weight": 1.0, "phrase_weight": 0.0}
+"""Weights of scores in `config.json`, and what they are where it does not name them."""
 _ALLOWED = {int: "a whole number from 1", dict: "an object", str: "text"}
 
 

@@ -173,8 +173,8 @@ def build_bundle(run: ModelRun, tokenizer: Tokenizer) -> tuple[ModelBundle, set[
         check_vocabulary(source.tokenizer, config.text.vocab_size, init.model)
         torch.manual_seed(run.seed)
         adapted, names = adapt_model(source.model, config)
-        # The weight was fitted for the heads as they were.
-        return replace(source, model=adapted, matching_weight=1.0), names
+        # The weights were fitted for the heads as they were.
+        return replace(source, model=adapted, matching_weight=1.0, phrase_weight=0.0), names
     if not init.text:
         size = tokenizer.vocab_size
         if config.text.vocab_size not in (type(run)().model.text.vocab_size, size):
