@@ -11,6 +11,7 @@ import torch
 
 from tests.contracts import toys
 from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
+from xvlm.data.text.phrases import split_phrases
 from xvlm.losses.matching import all_pairs_matching_loss
 from xvlm.losses.negatives import Negatives, sample_negatives
 from xvlm.models.text.dropout import Dropout
@@ -215,3 +216,35 @@ def test_all_pairs_may_be_more_than_there_are(all_pairs: int) -> None:
     sum(losses.values()).backward()  # type: ignore[union-attr]
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert task(toy_batch(pairs=0, regions=(2, 1))).keys() >= {"region_itm"}
+
+
+def test_phrases_of_captions_are_in_the_batch_and_their_loss_trains_encoders(tmp_path: Path) -> None:
+    run = toys.pretrain()
+    weights = dict.fromkeys(("itc", "itm", "mlm", "bbox", "giou"), 0.0)
+    run = replace(run, losses=LossConfig(**weights, phrases=0.5))
+    built = pretrain.build(run, tmp_path)
+    batch = built.steps[0].batches[0]
+    assert batch.phrases is not None and batch.phrase_row_Q is not None
+    decode = built.bundle.tokenizer.decode
+    texts = [part.tolist() for part in batch.texts.ids_T.split(batch.texts.lengths_N.tolist())]
+    phrases: list[list[str]] = [[] for _ in range(batch.pairs)]
+    parts = batch.phrases.ids_T.split(batch.phrases.lengths_N.tolist())
+    for row, ids in zip(batch.phrase_row_Q.tolist(), parts, strict=True):
+        phrases[row].append(decode(ids.tolist()))
+    for row, own in enumerate(phrases):
+        assert " ".join(own) == decode(texts[row])
+        assert all(split_phrases(phrase) == [phrase] for phrase in own)
+    assert len(batch.phrases) > batch.pairs
+    losses = built.loss_module(batch)
+    assert losses.keys() == {"phrases"}
+    losses["phrases"].backward()
+    model = built.bundle.model
+    for part in (model.vision, model.text, model.contrastive.vision, model.contrastive.text):
+        assert any(parameter.grad is not None for parameter in part.parameters())
+    assert not any(parameter.requires_grad for parameter in model.fusion.parameters())
+
+
+def test_a_batch_without_phrases_has_a_loss_of_zero() -> None:
+    losses = pretrain.Pretrain(tiny_model(), LossConfig(phrases=1.0))(toy_batch())
+    assert float(losses["phrases"]) == 0.0
+    assert "phrases" not in pretrain.Pretrain(tiny_model(), LossConfig())(toy_batch())

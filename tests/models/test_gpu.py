@@ -127,7 +127,7 @@ class AsksNothing(TorchDispatchMode):
 @pytest.mark.parametrize("vision", [SWIN, VIT], ids=["swin", "vit"])
 @pytest.mark.parametrize(
     "weights",
-    [LossConfig(), LossConfig(mlm=0.0), LossConfig(itm=0.0, itc=0.0), LossConfig(all_pairs=2)],
+    [LossConfig(), LossConfig(mlm=0.0), LossConfig(itm=0.0, itc=0.0), LossConfig(all_pairs=2, phrases=1.0)],
 )
 def test_a_step_asks_nothing_of_the_device(
     vision: VisionConfig, weights: LossConfig, kernels: None, monkeypatch: pytest.MonkeyPatch

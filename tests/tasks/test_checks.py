@@ -58,6 +58,7 @@ ROWS: list[tuple[Any, str, Any, dict[str, Any], str, dict[str, Any]]] = [
             ("losses.all_pairs", 4),
         )
     ),
+    (REGIONS, "losses.phrases", 1.0, {}, "without data.pairs", {"data.pairs": SOURCE}),
     (
         PRETRAIN,
         "model.labels",

@@ -20,7 +20,7 @@ from xvlm.evaluation.common.candidates import CandidateScores
 
 MAX_STEPS = 100
 PRIOR = 1e-6
-"""Weight of the squared logarithms of the factors: few images leave one undecided, which then stays finite."""
+"""Weight of the squared logarithms of the factors, which stay finite if few images leave them undecided."""
 Term = Literal["matching", "phrases"]
 """A score that is added to the contrastive one."""
 

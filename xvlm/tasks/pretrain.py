@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from xvlm import distributed
 from xvlm.boxes import xyxy_to_cxcywh
 from xvlm.common.errors import InputError
 from xvlm.common.ranges import NonNegativeFloat, NonNegativeInt, Probability
@@ -23,11 +24,13 @@ from xvlm.losses.contrastive import Positives, contrastive_loss, published_posit
 from xvlm.losses.language import masked_language_loss
 from xvlm.losses.matching import all_pairs_matching_loss, matching_loss
 from xvlm.losses.negatives import sample_negatives
+from xvlm.losses.phrases import phrase_loss
 from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.text.cross_encoder import FusedTexts, OutputPositions
 from xvlm.models.text.gathered import GatheredFeatures, gather_features
 from xvlm.models.xvlm import XVLM
 from xvlm.tasks.common.checks import check_positions, pretraining_conflicts
+from xvlm.tasks.common.fusion_passes import FusionPasses
 from xvlm.tasks.common.init import ModelRun, build_bundle, build_tokenizer
 from xvlm.tasks.common.loss_module import LossModule
 from xvlm.tasks.common.pretraining_batch import PretrainBatch, StepCounts, first_texts, is_slow_to_ask
@@ -54,6 +57,8 @@ class LossConfig:
             from the positives (measured in docs/results.md).
         global_negatives: whether negatives are sampled from the rows of all ranks, instead of this rank's own
             (published).  They are harder, and cost the patches and text states of all ranks on every rank.
+        phrases: weight of the contrastive loss of captions by their phrases, each with its best patch, of the
+            pairs stream (published: 0).  It trains what `phrase_weight` of `xvlm eval retrieval` ranks by.
         all_pairs: number of texts of the pairs stream, on each rank and in each micro-batch, that are matched
             with the images of all of them instead of with one negative each; 0: none (published).  A new
             cross-modal encoder learns much more from such a step, which costs `all_pairs` squared passes.
@@ -64,29 +69,10 @@ class LossConfig:
     mlm: NonNegativeFloat = 1.0
     bbox: NonNegativeFloat = 1.0
     giou: NonNegativeFloat = 1.0
+    phrases: NonNegativeFloat = 0.0
     uniform_negative_ratio: Probability = 0.0
     global_negatives: bool = False
     all_pairs: NonNegativeInt = 0
-
-
-@dataclass
-class FusionPasses:
-    """The rows of a step's one cross-modal call: which text with which concept, pass by pass.
-
-    Attributes:
-        text: (R,) text indices of each pass.
-        concept: (R,) concept indices of each pass.
-    """
-
-    text: list[Tensor] = field(default_factory=list)
-    concept: list[Tensor] = field(default_factory=list)
-
-    def add(self, text_R: Tensor, concept_R: Tensor) -> slice:
-        """Add a pass of (R,) rows, and return their slice among the rows of all passes."""
-        start = sum(rows.shape[0] for rows in self.text)
-        self.text.append(text_R)
-        self.concept.append(concept_R)
-        return slice(start, start + text_R.shape[0])
 
 
 class Pretrain(LossModule):
@@ -109,14 +95,14 @@ class Pretrain(LossModule):
         w = self.weights
         names = {"itc": w.itc, "itm": w.itm, "mlm": w.mlm}
         regions = {f"region_{name}": weight for name, weight in names.items()}
-        return {**names, **regions, "bbox": w.bbox, "giou": w.giou}
+        return {**names, **regions, "bbox": w.bbox, "giou": w.giou, "phrases": w.phrases}
 
     def forward(self, batch: PretrainBatch) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
         Returns:
-            scalars (), each this rank's part of the global mean: `itc`, `itm` and `mlm` of the pairs stream,
-            `region_itc`, `region_itm`, `region_mlm`, `bbox` and `giou` of the regions stream.
+            scalars (), each this rank's part of the global mean: `itc`, `itm`, `mlm` and `phrases` of the
+            pairs stream, `region_itc`, `region_itm`, `region_mlm`, `bbox` and `giou` of the regions stream.
         """
         model, w = self.model, self.weights
         rows = len(batch.concepts)
@@ -135,11 +121,13 @@ class Pretrain(LossModule):
         passes = FusionPasses()
         matching: dict[str, tuple[slice, slice]] = {}
         all_pairs: tuple[slice, Tensor] | None = None
-        if w.itc or w.itm:
+        if w.itc or w.itm or w.phrases:
             if not self.faithful or self.published == "diagonal":
                 model.contrastive.clamp_temperature()
             concept_NE = model.contrastive.embed_concepts(cls_CD[:rows])
             text_NE = model.contrastive.embed_texts(texts.cls_ND[:rows])
+        if w.phrases and "" in streams:
+            losses["phrases"] = self.phrase_loss(batch, concepts)
         for name, stream in streams.items():
             if w.itc:
                 losses[name + "itc"] = contrastive_loss(
@@ -192,6 +180,17 @@ class Pretrain(LossModule):
                 self.faithful,
             )
         return losses
+
+    def phrase_loss(self, batch: PretrainBatch, concepts: ConceptTokens) -> Tensor:
+        """Return the loss of the captions of the pairs stream by their phrases."""
+        head, rows = self.model.contrastive, slice(0, batch.pairs)
+        if batch.phrases is None or batch.phrase_row_Q is None:  # other ranks may have some
+            return distributed.global_mean(head.temperature.new_zeros(()), batch.pairs)
+        phrase_QE = head.embed_texts(self.model.encode_texts(batch.phrases).cls_ND)
+        patch_NPE = head.embed_concepts(concepts.patches_SPD).index_select(0, concepts.set_C[rows])
+        keys = batch.concept_key_N[rows], batch.text_key_N[rows]
+        positive_NN = same_concept_or_text(*keys, *keys)
+        return phrase_loss(patch_NPE, phrase_QE, batch.phrase_row_Q, positive_NN, head.temperature)
 
     def fuse(
         self,
@@ -318,10 +317,11 @@ def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:
     """
     box = boxes and bool(losses.bbox or losses.giou)
     fused = bool(losses.itm or losses.mlm) or box
-    if not (losses.itc or fused):
+    contrastive = bool(losses.itc or losses.phrases)
+    if not (contrastive or fused):
         raise InputError(f"every loss has weight 0, or there are no boxes for it: {losses}")
     used = {
-        "contrastive": losses.itc,
+        "contrastive": contrastive,
         "matching": losses.itm,
         "mlm": losses.mlm,
         "box": box,

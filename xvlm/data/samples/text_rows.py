@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from xvlm.data.text.cleaning import clean_caption, truncate_words
 from xvlm.data.text.masking import MaskedTokens, mask_tokens
+from xvlm.data.text.phrases import split_phrases
 from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.records import BadRecord, BoxXYXY, Note, Record
 
@@ -22,6 +24,7 @@ class TextRow:
         ids, masked_ids: token ids of the text, before and after masking.
         positions, targets: positions of the masked tokens, and their original ids.
         box_xyxy: box as fractions of the crop; `None` for the whole image.
+        phrases: token ids of each phrase of a caption; empty if they are not needed.
         concept_key, text_key: hashes, equal for the same concept of one image and for the same cleaned text.
     """
 
@@ -32,6 +35,7 @@ class TextRow:
     box_xyxy: BoxXYXY | None
     concept_key: int
     text_key: int
+    phrases: tuple[Sequence[int], ...] = ()
 
 
 def hash_text(text: str) -> int:
@@ -56,6 +60,7 @@ class TextRowBuilder:
         faithful: whether to mask as the published code does.
         word_dropout: fraction of the words of a caption to drop at random, against overfitting on few texts.
             Phrases of regions keep their words, without which they would mean something else.
+        with_phrases: whether rows of captions have their phrases (`split_phrases`).
     """
 
     tokenizer: Tokenizer
@@ -65,6 +70,7 @@ class TextRowBuilder:
     max_masks: int = 8
     faithful: bool = False
     word_dropout: float = 0.0
+    with_phrases: bool = False
 
     def build_row(
         self,
@@ -98,8 +104,27 @@ class TextRowBuilder:
         masked = MaskedTokens(ids, (), ())
         if probability := self.mask_probability:
             masked = mask_tokens(ids, self.tokenizer, rng, probability, self.max_masks, self.faithful)
-        text_key = hash_text(cleaned)
-        return TextRow(ids, masked.ids, masked.positions, masked.targets, box_xyxy, concept_key, text_key)
+        phrases = self.phrase_ids(text if shortened == cleaned else shortened) if box_xyxy is None else ()
+        return TextRow(
+            ids,
+            masked.ids,
+            masked.positions,
+            masked.targets,
+            box_xyxy,
+            concept_key,
+            hash_text(cleaned),
+            phrases,
+        )
+
+    def phrase_ids(self, caption: str) -> tuple[Sequence[int], ...]:
+        """Return the token ids of the phrases of a caption that have a known token, if they are needed."""
+        if not self.with_phrases:
+            return ()
+        encoded = []
+        for phrase in split_phrases(caption):
+            with suppress(BadRecord):
+                encoded.append(self.tokenizer.encode_known(phrase, self.max_tokens))
+        return tuple(encoded)
 
     def build_rows(
         self,

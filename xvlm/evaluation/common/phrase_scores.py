@@ -17,6 +17,7 @@ from xvlm.data.text.phrases import split_phrases
 from xvlm.evaluation.common.queries import chunks
 from xvlm.evaluation.common.ranks import gather_rows, rank_slice
 from xvlm.inference.model import InferenceModel
+from xvlm.losses.phrases import best_patch_similarity
 from xvlm.models.text.attention import ConceptTokens
 from xvlm.records import BadRecord
 
@@ -60,8 +61,7 @@ class PhraseScorer:
 
     def patches(self, concepts: ConceptTokens) -> Tensor:
         """Return the (S, P, E) embeddings of the patches of S whole images."""
-        first = 0 if concepts.mean_summary else 1  # behind the class token
-        return self.contrastive.embed_concepts(concepts.tokens_SPD[:, first:])
+        return self.contrastive.embed_concepts(concepts.patches_SPD)
 
     def add_images(self, concepts: ConceptTokens) -> bool:
         """Add S of this rank's images to those that judge phrases; return whether more are needed."""
@@ -101,13 +101,14 @@ class PhraseScorer:
     def similarity(self, patch_SPE: Tensor, phrase_U: Tensor | None = None) -> Tensor:
         """Return the (S, U) similarities of phrases to their best patches in S images, over temperature."""
         embedding_UE = self.embedding_UE if phrase_U is None else self.embedding_UE[phrase_U]
-        with torch.autocast(patch_SPE.device.type, enabled=False):
-            parts = [
-                torch.einsum("spe,ue->sup", patch_SPE, some_UE).amax(2)
+        temperature = self.contrastive.temperature
+        return torch.cat(
+            [
+                best_patch_similarity(patch_SPE, some_UE, temperature)
                 for some_UE in embedding_UE.split(PHRASES_AT_ONCE)
-            ]
-        parts = parts or [patch_SPE.new_empty(len(patch_SPE), 0)]
-        return torch.cat(parts, 1) / self.contrastive.temperature
+            ],
+            1,
+        )
 
 
 def is_known(predictor: InferenceModel, phrase: str) -> bool:

@@ -154,6 +154,11 @@ class ConceptTokens:
     grid_hw: tuple[int, int]
     finer_SChw: Tensor | None = None
 
+    @property
+    def patches_SPD(self) -> Tensor:
+        """The (S, P, D) patches of the token sets, without the class token if they have one."""
+        return self.tokens_SPD if self.mean_summary else self.tokens_SPD[:, 1:]
+
     def select_used(self, concept_R: Tensor) -> ConceptTokens:
         """Select a concept for each row (R,), and drop the token sets that no row attends to."""
         used_S, set_R = self.set_C[concept_R].unique(return_inverse=True)

@@ -38,6 +38,8 @@ def pretraining_conflicts(run: Any) -> Iterator[str]:
         yield f"data.region_texts_per_batch is {texts}; it must be 0 or at least {shares}, one a micro-batch"
     if run.faithful and run.losses.all_pairs:
         yield f"losses.all_pairs is {run.losses.all_pairs}; in faithful mode each text has one negative image"
+    if run.faithful and run.losses.phrases:
+        yield f"losses.phrases is {run.losses.phrases}; faithful mode has no loss of phrases"
     if data.cached_views % 2:
         yield f"data.cached_views is {data.cached_views}; it must be an even number"
     yield from missing_heads(run.losses, run.model.heads, boxes="regions" in batches)
@@ -52,7 +54,13 @@ def missing_heads(losses: Any, heads: Collection[str], boxes: bool) -> Iterator[
         heads: names of the model's heads.
         boxes: whether the data have boxes; without them there is no box loss.
     """
-    needed = [("itc", "contrastive"), ("itm", "matching"), ("itm", "contrastive"), ("mlm", "mlm")]
+    needed = [
+        ("itc", "contrastive"),
+        ("phrases", "contrastive"),
+        ("itm", "matching"),
+        ("itm", "contrastive"),
+        ("mlm", "mlm"),
+    ]
     needed += [("bbox", "box"), ("giou", "box")] if boxes else []
     for loss, head in needed:
         weight = getattr(losses, loss)
@@ -79,6 +87,7 @@ def unused_fields(run: Any) -> Iterator[str]:
             ("losses.uniform_negative_ratio", "losses.global_negatives", "losses.all_pairs"),
             not getattr(getattr(run, "losses", None), "itm", 1),
         ),
+        ("without data.pairs", ("losses.phrases",), not getattr(data, "pairs", "-")),
         (
             "without a head of labels",
             ("model.labels",),

@@ -33,6 +33,8 @@ class PretrainBatch(TensorTree):
         masked_position_M: (M,) int64 position of each masked token in its text.
         masked_target_M: (M,) int64 original token ids of the masked tokens.
         pairs: number of rows of the pairs stream.
+        phrases: the Q phrases of the captions; `None` if they have none or no loss needs them.
+        phrase_row_Q: (Q,) int64 row of each phrase's caption.
     """
 
     images: Images
@@ -45,6 +47,8 @@ class PretrainBatch(TensorTree):
     masked_position_M: Tensor
     masked_target_M: Tensor
     pairs: int
+    phrases: Texts | None = None
+    phrase_row_Q: Tensor | None = None
     counts: StepCounts | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PretrainBatch:
@@ -161,6 +165,7 @@ def collate(streams: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -
     fused = [row for row, used in enumerate(is_fused) if used]
     image_of_row = [image for image, sample in enumerate(samples) for _ in sample.rows]
     pixels = torch.stack([sample.pixels for sample in samples])
+    phrases = [(row, ids) for row, one in enumerate(rows) for ids in one.phrases]
     whole_image = (0.0, 0.0, 1.0, 1.0)
     return PretrainBatch(
         images=Images(pixels, stem_applied=pixels.is_floating_point()),
@@ -177,6 +182,8 @@ def collate(streams: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -
         masked_position_M=_int64([position for i in fused for position in rows[i].positions]),
         masked_target_M=_int64([target for i in fused for target in rows[i].targets]),
         pairs=sum(len(sample.rows) for sample in streams.get("pairs", ())),
+        phrases=Texts.pack([ids for _, ids in phrases]) if phrases else None,
+        phrase_row_Q=_int64([row for row, _ in phrases]) if phrases else None,
     )
 
 

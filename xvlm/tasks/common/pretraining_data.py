@@ -165,6 +165,7 @@ def sample_builders(
         faithful=run.faithful,
         word_dropout=data.word_dropout,
     )
+    captions = replace(text, with_phrases=run.losses.phrases > 0)
     size, augment = bundle.model.config.vision.image_hw, (2, 7) if data.rand_augment else None
     crop, flip = data.random_crop, data.random_flip
     pairs: PairTransform | CachedPairTransform
@@ -177,7 +178,7 @@ def sample_builders(
         pairs = PairTransform(size, data.crop_scale, crop, flip, augment, flip_rule)
         regions = RegionTransform(size, crop, flip, augment, flip_rule)
     return {
-        "pairs": PairSampleBuilder(pairs, text, data.captions_per_image, data.boxes_as_captions),
+        "pairs": PairSampleBuilder(pairs, captions, data.captions_per_image, data.boxes_as_captions),
         "regions": RegionSampleBuilder(
             regions, text, data.max_regions, data.texts_per_region, data.region_captions
         ),

@@ -1,0 +1,56 @@
+"""Contrastive loss of captions with images by their phrases, each with its best patch.
+
+X-VLM aligns the texts of regions with the patches in their boxes.  The phrases of a caption have no boxes:
+here each finds its own patch, as tokens do in FILIP (Yao et al., ICLR 2022).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xvlm import distributed
+from xvlm.losses.contrastive import soft_cross_entropy
+
+PHRASE_WEIGHT = 0.3
+"""Scale of the scores in the loss: phrases of a caption overlap, so that their sum is too confident.  On
+images that were not trained on, weights from 0.2 to 0.4 of an untrained score are best."""
+
+
+def best_patch_similarity(patch_SPE: Tensor, phrase_UE: Tensor, temperature: Tensor | float) -> Tensor:
+    """Return the (S, U) similarities of U phrases to their best patches in S images, over temperature.
+
+    Args:
+        patch_SPE: (S, P, E) embeddings of unit length.
+        phrase_UE: (U, E) embeddings of unit length.
+    """
+    with torch.autocast(patch_SPE.device.type, enabled=False):
+        return (patch_SPE @ phrase_UE.T).amax(1) / temperature
+
+
+def phrase_loss(
+    patch_NPE: Tensor, phrase_QE: Tensor, caption_Q: Tensor, positive_NN: Tensor, temperature: Tensor
+) -> Tensor:
+    """Return the cross-entropy of finding each image's caption and each caption's image by phrases.
+
+    The score of a caption is that of `PhraseScorer`, among the images of this rank's part of the batch.
+
+    Args:
+        patch_NPE: (N, P, E) embeddings of the patches of each caption's image.
+        phrase_QE: (Q, E) embeddings of the phrases.
+        caption_Q: (Q,) int64 caption of each phrase.
+        positive_NN: (N, N) bool, True where image i matches caption j.
+        temperature: () divisor of the cosine similarities; no gradient flows to it.
+    Returns:
+        () this rank's part of the global mean.
+    """
+    similarity_NQ = best_patch_similarity(patch_NPE, phrase_QE, temperature.detach())
+    ratio_NQ = similarity_NQ.log_softmax(0)  # a constant for each caption is the same for all images
+    count = len(patch_NPE)
+    score_NN = ratio_NQ.new_zeros(count, count).index_add(1, caption_Q, ratio_NQ) * PHRASE_WEIGHT
+    number_N = torch.zeros_like(score_NN[0]).index_add(0, caption_Q, torch.ones_like(ratio_NQ[0]))
+    score_NN = score_NN + PHRASE_WEIGHT * torch.log(score_NN.new_tensor(count)) * number_N
+    label_NN = positive_NN.to(score_NN.dtype)
+    to_text_N = soft_cross_entropy(score_NN, label_NN / label_NN.sum(1, keepdim=True))
+    to_image_N = soft_cross_entropy(score_NN.T, (label_NN / label_NN.sum(0)).T)
+    return distributed.global_mean((to_text_N + to_image_N).sum() / 2, count)
