@@ -43,8 +43,8 @@ class OptimConfig:
         epochs: epochs of the run's first data stream, instead of `steps`; 0 uses `steps`.
         lr: peak learning rate.
         new_lr_multiplier: learning-rate multiplier of new parameters, those that no checkpoint provided.
-        vision_lr_multiplier: learning-rate multiplier of pre-trained vision parameters.
-        text_lr_multiplier: learning-rate multiplier of pre-trained text parameters.
+        vision_lr_multiplier: learning-rate multiplier of pre-trained vision parameters; 0 freezes them.
+        text_lr_multiplier: learning-rate multiplier of pre-trained text parameters; 0 freezes them.
         decoder_lr_multiplier: learning-rate multiplier of pre-trained decoder parameters.  A decoder starts
             from encoder layers and has to learn to generate: it may need a higher rate than the encoders,
             which forget less at a lower one.

@@ -55,6 +55,20 @@ def test_decoders_may_learn_faster_than_encoders() -> None:
     assert {rate for name, rate in rates.items() if name.startswith("vision.")} == {0.5}
 
 
+def test_multiplier_0_freezes_pretrained_parameters() -> None:
+    """A frozen parameter is in no group and has no gradient; a new one of the same encoder is trained."""
+    model = tiny_model()
+    names = {name for name, _ in model.named_parameters()}
+    new = {"text.embedding.position.weight"}
+    assert new < names
+    config = replace(CONFIG, vision_lr_multiplier=0.0, text_lr_multiplier=0.0)
+    optimizer = build_optimizer(model, config, names - new)
+    trained = {name for group in optimizer.param_groups for name in group["names"]}
+    encoders = {name for name in names if name.startswith(("vision.", "text."))}
+    assert trained == (names - encoders) | new
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == trained
+
+
 def test_without_pretrained_parameters_all_multipliers_are_1() -> None:
     assert {multiplier for multiplier, _ in groups(set()).values()} == {1.0}
 

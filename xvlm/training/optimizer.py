@@ -21,6 +21,8 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Build AdamW over the trainable parameters, grouped by learning rate and weight decay.
 
+    Parameters whose learning-rate multiplier is 0 are frozen: no gradient is computed for them.
+
     Args:
         pretrained_names: names of the parameters that a checkpoint provided.  The others are new, and their
             learning rate is multiplied by `new_lr_multiplier`.  Without names, all multipliers are 1.
@@ -31,6 +33,9 @@ def build_optimizer(
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             multiplier = _lr_multiplier(name, config, pretrained_names)
+            if multiplier == 0:
+                parameter.requires_grad_(False)
+                continue
             decay = config.weight_decay if _has_decay(name, parameter, faithful) else 0.0
             groups.setdefault((multiplier, decay), []).append((name, parameter))
     return torch.optim.AdamW(
