@@ -277,6 +277,8 @@ def test_curve_and_bars_check_their_lengths() -> None:
         report.Bars("t", ["a", "b"], {"x": [1.0]})
     with pytest.raises(ValueError, match="start at 0"):
         report.Bars("t", ["a"], {"x": [-1.0]})
+    with pytest.raises(ValueError, match="2 deviations for 1 groups"):
+        report.Bars("t", ["a"], {"x": [1.0]}, deviations={"x": [0.1, 0.2]})
 
 
 def test_bars_are_in_proportion_and_have_their_own_style(tmp_path: Path) -> None:
@@ -287,6 +289,21 @@ def test_bars_are_in_proportion_and_have_their_own_style(tmp_path: Path) -> None
     assert widths[1] == pytest.approx(4 * widths[0], rel=0.02) and widths[2] == 0
     assert any("prefers-color-scheme" in (node.text or "") for node in root.iter())
     assert "Which <grain>" in [node.text for node in root.iter()]
+
+
+def test_bars_with_deviations_have_whiskers_of_their_length() -> None:
+    bars = report.Bars(
+        "t", ["R@1"], {"a": [40.0], "b": [80.0], "c": [8.0]}, deviations={"a": [5.0], "b": [20.0]}
+    )
+    root = ElementTree.fromstring(report.bars_svg(bars))
+    whiskers = [node.attrib["d"] for node in root.iter() if node.attrib.get("class") == "v-whisker"]
+    widths = [float(node.attrib["width"]) for node in root.iter() if "v-f" in node.attrib.get("class", "")]
+    spans = [[float(x) for x in re.findall(r"[MH]([\d.]+)", path)[:2]] for path in whiskers]
+    assert len(spans) == 2
+    for (low, high), deviation in zip(spans, (5.0, 20.0), strict=True):
+        assert high - low == pytest.approx(2 * widths[1] * deviation / 80, abs=0.2)
+    right = max(float(node.attrib["x"]) for node in root.iter() if node.tag.endswith("text"))
+    assert right < 340
 
 
 @given(st.floats(-1e6, 1e6), st.floats(0, 1e6))

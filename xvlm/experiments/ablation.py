@@ -1,14 +1,17 @@
-"""`xvlm ablate`: ablation of the paper's claim; one training budget is spent in four ways.
+"""`xvlm ablate`: ablation of the paper's claim, over several seeds.
 
 - *coarse*: whole images with captions only;
 - *fine*: objects and regions only, no captions;
 - *multi-grained*: both;
 - *no box loss*: both, without the box loss; the box head is not trained, so its accuracy is that of chance.
+
+All are given the same time, and then the others as many images as multi-grained sees in it.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +20,18 @@ from xvlm.common.errors import InputError
 from xvlm.common.json_file import read_json, write_json, write_text
 from xvlm.data.sources.json import JsonSource
 from xvlm.data.sources.source import Source
-from xvlm.distributed import folder_lock_on_main
+from xvlm.distributed import folder_lock_on_main, run_on_main
+from xvlm.experiments.chosen_weights import choose_score_weights
+from xvlm.experiments.held_out import HeldOutSplit, held_out_split
 from xvlm.experiments.pretraining_results import evaluate_pretrained
+from xvlm.experiments.seeds import OverSeeds, over_seeds
+from xvlm.models.checkpoints.folder import load_model
 from xvlm.recipes import demo as demo_recipe
 from xvlm.recipes.photos import pretrain as photos_recipe
 from xvlm.reports import Bars, bars_svg, read_log, write_svg
 from xvlm.scenes import SceneGroundingRecords, Scenes
 from xvlm.tasks.common.pretraining_data import without_stream
+from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.training.run_folder import check_report_files, remove_run
 from xvlm.training.train import log_on_main, train
@@ -36,6 +44,27 @@ COLUMNS = {
     "t2i_r1": "text to image, R@1",
 }
 """Metrics in the table and the chart."""
+MULTI_GRAINED = "multi-grained"
+TABLE_FILES = ("table.md", "table.json", "ablation.svg")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What an ablation trains and evaluates.
+
+    Attributes:
+        run: the multi-grained run.
+        phrases, captions: data to evaluate on.
+        choose: images that are neither trained nor evaluated on, which choose the weights of scores; `None`
+            leaves these as they are.
+        texts_per_image: captions of each image that are used; `None` uses all.
+    """
+
+    run: PretrainRun
+    phrases: Source
+    captions: Source
+    choose: Source | None
+    texts_per_image: int | None
 
 
 def variants(run: PretrainRun) -> dict[str, PretrainRun]:
@@ -46,53 +75,87 @@ def variants(run: PretrainRun) -> dict[str, PretrainRun]:
     fine = replace(without_stream(data, "pairs"), regions_batch_size=images, region_captions=False)
     return {
         "coarse": replace(run, data=coarse),
-        "fine": replace(run, data=fine),
-        "multi-grained": run,
+        "fine": replace(run, data=fine, losses=replace(run.losses, phrases=0.0)),
+        MULTI_GRAINED: run,
         "no box loss": replace(run, losses=replace(run.losses, bbox=0.0, giou=0.0)),
     }
 
 
-def run_ablation(on: str, root: Path, out: Path, minutes: float) -> dict[str, dict[str, float]]:
+def run_ablation(
+    on: str, root: Path, out: Path, minutes: float, seeds: int = 1
+) -> dict[str, dict[str, OverSeeds]]:
     """Train and evaluate all variants; finished ones are kept, and an interrupted one continues.
 
     Args:
         on: "scenes" or "photos".
         root: folder of the photos, for "photos".
-        out: folder for one run for each variant, `table.md`, `table.json` and `ablation.svg`.
+        out: folder for one run for each variant and seed, `table.md`, `table.json` and `ablation.svg`.
         minutes: training time of each variant, over all sessions.
+        seeds: number of runs of each variant that differ in their seed alone.
     Returns:
-        the metrics of each variant, as in `table.json`.
+        the metrics of each variant, as in `table.json`; a name with "equal images" is a variant that saw as
+        many images as multi-grained.
     """
-    base, phrases, captions, texts_per_image = experiment(on, root, out)
-    table: dict[str, dict[str, float]] = {}
-    check_report_files(out, ("table.md", "table.json", "ablation.svg"), out / "coarse")
+    table: dict[str, dict[str, OverSeeds]] = {}
+    check_report_files(out, TABLE_FILES, out / "coarse" / "seed0")
     with folder_lock_on_main(out):
-        for name, run in variants(base).items():
-            folder = out / name.replace(" ", "-")
-            path = folder / "metrics.json"
-            check_report_files(folder, ("metrics.json",))
-            if not path.exists():
-                run = fit_steps(run, folder, minutes)
-                log_on_main(f"--- {name}: {minutes:g} minutes of training, {run.optim.steps} steps")
-                bundle, state = train(run, folder, resume=True)
-                metrics, _ = evaluate_pretrained(bundle, state, phrases, captions, texts_per_image)
-                write_json(path, metrics)
-            table[name] = read_json(path, allow_nan=True)
+        parts = experiment(on, root, out)
+        runs = variants(parts.run)
+        fitted = {name: fit_steps(run, out / folder_name(name), minutes) for name, run in runs.items()}
+        common = fitted[MULTI_GRAINED].optim
+        equal = {
+            f"{name}, equal images": replace(run, optim=common)
+            for name, run in runs.items()
+            if name != MULTI_GRAINED
+        }
+        for name, run in {**fitted, **equal}.items():
+            metrics = []
+            for seed in range(seeds):
+                folder = out / folder_name(name) / f"seed{seed}"
+                log_on_main(f"--- {name}, seed {seed}: {run.optim.steps} steps")
+                metrics.append(run_variant(replace(run, seed=run.seed + seed), folder, parts))
+            table[name] = over_seeds(metrics)
             write_table(out, on, minutes, table)
     log_on_main((out / "table.md").read_text())
     return table
 
 
-def experiment(on: str, root: Path, out: Path) -> tuple[PretrainRun, Source, Source, int | None]:
-    """Return the multi-grained run, phrases and captions to evaluate it on, and the captions per image."""
+def folder_name(variant: str) -> str:
+    """Return the name of a variant's folder."""
+    return variant.replace(",", "").replace(" ", "-")
+
+
+def run_variant(run: PretrainRun, folder: Path, parts: Experiment) -> dict[str, float]:
+    """Train and evaluate one variant with one seed, unless `folder` holds its metrics, and return these."""
+    path = folder / "metrics.json"
+    check_report_files(folder, ("metrics.json",))
+    if not path.exists():
+        bundle, state = train(run, folder, resume=True)
+        if parts.choose is not None:
+            choose_score_weights(folder, parts.choose)
+            bundle = load_model(folder)
+        metrics, _ = evaluate_pretrained(bundle, state, parts.phrases, parts.captions, parts.texts_per_image)
+        images = sum(run.batch_sizes().values()) * run.optim.steps
+        write_json(path, {**metrics, "train_images": float(images)})
+    return read_json(path, allow_nan=True)
+
+
+def experiment(on: str, root: Path, out: Path) -> Experiment:
+    """Return what is trained and evaluated; raises InputError if `on` is neither "scenes" nor "photos"."""
     if on == "photos":
+        phrases, captions = JsonSource(root / "dev_grounding.json"), JsonSource(root / "dev.jsonl")
+        split = HeldOutSplit(out / "split")
+        run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder, len(captions)))
         run = photos_recipe.recipe(str(root))
-        run = replace(run, data=replace(run.data, feature_cache=str(out / "stem")))
-        return run, JsonSource(root / "dev_grounding.json"), JsonSource(root / "dev.jsonl"), None
+        files = (SourceConfig(str(split.train), image_root=str(root)),)
+        run = replace(
+            run, data=replace(run.data, pairs=files, regions=files, feature_cache=str(out / "stem"))
+        )
+        return Experiment(run, phrases, captions, JsonSource(split.choose, str(root)), None)
     if on == "scenes":
         run = demo_recipe.recipe()
         unseen = Scenes("test", 500, image_size=run.model.vision.image_hw[0])
-        return run, SceneGroundingRecords(unseen), unseen, 1
+        return Experiment(run, SceneGroundingRecords(unseen), unseen, None, 1)
     raise InputError(f"on is {on!r}; it may be 'scenes' or 'photos'")
 
 
@@ -115,19 +178,32 @@ def fit_steps(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:
     return replace(run, optim=replace(run.optim, steps=read_json(path)["steps"]))
 
 
-def write_table(out: Path, on: str, minutes: float, table: dict[str, dict[str, float]]) -> None:
+def write_table(out: Path, on: str, minutes: float, table: Mapping[str, Mapping[str, OverSeeds]]) -> None:
     """Write `table.json`, `table.md` and `ablation.svg` of the variants evaluated so far."""
-    write_json(out / "table.json", table)
-    percentages = {name: [100 * metrics[key] for key in COLUMNS] for name, metrics in table.items()}
+    write_json(
+        out / "table.json",
+        {
+            variant: {name: vars(one) | {"mean": one.mean} for name, one in metrics.items()}
+            for variant, metrics in table.items()
+        },
+    )
     lines = [
-        f"Trained on {on}, {minutes:g} minutes for each variant; retrieval is reranked by matching.",
+        f"Trained on {on}, {minutes:g} minutes for each variant, or as many images as {MULTI_GRAINED} sees "
+        "in them; mean ± standard deviation of a seed; retrieval is reranked.",
         "",
-        f"| {' | '.join(['variant', *COLUMNS.values(), 'steps'])} |",
-        "|---" * (len(COLUMNS) + 2) + "|",
+        f"| {' | '.join(['variant', *COLUMNS.values(), 'images seen', 'minutes'])} |",
+        "|---" * (len(COLUMNS) + 3) + "|",
     ]
-    for name, metrics in table.items():
-        cells = [name, *(f"{value:.1f} %" for value in percentages[name]), f"{metrics['train_steps']:.0f}"]
+    for variant, metrics in table.items():
+        seen, spent = metrics["train_images"].mean, metrics["train_seconds"].mean / 60
+        cells = [variant, *(metrics[key].percent() for key in COLUMNS), f"{seen:,.0f}", f"{spent:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     write_text(out / "table.md", "\n".join(lines) + "\n")
-    bars = Bars(f"Equal budget on {on}", list(COLUMNS.values()), percentages, unit=" %")
+    percentages = {
+        variant: [100 * metrics[key].mean for key in COLUMNS] for variant, metrics in table.items()
+    }
+    deviations = {
+        variant: [100 * metrics[key].deviation for key in COLUMNS] for variant, metrics in table.items()
+    }
+    bars = Bars(f"Equal budget on {on}", list(COLUMNS.values()), percentages, " %", deviations)
     write_svg(out / "ablation.svg", bars_svg(bars))

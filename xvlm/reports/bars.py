@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from xvlm.common.errors import InputError
 from xvlm.reports.svg import SERIES, format_column, svg_document, text
@@ -22,17 +22,24 @@ class Bars:
         groups: names of the metrics.
         series: one value for each group, by name of the variant; at least 0, or NaN if not measured.
         unit: appended to each value.
+        deviations: standard deviation of each value, drawn as a line on both sides of the bar's end; NaN or a
+            variant that is not in it draws none.
     """
 
     title: str
     groups: Sequence[str]
     series: Mapping[str, Sequence[float]]
     unit: str = ""
+    deviations: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, values in self.series.items():
             if len(values) != len(self.groups):
                 raise InputError(f"bars of {name!r}: {len(values)} values for {len(self.groups)} groups")
+            if name in self.deviations and len(self.deviations[name]) != len(self.groups):
+                raise InputError(
+                    f"bars of {name!r}: {len(self.deviations[name])} deviations for {len(self.groups)} groups"
+                )
             if any(value < 0 for value in values):
                 raise InputError(f"bars of {name!r}: values start at 0, found {min(values)}")
 
@@ -42,7 +49,13 @@ def bars_svg(bars: Bars) -> str:
     values = [value for row in bars.series.values() for value in row]
     labels = format_column(values)
     row_labels = [labels[row * len(bars.groups) :][: len(bars.groups)] for row in range(len(bars.series))]
-    largest = max((value for value in values if math.isfinite(value)), default=0.0) or 1.0
+    reaches = [
+        value + deviation
+        for name, row in bars.series.items()
+        for value, deviation in zip(row, bars.deviations.get(name, row), strict=True)
+        if name in bars.deviations
+    ]
+    largest = max((value for value in (*values, *reaches) if math.isfinite(value)), default=0.0) or 1.0
     left = 14 + min(max((len(name) for name in bars.series), default=0) * _LETTER + 8, 130)
     max_width = _WIDTH - left - 14 - _LETTER * (5 + len(bars.unit))
     body = [text(14, 20, bars.title, "v-ink v-title")]
@@ -63,7 +76,15 @@ def bars_svg(bars: Bars) -> str:
             )
             label = row_labels[row][index] + (bars.unit if math.isfinite(value) else "")
             css_class = "v-ink v-title" if value == best else "v-ink"
-            body.append(text(left + width + 6, y + 15, label, css_class))
+            deviation = bars.deviations[name][index] if name in bars.deviations else math.nan
+            reach = max_width * deviation / largest if math.isfinite(deviation) else 0.0
+            if reach:
+                low, high, middle = left + max(width - reach, 0.0), left + width + reach, y + 1 + _ROW / 2
+                body.append(
+                    f'<path class="v-whisker" d="M{low:.1f} {middle:.1f}H{high:.1f}'
+                    f'M{low:.1f} {middle - 4:.1f}v8M{high:.1f} {middle - 4:.1f}v8"/>'
+                )
+            body.append(text(left + width + reach + 6, y + 15, label, css_class))
             y += _ROW
         y += _GAP
     rows = (

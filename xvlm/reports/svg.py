@@ -23,6 +23,7 @@ SERIES = 6
 # Plain colours, because some viewers of stand-alone SVG files do not support custom properties.
 _RULES = Template(
     ".v-bg{fill:$paper}.v-ink{fill:$ink}.v-muted{fill:$muted}.v-grid{stroke:$line}"
+    ".v-whisker{stroke:$ink;fill:none}"
     + "".join(f".v-f{i}{{fill:$c{i}}}.v-s{i}{{stroke:$c{i}}}" for i in range(SERIES))
 )
 _FONT = (

@@ -1,0 +1,56 @@
+"""The ablation trains every variant for equal time and for equal images, with several seeds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import tiny_run
+from xvlm.common.json_file import read_json
+from xvlm.experiments import ablation
+from xvlm.experiments.ablation import MULTI_GRAINED, Experiment, run_ablation
+from xvlm.scenes import SceneGroundingRecords, Scenes
+
+VARIANTS = ["coarse", "fine", MULTI_GRAINED, "no box loss"]
+
+
+@pytest.fixture
+def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the table of an ablation of a tiny model, whose multi-grained steps take twice the time."""
+    steps = {"coarse": 4, "fine": 4, "no-box-loss": 3, MULTI_GRAINED: 2}
+    for name, count in steps.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "steps.json").write_text(json.dumps({"steps": count, "seconds_a_step": 1.0}))
+    unseen = Scenes("test", 6, image_size=64)
+    parts = Experiment(tiny_run(), SceneGroundingRecords(unseen), unseen, None, 1)
+    monkeypatch.setattr(ablation, "experiment", lambda on, root, out: parts)
+    return run_ablation("scenes", tmp_path, tmp_path, 1.0, seeds=2)
+
+
+def test_every_variant_has_both_budgets_and_all_seeds(table: Any, tmp_path: Path) -> None:
+    equal = [f"{name}, equal images" for name in VARIANTS if name != MULTI_GRAINED]
+    assert list(table) == [*VARIANTS, *equal]
+    images = {name: metrics["train_images"].values for name, metrics in table.items()}
+    assert images[MULTI_GRAINED] == (16.0, 16.0) and images["coarse"] == (32.0, 32.0)
+    assert all(images[name] == images[MULTI_GRAINED] for name in equal)
+    written = read_json(tmp_path / "table.json")
+    for name, metrics in table.items():
+        folder = tmp_path / name.replace(",", "").replace(" ", "-")
+        runs = [read_json(folder / f"seed{seed}" / "metrics.json") for seed in range(2)]
+        assert table[name]["i2t_r1"].values == tuple(run["i2t_r1"] for run in runs)
+        assert written[name]["i2t_r1"]["mean"] == metrics["i2t_r1"].mean
+        seeds = [json.loads((folder / f"seed{seed}" / "run.json").read_text())["seed"] for seed in range(2)]
+        assert seeds == [0, 1]
+    rows = (tmp_path / "table.md").read_text().splitlines()[4:]
+    assert [row.split(" | ")[0].strip("| ") for row in rows] == list(table)
+    assert "±" in rows[0] and (tmp_path / "ablation.svg").read_text().count("v-whisker") > 2
+
+    # A finished variant is not trained again.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed*/log.jsonl")}
+    assert len(before) == 14
+    again = run_ablation("scenes", tmp_path, tmp_path, 1.0, seeds=2)
+    assert again["fine"]["t2i_r1"] == table["fine"]["t2i_r1"]
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed*/log.jsonl")}
