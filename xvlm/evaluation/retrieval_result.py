@@ -13,6 +13,7 @@ from xvlm.data.sources.source import Source
 from xvlm.evaluation.common.candidates import CandidateScores, RankedCandidates
 from xvlm.evaluation.common.feature_cache import CaptionedImage
 from xvlm.evaluation.common.measure import NUM_EXAMPLES
+from xvlm.evaluation.reranking_accuracy import accuracy_section
 from xvlm.metrics.recall import expected_rank
 from xvlm.records import ImageData
 from xvlm.reports import ImageRanking, Section, TextRanking
@@ -99,11 +100,12 @@ def _rank_json(rank: float) -> float | int | None:
 
 
 def sections(result: RetrievalResult) -> list[Section]:
-    """Return randomly selected queries of both directions."""
+    """Return randomly selected queries of both directions, and how well scores judge hard candidates."""
     scores = "a bar is the share among those reranked" if result.rerank_top_k else "nothing was reranked"
     return [
         Section("Which text fits?", f"✓ belongs to the image; {scores}.", text_rankings(result)),
         Section("Which image fits?", "The best first.", image_rankings(result)),
+        *accuracy_section(result.scores),
     ]
 
 

@@ -182,7 +182,7 @@ class Pretrain(LossModule):
         return losses
 
     def phrase_loss(self, batch: PretrainBatch, concepts: ConceptTokens) -> Tensor:
-        """Return the loss of the captions of the pairs stream by their phrases."""
+        """Return the loss of the captions of the pairs stream by their phrases, a scalar."""
         head, rows = self.model.contrastive, slice(0, batch.pairs)
         if batch.phrases is None or batch.phrase_row_Q is None:  # other ranks may have some
             return distributed.global_mean(head.temperature.new_zeros(()), batch.pairs)
