@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,20 @@ def test_layers(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert written["best"] in written["layers"] and len(written["layers"]) == 4
     metrics = json_of(capsys, "eval", "weak_grounding", *asked)
     assert written["layers"][2] == {"layer": 1, "power": 0.5, **metrics}
+
+
+def test_weights(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The weights are written into the model, and `xvlm eval` ranks by them; a hub name is not written to."""
+    model, data = tmp_path / "copy", folder / "photos.jsonl"
+    shutil.copytree(folder / "run" / "model", model)
+    table = output_of(capsys, "weights", "--model", model, "--data", data)
+    config = json.loads((model / "config.json").read_text())
+    assert f"| {config['matching_weight']:.2f} | {config['phrase_weight']:.2f} |" in table.splitlines()[-1]
+    asked = ["--model", model, "--data", data, "--out", tmp_path / "out"]
+    metrics = json_of(capsys, "eval", "retrieval", *asked)
+    assert f"contrastive + both | {100 * metrics['i2t_r1']:.1f} % | {100 * metrics['t2i_r1']:.1f} %" in table
+    assert main(["weights", "--model", "some/repository", "--data", str(data)]) == 2
+    assert "no folder here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("rerank", ["both", "matching"])

@@ -37,6 +37,7 @@ POSITIONALS = {
     "predict": "TASK ...",
     "recipes": "",
     "train": "RECIPE ...",
+    "weights": "",
 }
 """Positional arguments of each command, as its help shows them."""
 

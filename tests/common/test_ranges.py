@@ -177,6 +177,7 @@ REQUIRED = {
     "predict nlvr2": ["none.jpg", "none.jpg", "two dogs", "--model", "none"],
     "predict self_critical": ["none.jpg", "--model", "none"],
     "predict vqa": ["none.jpg", "a dog?", "--model", "none"],
+    "weights": ["--model", "none", "--data", "none.json"],
     "photos": ["none"],
     "convert": ["none.th", "none"],
     "average": ["none", "nothing", "--out", "none"],

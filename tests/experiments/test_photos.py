@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from tests.tiny import tiny_run, write_photos
-from xvlm.common.errors import InputError
+from xvlm.common.errors import InputError, MissingFileError
 from xvlm.common.json_file import read_json
 from xvlm.evaluation.common.candidates import CandidateScores
-from xvlm.evaluation.score_weights import fit_score_weights
+from xvlm.evaluation.score_weights import ScoreWeights, fit_score_weights
 from xvlm.experiments import photos as experiment
 from xvlm.experiments.chosen_weights import recalls_at_1
 from xvlm.experiments.held_out import phrases_with_one_box
@@ -83,16 +83,22 @@ def test_wrong_numbers_are_said_before_training(
     assert not (tmp_path / "out" / "align").exists()
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "dev.jsonl", "dev_grounding.json"])
+def test_a_missing_file_is_said_before_training(name: str, root: Path, tmp_path: Path) -> None:
+    (root / name).unlink()
+    with pytest.raises(MissingFileError, match=name):
+        experiment.run_photos(root, tmp_path / "out", held_out=4)
+    assert not (tmp_path / "out" / "align").exists()
+
+
 def test_recall_of_scores_is_that_of_their_weighted_sum() -> None:
     contrastive = torch.tensor([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
     matching = torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
     phrases = torch.tensor([[0.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
     true = torch.tensor([[False, True, False], [True, False, False]])
     scores = [CandidateScores(contrastive, matching, phrases, true)] * 2
-    weights = {"": (1.0, 1.0), "_contrastive": (0.0, 0.0), "_matching": (1.0, 0.0)}
-    found = recalls_at_1(scores, weights)
-    assert found == {
-        **{"i2t_r1": 1.0, "i2t_r1_contrastive": 0.0, "i2t_r1_matching": 0.5},
-        **{"t2i_r1": 1.0, "t2i_r1_contrastive": 0.0, "t2i_r1_matching": 0.5},
-    }
+    for expected, matching_weight, phrase_weight in ((1.0, 1.0, 1.0), (0.5, 1.0, 0.0), (0.0, 0.0, 0.0)):
+        weights = ScoreWeights(matching_weight, phrase_weight, 1.0, 0.0, 0.0)
+        assert recalls_at_1(scores, weights) == {"i2t_r1": expected, "t2i_r1": expected}
+    assert recalls_at_1(scores) == {"i2t_r1": 0.0, "t2i_r1": 0.0}
     assert fit_score_weights(scores, ("phrases",)).matching == 0.0

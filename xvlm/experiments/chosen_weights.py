@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from xvlm.data.sources.source import Source
 from xvlm.distributed import run_on_main
 from xvlm.evaluation.common.candidates import CandidateScores
 from xvlm.evaluation.retrieval import evaluate_retrieval
-from xvlm.evaluation.score_weights import Term, fit_score_weights
+from xvlm.evaluation.score_weights import ScoreWeights, Term, fit_score_weights
 from xvlm.inference.model import InferenceModel
 from xvlm.metrics.recall import rank_of_first_true, recall_at
-from xvlm.models.checkpoints.folder import load_model, set_score_weights
+from xvlm.models.checkpoints.folder import set_score_weights
 from xvlm.training.train import log_on_main
 
-TERMS: tuple[Term, ...] = ("matching", "phrases")
+TERMS: dict[str, tuple[Term, ...]] = {
+    "matching": ("matching",),
+    "phrases": ("phrases",),
+    "both": ("matching", "phrases"),
+}
+"""Scores that are added to the contrastive one, alone and together."""
 
 
 @dataclass(frozen=True)
@@ -24,41 +29,59 @@ class ChosenWeights:
     """What the held-out images chose.
 
     Attributes:
-        matching, phrases: weights of both scores, which the model is given.
-        parts: weights of both if only one of them is used, by its name.
-        metrics: recalls on the held-out images, their names beginning with `choose_`.
+        fitted: weights of the scores in each entry of `TERMS`.
+        recalls: `i2t_r1` and `t2i_r1` on the held-out images, by the scores in each entry of `TERMS`, and by
+            "contrastive" scores alone.
     """
 
-    matching: float
-    phrases: float
-    parts: dict[str, tuple[float, float]]
-    metrics: dict[str, float]
+    fitted: dict[str, ScoreWeights]
+    recalls: dict[str, dict[str, float]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The weights, and what they reach on the held-out images."""
+        both = self.fitted["both"]
+        metrics = {"matching_weight": both.matching, "phrase_weight": both.phrases}
+        for suffix, name in (("", "both"), ("_contrastive", "contrastive")):
+            metrics |= {f"choose_{key}{suffix}": value for key, value in self.recalls[name].items()}
+        return metrics | {"choose_nll": both.nll, "choose_nll_contrastive": both.nll_contrastive}
+
+    def table(self) -> str:
+        """Return a table of recalls, weights and likelihoods in Markdown."""
+        rows = [
+            "| scores | image to text, R@1 | text to image, R@1 | weight of matching | of phrases | nats |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name, recalls in self.recalls.items():
+            one = self.fitted.get(name)
+            weights = "| |" if one is None else f"{one.matching:.2f} | {one.phrases:.2f} |"
+            nll = self.fitted["both"].nll_contrastive if one is None else one.nll
+            shares = " | ".join(f"{100 * recall:.1f} %" for recall in recalls.values())
+            label = name if one is None else f"contrastive + {name}"
+            rows.append(f"| {label} | {shares} | {weights} {nll:.3f} |")
+        return "\n".join(rows)
 
 
-def choose_score_weights(run: Path, captions: Source) -> ChosenWeights:
-    """Fit the weights of scores on held-out images, and write them into the model of a run."""
+def choose_score_weights(folder_or_run: Path, captions: Source) -> ChosenWeights:
+    """Fit the weights of scores on held-out images, and write them into the model of a folder or a run."""
     log_on_main(f"choosing the weights of scores on {len(captions)} images that were held out")
-    bundle = load_model(run)
-    _, result = evaluate_retrieval(InferenceModel(bundle), captions, matching_weight=1.0, phrase_weight=1.0)
-    fitted = fit_score_weights(result.scores)
-    parts: dict[str, tuple[float, float]] = {}
-    for term in TERMS:
-        alone = fit_score_weights(result.scores, (term,))
-        parts[term] = (alone.matching, alone.phrases)
-    run_on_main(lambda: set_score_weights(run, fitted.matching, fitted.phrases))
-    recalls = recalls_at_1(result.scores, {"": (fitted.matching, fitted.phrases), "_contrastive": (0.0, 0.0)})
-    metrics = {f"choose_{name}": value for name, value in recalls.items()}
-    metrics |= {f"choose_{name}": value for name, value in asdict(fitted).items() if name.startswith("nll")}
-    return ChosenWeights(fitted.matching, fitted.phrases, parts, metrics)
+    predictor = InferenceModel.load(folder_or_run)
+    _, result = evaluate_retrieval(predictor, captions, matching_weight=1.0, phrase_weight=1.0)
+    fitted = {name: fit_score_weights(result.scores, terms) for name, terms in TERMS.items()}
+    recalls = {"contrastive": recalls_at_1(result.scores)}
+    recalls |= {name: recalls_at_1(result.scores, one) for name, one in fitted.items()}
+    chosen = ChosenWeights(fitted, recalls)
+    both = fitted["both"]
+    run_on_main(lambda: set_score_weights(folder_or_run, both.matching, both.phrases))
+    log_on_main(chosen.table())
+    return chosen
 
 
-def recalls_at_1(
-    scores: Sequence[CandidateScores], weights: Mapping[str, tuple[float, float]]
-) -> dict[str, float]:
-    """Return R@1 in both directions by weights of matching and phrases, by the suffix of its name."""
+def recalls_at_1(scores: Sequence[CandidateScores], weights: ScoreWeights | None = None) -> dict[str, float]:
+    """Return R@1 in both directions by weighted scores, or by contrastive ones alone."""
+    matching, phrases = (0.0, 0.0) if weights is None else (weights.matching, weights.phrases)
     metrics = {}
-    for suffix, (matching, phrases) in weights.items():
-        for direction, one in zip(("i2t", "t2i"), scores, strict=True):
-            rank_Q3 = rank_of_first_true(one.combined(matching, phrases), one.true_Qk)
-            metrics[f"{direction}_r1{suffix}"] = recall_at(rank_Q3, 1).mean().item()
+    for direction, one in zip(("i2t", "t2i"), scores, strict=True):
+        rank_Q3 = rank_of_first_true(one.combined(matching, phrases), one.true_Qk)
+        metrics[f"{direction}_r1"] = recall_at(rank_Q3, 1).mean().item()
     return metrics

@@ -6,7 +6,7 @@ whatever a study compares.  `dev.jsonl` chooses nothing.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xvlm.common.errors import InputError
@@ -61,10 +61,12 @@ def run_photos(
     check_report_files(out, (*RESULT_FILES, *SEED_FILES))
     folders = [out, *(out / f"seed{seed}" for seed in range(1, seeds))]
     with folder_lock_on_main(out):
+        dev = DevData(JsonSource(root / "dev.jsonl"), JsonSource(root / "dev_grounding.json"))
         split = HeldOutSplit(out / f"split{held_out}")
         run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder, held_out))
         runs = [
-            run_seed(root, split, folder, out / "stem", seed, minutes) for seed, folder in enumerate(folders)
+            run_seed(root, split, dev, folder, out / "stem", seed, minutes)
+            for seed, folder in enumerate(folders)
         ]
         metrics = over_seeds(runs)
         if seeds > 1:
@@ -77,8 +79,16 @@ def run_photos(
     return {name: one.mean for name, one in metrics.items()}
 
 
+@dataclass(frozen=True)
+class DevData:
+    """Unseen images with captions, and unseen phrases with a box each."""
+
+    captions: JsonSource
+    phrases: JsonSource
+
+
 def run_seed(
-    root: Path, split: HeldOutSplit, out: Path, cache: Path, seed: int, minutes: float | None
+    root: Path, split: HeldOutSplit, dev: DevData, out: Path, cache: Path, seed: int, minutes: float | None
 ) -> dict[str, float]:
     """Train both stages with one seed, choose the weights of scores, evaluate, and write the results.
 
@@ -98,7 +108,7 @@ def run_seed(
     left = None if minutes is None else minutes - seconds / 60
     _, state = train(run, out, resume=True, minutes=left)
     chosen = choose_score_weights(out, JsonSource(split.choose, str(root)))
-    metrics, predictions = evaluate_on_dev(root, load_model(out), state, chosen)
+    metrics, predictions = evaluate_on_dev(dev, load_model(out), state, chosen)
     metrics["train_seconds"] += seconds
     lead = (
         f"Trained on {root.name} without {len(JsonSource(split.choose))} of its images, which chose the "
@@ -120,14 +130,15 @@ def with_split(run: PretrainRun, root: Path, split: HeldOutSplit, cache: Path, s
 
 
 def evaluate_on_dev(
-    root: Path, bundle: ModelBundle, state: TrainingState, chosen: ChosenWeights
+    dev: DevData, bundle: ModelBundle, state: TrainingState, chosen: ChosenWeights
 ) -> tuple[dict[str, float], PretrainingPredictions]:
     """Evaluate on `dev`; the metrics include intervals over images, and what was chosen elsewhere."""
-    captions, phrases = JsonSource(root / "dev.jsonl"), JsonSource(root / "dev_grounding.json")
-    log_on_main(f"evaluating on {len(captions)} unseen images and {len(phrases)} unseen phrases")
-    metrics, predictions = evaluate_pretrained(bundle, state, phrases, captions)
+    log_on_main(f"evaluating on {len(dev.captions)} unseen images and {len(dev.phrases)} unseen phrases")
+    metrics, predictions = evaluate_pretrained(bundle, state, dev.phrases, dev.captions)
     result = predictions.retrieval
-    metrics |= recalls_at_1(result.scores, {f"_{name}": weights for name, weights in chosen.parts.items()})
+    for name in ("matching", "phrases"):
+        recalls = recalls_at_1(result.scores, chosen.fitted[name])
+        metrics |= {f"{key}_{name}": value for key, value in recalls.items()}
     right = {
         "i2t_r1": (recall_at(result.i2t.rank_Q3, 1).tolist(), list(range(len(result.images)))),
         "t2i_r1": (recall_at(result.t2i.rank_Q3, 1).tolist(), result.image_N.tolist()),
@@ -138,8 +149,7 @@ def evaluate_on_dev(
     }
     for name, (values, images) in right.items():
         metrics[f"{name}_low"], metrics[f"{name}_high"] = bootstrap_interval(values, images)
-    weights = {"matching_weight": chosen.matching, "phrase_weight": chosen.phrases}
-    return metrics | weights | chosen.metrics, predictions
+    return metrics | chosen.metrics, predictions
 
 
 def number_of(keys: list[str]) -> list[int]:
