@@ -26,7 +26,7 @@ def recipe(root: str = "photos") -> PretrainRun:
         data=replace(run.data, pairs_batch_size=128, regions_batch_size=32, word_dropout=0.1),
         losses=LossConfig(itm=0.0, mlm=0.0, bbox=0.0, giou=0.0, phrases=1.0),
         optim=OptimConfig(
-            steps=900,
+            steps=650,
             lr=2e-4,
             new_lr_multiplier=4.0,
             warmup_steps=50,
