@@ -114,6 +114,9 @@ class Pretrain(LossModule):
         # images' activations (docs/performance.md).
         used = batch.texts if w.mlm else first_texts(batch.texts, rows, counts.clean_tokens)
         texts = model.encode_texts(used)
+        phrase_QD = None
+        if w.phrases and batch.phrases is not None:
+            phrase_QD = model.encode_texts(batch.phrases).cls_ND
         concepts, cls_CD = model.encode_concepts(model.encode_images(batch.images), batch.concepts)
         gathered = gather_features(texts, concepts, local_only=not (w.itm and w.global_negatives))
 
@@ -127,7 +130,7 @@ class Pretrain(LossModule):
             concept_NE = model.contrastive.embed_concepts(cls_CD[:rows])
             text_NE = model.contrastive.embed_texts(texts.cls_ND[:rows])
         if w.phrases and "" in streams:
-            losses["phrases"] = self.phrase_loss(batch, concepts)
+            losses["phrases"] = self.phrase_loss(batch, concepts, phrase_QD)
         for name, stream in streams.items():
             if w.itc:
                 losses[name + "itc"] = contrastive_loss(
@@ -181,12 +184,16 @@ class Pretrain(LossModule):
             )
         return losses
 
-    def phrase_loss(self, batch: PretrainBatch, concepts: ConceptTokens) -> Tensor:
-        """Return the loss of the captions of the pairs stream by their phrases, a scalar."""
+    def phrase_loss(self, batch: PretrainBatch, concepts: ConceptTokens, phrase_QD: Tensor | None) -> Tensor:
+        """Return the loss of the captions of the pairs stream by their phrases, a scalar.
+
+        Args:
+            phrase_QD: (Q, D) w_cls of the phrases; `None` if no caption has any.
+        """
         head, rows = self.model.contrastive, slice(0, batch.pairs)
-        if batch.phrases is None or batch.phrase_row_Q is None:  # other ranks may have some
+        if phrase_QD is None or batch.phrase_row_Q is None:  # other ranks may have some
             return distributed.global_mean(head.temperature.new_zeros(()), batch.pairs)
-        phrase_QE = head.embed_texts(self.model.encode_texts(batch.phrases).cls_ND)
+        phrase_QE = head.embed_texts(phrase_QD)
         patch_NPE = head.embed_concepts(concepts.patches_SPD).index_select(0, concepts.set_C[rows])
         keys = batch.concept_key_N[rows], batch.text_key_N[rows]
         positive_NN = same_concept_or_text(*keys, *keys)
