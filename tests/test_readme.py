@@ -69,7 +69,7 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for seed, name in enumerate(("street.jpg", "left.jpg", "right.jpg")):
         photo(64, 48, seed).save(name)
     data = write_photos(tmp_path, 2).read_text()
-    for name in ("phrases.json", "captions.json", "MY_FOLDER/train.jsonl"):
+    for name in ("phrases.json", "captions.json", "held_out.jsonl", "MY_FOLDER/train.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(data)
     Path("questions.json").write_text('[{"image": "street.jpg", "question": "a dog?", "answer": ["a dog"]}]')

@@ -16,7 +16,6 @@ from torch import Tensor
 from xvlm import distributed
 from xvlm.boxes import xyxy_to_cxcywh
 from xvlm.common.errors import InputError
-from xvlm.common.ranges import NonNegativeFloat, NonNegativeInt, Probability
 from xvlm.data.text.flip import FlipRule
 from xvlm.distributed import RankLayout
 from xvlm.losses.box import box_losses
@@ -32,47 +31,20 @@ from xvlm.models.xvlm import XVLM
 from xvlm.tasks.common.checks import check_positions, pretraining_conflicts
 from xvlm.tasks.common.fusion_passes import FusionPasses
 from xvlm.tasks.common.init import ModelRun, build_bundle, build_tokenizer
+from xvlm.tasks.common.loss_config import LossConfig
 from xvlm.tasks.common.loss_module import LossModule
-from xvlm.tasks.common.pretraining_batch import PretrainBatch, StepCounts, first_texts, is_slow_to_ask
+from xvlm.tasks.common.pretraining_batch import (
+    PretrainBatch,
+    StepCounts,
+    first_texts,
+    is_slow_to_ask,
+    part_of_stream,
+)
 from xvlm.tasks.common.pretraining_data import DataConfig, cached_features_of, step_dataset
 from xvlm.tasks.common.setup import TrainingSetup
 from xvlm.tasks.common.sources import open_sources
 from xvlm.tasks.common.task import Task
 from xvlm.tasks.common.validation import ZeroShotValidation, zero_shot_validation
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """Weights of the losses in the total; a loss of weight 0 is not computed.
-
-    Attributes:
-        itc: weight of the image-text contrastive loss, of both data streams.
-        itm: weight of the image-text matching loss, of both data streams.
-        mlm: weight of the masked language modelling loss, of both data streams.
-        bbox: weight of the L1 loss of boxes.
-        giou: weight of the generalised IoU loss of boxes.
-        uniform_negative_ratio: fraction of the matching loss's negatives that are sampled uniformly, instead
-            of in proportion to the contrastive similarity.  With 0 (published), a new cross-modal encoder on
-            well-aligned encoders learns nothing for long, for the encoders cannot tell any of its negatives
-            from the positives (measured in docs/results.md).
-        global_negatives: whether negatives are sampled from the rows of all ranks, instead of this rank's own
-            (published).  They are harder, and cost the patches and text states of all ranks on every rank.
-        phrases: weight of the contrastive loss of captions by their phrases, each with its best patch, of the
-            pairs stream (published: 0).  It trains what `phrase_weight` of `xvlm eval retrieval` ranks by.
-        all_pairs: number of texts of the pairs stream, on each rank and in each micro-batch, that are matched
-            with the images of all of them instead of with one negative each; 0: none (published).  A new
-            cross-modal encoder learns much more from such a step, which costs `all_pairs` squared passes.
-    """
-
-    itc: NonNegativeFloat = 1.0
-    itm: NonNegativeFloat = 1.0
-    mlm: NonNegativeFloat = 1.0
-    bbox: NonNegativeFloat = 1.0
-    giou: NonNegativeFloat = 1.0
-    phrases: NonNegativeFloat = 0.0
-    uniform_negative_ratio: Probability = 0.0
-    global_negatives: bool = False
-    all_pairs: NonNegativeInt = 0
 
 
 class Pretrain(LossModule):
@@ -237,8 +209,10 @@ class Pretrain(LossModule):
             return None
         boxed = counts.boxed_tokens if w.bbox or w.giou else 0
         masked = counts.masked_tokens if w.mlm else 0
-        all_pairs = min(w.all_pairs, counts.fused_pairs) ** 2 * longest
-        return (counts.matching_tokens + all_pairs if w.itm else 0) + masked + boxed
+        pairs, regions = counts.matching_tokens
+        if w.all_pairs:
+            pairs = min(w.all_pairs, counts.fused_pairs) ** 2 * longest
+        return (pairs + regions if w.itm else 0) + masked + boxed
 
     def has_local_negatives(self) -> bool:
         """Return whether negatives are known on the host: rows of this rank, by the rules of today."""
@@ -310,11 +284,6 @@ class Pretrain(LossModule):
         negative_concept = passes.add(row_Q, concept_G[negatives.concept_Q])
         negative_text = passes.add(text_G[negatives.text_Q], row_Q)
         return positive, slice(negative_concept.start, negative_text.stop)
-
-
-def part_of_stream(batch: PretrainBatch, stream: slice, pairs: int) -> slice:
-    """Return which of some items belong to a stream, if the first `pairs` of them belong to the pairs."""
-    return slice(0, pairs) if stream.stop <= batch.pairs else slice(pairs, None)
 
 
 def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:

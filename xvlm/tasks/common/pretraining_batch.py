@@ -74,7 +74,8 @@ class StepCounts(TensorTree):
         masked_pairs: number of the first `masked_row_M` that belong to the pairs stream.
         negative_Q: (Q,) int64 rows among `fused_F` that have a negative in their own stream.
         negative_pairs: number of the first `negative_Q` that belong to the pairs stream.
-        matching_tokens: upper bound of the tokens of the matching loss's positives and negatives.
+        matching_tokens: upper bound of the tokens of the matching loss's positives and negatives, of the
+            pairs stream and of the regions stream.
         masked_tokens: tokens of the masked copies.
         boxed_tokens: tokens of the texts whose concept has a box.
     """
@@ -84,7 +85,7 @@ class StepCounts(TensorTree):
     masked_pairs: int
     negative_Q: Tensor
     negative_pairs: int
-    matching_tokens: int
+    matching_tokens: tuple[int, int]
     masked_tokens: int
     boxed_tokens: int
 
@@ -95,23 +96,24 @@ class StepCounts(TensorTree):
         length_N, masked_F = batch.texts.lengths_N.split([rows, len(fused_F)])
         fused_pairs = int((fused_F < batch.pairs).sum())
         masked_pairs = int((batch.masked_row_M < fused_pairs).sum())
-        negatives, matching = [], 0
+        negatives, matching = [], []
         streams = (slice(0, batch.pairs), slice(batch.pairs, rows))
         for stream, row_F in zip(streams, fused_F.tensor_split([fused_pairs]), strict=True):
             keys = batch.concept_key_N, batch.text_key_N
             positive_FN = same_concept_or_text(*(key[row_F] for key in keys), *(key[stream] for key in keys))
             row_Q = row_F[~positive_FN.all(1)]
             negatives.append(row_Q)
+            matching.append(int(length_N[row_F].sum()))
             if len(row_Q):
                 longest = int(length_N[stream].max())  # whichever texts will be sampled
-                matching += int(length_N[row_Q].sum()) + longest * len(row_Q)
+                matching[-1] += int(length_N[row_Q].sum()) + longest * len(row_Q)
         return cls(
             clean_tokens=int(length_N.sum()),
             fused_pairs=fused_pairs,
             masked_pairs=masked_pairs,
             negative_Q=torch.cat(negatives),
             negative_pairs=len(negatives[0]),
-            matching_tokens=int(length_N[fused_F].sum()) + matching,
+            matching_tokens=(matching[0], matching[1]),
             masked_tokens=int(masked_F.sum()),
             boxed_tokens=int(length_N[batch.concepts.has_box_N].sum()),
         )
@@ -190,6 +192,11 @@ def collate(streams: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -
 def _int64(numbers: Sequence[int]) -> Tensor:
     """Return a tensor (M,) that is int64 even if it is empty."""
     return torch.tensor(numbers, dtype=torch.int64)
+
+
+def part_of_stream(batch: PretrainBatch, stream: slice, pairs: int) -> slice:
+    """Return which of some items belong to a stream, if the first `pairs` of them belong to the pairs."""
+    return slice(0, pairs) if stream.stop <= batch.pairs else slice(pairs, None)
 
 
 def is_slow_to_ask(x: Tensor) -> bool:
