@@ -123,7 +123,7 @@ def _photo(word: str) -> str:
 
 
 def measuring() -> Iterator[list[str]]:
-    """Yield wrong calls of `xvlm eval` of every task, and of `xvlm layers`."""
+    """Yield wrong calls of `xvlm eval` of every task, of `xvlm layers` and of `xvlm weights`."""
     yield ["eval"]
     yield ["eval", "recall", "--model", "model", "--data", "photos.jsonl", "--out", "out"]
     yield ["eval", "--model", "model"]
@@ -145,6 +145,12 @@ def measuring() -> Iterator[list[str]]:
         yield ["eval", "weak_grounding", *eval_, "--detections", wrong]
         answers = ["--model", "vqa_decoder", "--data", "photos.jsonl", "--out", "out", "--answers", wrong]
         yield ["eval", "vqa", *answers]
+    for wrong in (*FILES, "list.json", "nowhere:train"):
+        yield ["weights", "--model", "model", "--data", wrong]
+    for wrong in ("gone", "some/repository", "folder", "words"):
+        yield ["weights", "--model", wrong, "--data", "photos.jsonl"]
+    yield ["weights", "--model", "model"]
+    yield ["weights", "--model", "model", "--data", "photos.jsonl", "--image-root", "gone"]
     yield ["eval", "weak_grounding", *eval_, "--layer", "17"]
     yield ["eval", "retrieval", *eval_, "--rerank", "nothing"]
 

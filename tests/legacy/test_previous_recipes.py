@@ -17,9 +17,18 @@ RUNS: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "recipes.jso
 """Content of the `run.json` of each recipe, by its old name."""
 
 
+CHANGED = {
+    "photos": {"model", "init", "losses"},
+    "photos_align": {"model", "init", "losses", "optim"},
+}
+"""Fields of recipes that are trained in another way since: another encoder, phrases, fewer steps."""
+
+
 @pytest.mark.parametrize("old", RUNS)
 def test_a_run_of_an_old_recipe_is_read(old: str, tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", RUNS[old])
     run = read_run(tmp_path / "run.json")
     assert run.recipe == RECIPES.get(old, old)
-    assert run == find("recipes", run.recipe).recipe()
+    today = find("recipes", run.recipe).recipe()
+    changed = {name for name in vars(run) if getattr(run, name) != getattr(today, name)}
+    assert changed == CHANGED.get(old, set())

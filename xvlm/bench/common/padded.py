@@ -125,11 +125,13 @@ def padded_losses(task: Pretrain, batch: PretrainBatch, length: int = PUBLISHED_
 
     They are equal in evaluation mode with the same seed, which samples the same negatives.
 
-    Raises InputError if negatives are sampled from all ranks.
+    Raises InputError if negatives are sampled from all ranks, or with a loss of phrases.
     """
     model, w = task.model, task.weights
     if w.global_negatives:
         raise InputError("padded texts have local negatives only, but losses.global_negatives is set")
+    if w.phrases:
+        raise InputError(f"losses.phrases is {w.phrases}; padded texts have no loss of phrases")
     rows = len(batch.concepts)
     streams = {"": slice(0, batch.pairs), "region_": slice(batch.pairs, rows)}
     streams = {name: stream for name, stream in streams.items() if stream.start < stream.stop}
