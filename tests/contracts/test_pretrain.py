@@ -12,7 +12,7 @@ import torch
 from tests.contracts import toys
 from tests.tiny import tiny_model, tiny_task, toy_batch, toy_parts
 from xvlm.data.text.phrases import split_phrases
-from xvlm.losses.matching import all_pairs_matching_loss
+from xvlm.losses.contrastive import all_pairs_loss
 from xvlm.losses.negatives import Negatives, sample_negatives
 from xvlm.models.text.dropout import Dropout
 from xvlm.tasks import pretrain
@@ -205,7 +205,7 @@ def test_all_pairs_are_those_of_the_first_captions() -> None:
         for text in range(3):
             cls = model.fuse_cls(texts, torch.tensor([text]), concepts, torch.tensor([image]))
             log_odds[image, text] = model.match(cls)[0].diff()[0]
-    expected = all_pairs_matching_loss(log_odds, torch.eye(3, dtype=torch.bool))
+    expected = all_pairs_loss(log_odds, torch.eye(3, dtype=torch.bool))
     torch.testing.assert_close(losses["itm"], expected, atol=1e-5, rtol=1e-5)
 
 

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
+from xvlm.losses.contrastive import all_pairs_loss
 from xvlm.losses.language import masked_language_loss
-from xvlm.losses.matching import all_pairs_matching_loss, matching_loss
+from xvlm.losses.matching import matching_loss
 
 
 def test_matching_loss_is_the_mean_of_all_rows() -> None:
@@ -31,7 +32,7 @@ def test_all_pairs_loss_finds_texts_of_images_and_images_of_texts() -> None:
             total = sum(map(math.exp, row))
             chosen = [score for score, label in zip(row, labels, strict=True) if label]
             expected -= sum(math.log(math.exp(score) / total) for score in chosen) / len(chosen)
-    assert all_pairs_matching_loss(log_odds, positive).item() == pytest.approx(expected / 8)
+    assert all_pairs_loss(log_odds, positive).item() == pytest.approx(expected / 8)
 
 
 def test_masked_language_loss_is_the_mean_of_masked_tokens() -> None:
@@ -49,7 +50,7 @@ def test_losses_of_zero_rows_are_zero_with_a_gradient() -> None:
     for loss in (
         masked_language_loss(logits, torch.zeros(0, dtype=torch.int64)),
         matching_loss(logits[:, :2], torch.zeros(0, dtype=torch.bool)),
-        all_pairs_matching_loss(logits[:, :0], torch.zeros(0, 0, dtype=torch.bool)),
+        all_pairs_loss(logits[:, :0], torch.zeros(0, 0, dtype=torch.bool)),
     ):
         assert loss.item() == 0
         loss.backward()

@@ -31,11 +31,14 @@ def command(
     from xvlm.data.files.limits import change_limits
     from xvlm.data.sources.open import open_source
     from xvlm.experiments.chosen_weights import choose_score_weights
-    from xvlm.models.checkpoints.folder import local_folder
+    from xvlm.models.checkpoints.folder import load_model, local_folder
 
     change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
     distributed.init()
     if not model.is_dir():
         raise MissingFileError(f"{model} is no folder here; weights are written into the model's own folder")
-    check_writable(local_folder(model))
-    choose_score_weights(local_folder(model), open_source(data, image_root))
+    folder = local_folder(model)
+    check_writable(folder)
+    captions, bundle = open_source(data, image_root), load_model(folder)
+    bundle.model.to(distributed.device())
+    choose_score_weights(bundle, folder, captions)

@@ -36,7 +36,7 @@ class RetrievalResult:
         i2t: ranked texts of each image.
         t2i: ranked images of each text.
         rerank_top_k: number of reranked candidates of each query; those behind them have contrastive scores.
-        scores: both scores of the reranked candidates, of images and of texts; empty if none were reranked.
+        scores: scores of the reranked candidates, of images and of texts; empty if none were reranked.
     """
 
     source: Source

@@ -25,13 +25,11 @@ from xvlm.experiments.chosen_weights import choose_score_weights
 from xvlm.experiments.held_out import HeldOutSplit, held_out_split
 from xvlm.experiments.pretraining_results import evaluate_pretrained
 from xvlm.experiments.seeds import OverSeeds, over_seeds
-from xvlm.models.checkpoints.folder import load_model
 from xvlm.recipes import demo as demo_recipe
 from xvlm.recipes.photos import pretrain as photos_recipe
 from xvlm.reports import Bars, bars_svg, read_log, write_svg
 from xvlm.scenes import SceneGroundingRecords, Scenes
 from xvlm.tasks.common.pretraining_data import without_stream
-from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import PretrainRun
 from xvlm.training.run_folder import check_report_files, remove_run
 from xvlm.training.train import log_on_main, train
@@ -132,8 +130,7 @@ def run_variant(run: PretrainRun, folder: Path, parts: Experiment) -> dict[str, 
     if not path.exists():
         bundle, state = train(run, folder, resume=True)
         if parts.choose is not None:
-            choose_score_weights(folder, parts.choose)
-            bundle = load_model(folder)
+            bundle, _ = choose_score_weights(bundle, folder, parts.choose)
         metrics, _ = evaluate_pretrained(bundle, state, parts.phrases, parts.captions, parts.texts_per_image)
         images = sum(run.batch_sizes().values()) * run.optim.steps
         write_json(path, {**metrics, "train_images": float(images)})
@@ -146,11 +143,7 @@ def experiment(on: str, root: Path, out: Path) -> Experiment:
         phrases, captions = JsonSource(root / "dev_grounding.json"), JsonSource(root / "dev.jsonl")
         split = HeldOutSplit(out / "split")
         run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder, len(captions)))
-        run = photos_recipe.recipe(str(root))
-        files = (SourceConfig(str(split.train), image_root=str(root)),)
-        run = replace(
-            run, data=replace(run.data, pairs=files, regions=files, feature_cache=str(out / "stem"))
-        )
+        run = split.trained_on(photos_recipe.recipe(str(root)), root, out / "stem")
         return Experiment(run, phrases, captions, JsonSource(split.choose, str(root)), None)
     if on == "scenes":
         run = demo_recipe.recipe()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xvlm.data.sources.source import Source
@@ -13,7 +13,7 @@ from xvlm.evaluation.retrieval import evaluate_retrieval
 from xvlm.evaluation.score_weights import ScoreWeights, Term, fit_score_weights
 from xvlm.inference.model import InferenceModel
 from xvlm.metrics.recall import rank_of_first_true, recall_at
-from xvlm.models.checkpoints.folder import set_score_weights
+from xvlm.models.checkpoints.folder import ModelBundle, set_score_weights
 from xvlm.training.train import log_on_main
 
 TERMS: dict[str, tuple[Term, ...]] = {
@@ -62,10 +62,19 @@ class ChosenWeights:
         return "\n".join(rows)
 
 
-def choose_score_weights(folder_or_run: Path, captions: Source) -> ChosenWeights:
-    """Fit the weights of scores on held-out images, and write them into the model of a folder or a run."""
+def choose_score_weights(
+    bundle: ModelBundle, folder_or_run: Path, captions: Source
+) -> tuple[ModelBundle, ChosenWeights]:
+    """Fit the weights of scores on held-out images, and write them into the folder of a model or a run.
+
+    Args:
+        bundle: the model, on the device to evaluate it on.
+        folder_or_run: folder that holds the same model.
+    Returns:
+        the model with its new weights, and what was chosen.
+    """
     log_on_main(f"choosing the weights of scores on {len(captions)} images that were held out")
-    predictor = InferenceModel.load(folder_or_run)
+    predictor = InferenceModel(bundle)
     _, result = evaluate_retrieval(predictor, captions, matching_weight=1.0, phrase_weight=1.0)
     fitted = {name: fit_score_weights(result.scores, terms) for name, terms in TERMS.items()}
     recalls = {"contrastive": recalls_at_1(result.scores)}
@@ -74,7 +83,7 @@ def choose_score_weights(folder_or_run: Path, captions: Source) -> ChosenWeights
     both = fitted["both"]
     run_on_main(lambda: set_score_weights(folder_or_run, both.matching, both.phrases))
     log_on_main(chosen.table())
-    return chosen
+    return replace(bundle, matching_weight=both.matching, phrase_weight=both.phrases), chosen
 
 
 def recalls_at_1(scores: Sequence[CandidateScores], weights: ScoreWeights | None = None) -> dict[str, float]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xvlm.common.errors import InputError, MissingFileError
 from xvlm.common.json_file import json_text, parse_json, write_text
 from xvlm.data.samples.text_rows import hash_text
+from xvlm.tasks.common.sources import SourceConfig
+from xvlm.tasks.pretrain import PretrainRun
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,16 @@ class HeldOutSplit:
     def choose_phrases(self) -> Path:
         """Phrases of these images that have exactly one box, in the published form of RefCOCO."""
         return self.folder / "choose_phrases.json"
+
+    def trained_on(self, run: PretrainRun, root: Path, cache: Path) -> PretrainRun:
+        """Return a run whose data are the images that are not held out.
+
+        Args:
+            root: folder that image paths are relative to.
+            cache: folder of the cached features.
+        """
+        files = (SourceConfig(str(self.train), image_root=str(root)),)
+        return replace(run, data=replace(run.data, pairs=files, regions=files, feature_cache=str(cache)))
 
 
 def held_out_split(lines_file: Path, folder: Path, images: int) -> HeldOutSplit:

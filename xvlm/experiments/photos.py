@@ -24,11 +24,9 @@ from xvlm.experiments.pretraining_results import (
 from xvlm.experiments.seeds import over_seeds, write_seeds
 from xvlm.metrics.bootstrap import bootstrap_interval
 from xvlm.metrics.recall import recall_at
-from xvlm.models.checkpoints.folder import ModelBundle, load_model
+from xvlm.models.checkpoints.folder import ModelBundle
 from xvlm.recipes.photos import align as photos_align
 from xvlm.recipes.photos import pretrain as photos
-from xvlm.tasks.common.sources import SourceConfig
-from xvlm.tasks.pretrain import PretrainRun
 from xvlm.training.checkpoint import TrainingState
 from xvlm.training.feature_cache import feature_cache_seconds
 from xvlm.training.run_folder import check_report_files
@@ -100,18 +98,20 @@ def run_seed(
     """
     check_report_files(out, RESULT_FILES)
     stages = 2  # each has a seed of its own
-    align = with_split(photos_align.recipe(str(root)), root, split, cache, stages * seed)
+    align = split.trained_on(photos_align.recipe(str(root)), root, cache)
+    align = replace(align, seed=stages * seed)
     _, state = train(align, out / "align", resume=True, minutes=minutes)
     seconds = state.seconds + feature_cache_seconds(cache)
     run = photos.recipe(str(root), str(out / "align" / "model"))
-    run = with_split(run, root, split, cache, stages * seed + 1)
+    run = replace(split.trained_on(run, root, cache), seed=stages * seed + 1)
     left = None if minutes is None else minutes - seconds / 60
-    _, state = train(run, out, resume=True, minutes=left)
-    chosen = choose_score_weights(out, JsonSource(split.choose, str(root)))
-    metrics, predictions = evaluate_on_dev(dev, load_model(out), state, chosen)
+    bundle, state = train(run, out, resume=True, minutes=left)
+    held_out = JsonSource(split.choose, str(root))
+    bundle, chosen = choose_score_weights(bundle, out, held_out)
+    metrics, predictions = evaluate_on_dev(dev, bundle, state, chosen)
     metrics["train_seconds"] += seconds
     lead = (
-        f"Trained on {root.name} without {len(JsonSource(split.choose))} of its images, which chose the "
+        f"Trained on {root.name} without {len(held_out)} of its images, which chose the "
         "weights of matching and of phrases; evaluated on dev, which chose nothing."
     )
     command = f"xvlm photos {root} --out {out}"
@@ -120,13 +120,6 @@ def run_seed(
         log_on_main(f"  {name:28} {value:.4f}")
     log_on_main(f"report: {report}")
     return metrics
-
-
-def with_split(run: PretrainRun, root: Path, split: HeldOutSplit, cache: Path, seed: int) -> PretrainRun:
-    """Return a run on the images that are not held out, with another seed and folder of cached features."""
-    train_files = (SourceConfig(str(split.train), image_root=str(root)),)
-    data = replace(run.data, pairs=train_files, regions=train_files, feature_cache=str(cache))
-    return replace(run, data=data, seed=seed)
 
 
 def evaluate_on_dev(
@@ -144,15 +137,9 @@ def evaluate_on_dev(
         "t2i_r1": (recall_at(result.t2i.rank_Q3, 1).tolist(), result.image_N.tolist()),
         "grounding_acc50": (
             [float(one.iou >= 0.5) for one in predictions.grounding],
-            number_of([str(one.image) for one in predictions.grounding]),
+            [str(one.image) for one in predictions.grounding],
         ),
     }
     for name, (values, images) in right.items():
         metrics[f"{name}_low"], metrics[f"{name}_high"] = bootstrap_interval(values, images)
     return metrics | chosen.metrics, predictions
-
-
-def number_of(keys: list[str]) -> list[int]:
-    """Return an integer for each key; equal keys have equal integers."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(key, len(numbers)) for key in keys]

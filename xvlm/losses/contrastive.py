@@ -98,3 +98,20 @@ def similarity(a_NE: Tensor, b_GE: Tensor, temperature: Tensor | float) -> Tenso
 def soft_cross_entropy(logits_NG: Tensor, label_NG: Tensor) -> Tensor:
     """Return the (N,) cross-entropies of (N, G) logits against label distributions."""
     return -(logits_NG.log_softmax(1) * label_NG).sum(1)
+
+
+def all_pairs_loss(score_BB: Tensor, positive_BB: Tensor) -> Tensor:
+    """Return the cross-entropy of finding each image's text and each text's image by any score.
+
+    This is the contrastive loss with another similarity, among the pairs of this rank alone.
+
+    Args:
+        score_BB: (B, B) scores of image i with text j, such as log-odds of a match.
+        positive_BB: (B, B) bool, True for the pairs that match; several share the label.
+    Returns:
+        () this rank's part of the global mean.
+    """
+    label_BB = positive_BB.to(score_BB.dtype)
+    to_text_B = soft_cross_entropy(score_BB, label_BB / label_BB.sum(1, keepdim=True))
+    to_image_B = soft_cross_entropy(score_BB.T, (label_BB / label_BB.sum(0)).T)
+    return distributed.global_mean((to_text_B + to_image_B).sum() / 2, score_BB.shape[0])

@@ -6,11 +6,12 @@ here each finds its own patch, as tokens do in FILIP (Yao et al., ICLR 2022).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from xvlm import distributed
-from xvlm.losses.contrastive import soft_cross_entropy
+from xvlm.losses.contrastive import all_pairs_loss
 
 PHRASE_WEIGHT = 0.3
 """Scale of the scores in the loss: phrases of a caption overlap, so that their sum is too confident.  On
@@ -45,12 +46,7 @@ def phrase_loss(
         () this rank's part of the global mean.
     """
     similarity_NQ = best_patch_similarity(patch_NPE, phrase_QE, temperature.detach())
-    ratio_NQ = similarity_NQ.log_softmax(0)  # a constant for each caption is the same for all images
     count = len(patch_NPE)
-    score_NN = ratio_NQ.new_zeros(count, count).index_add(1, caption_Q, ratio_NQ) * PHRASE_WEIGHT
-    number_N = torch.zeros_like(score_NN[0]).index_add(0, caption_Q, torch.ones_like(ratio_NQ[0]))
-    score_NN = score_NN + PHRASE_WEIGHT * torch.log(score_NN.new_tensor(count)) * number_N
-    label_NN = positive_NN.to(score_NN.dtype)
-    to_text_N = soft_cross_entropy(score_NN, label_NN / label_NN.sum(1, keepdim=True))
-    to_image_N = soft_cross_entropy(score_NN.T, (label_NN / label_NN.sum(0)).T)
-    return distributed.global_mean((to_text_N + to_image_N).sum() / 2, count)
+    ratio_NQ = similarity_NQ.log_softmax(0) + math.log(count)
+    score_NN = ratio_NQ.new_zeros(count, count).index_add(1, caption_Q, ratio_NQ)
+    return all_pairs_loss(PHRASE_WEIGHT * score_NN, positive_NN)

@@ -13,7 +13,7 @@ DRAWS = 2000
 
 
 def bootstrap_interval(
-    values_Q: Sequence[float], image_Q: Sequence[int], level: float = 0.95, seed: int = 0
+    values_Q: Sequence[float], image_Q: Sequence[int] | Sequence[str], level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
     """Return the interval of the mean of Q values when images are drawn anew, with replacement.
 
@@ -23,7 +23,7 @@ def bootstrap_interval(
 
     Args:
         values_Q: one value for each query, for example 1 if its answer is right.
-        image_Q: the image of each query, any integers.
+        image_Q: the image of each query, any integers or texts.
         level: share of the bootstrap means within the interval.
         seed: seed of the draws.
     Raises:

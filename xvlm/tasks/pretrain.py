@@ -19,9 +19,15 @@ from xvlm.common.errors import InputError
 from xvlm.data.text.flip import FlipRule
 from xvlm.distributed import RankLayout
 from xvlm.losses.box import box_losses
-from xvlm.losses.contrastive import Positives, contrastive_loss, published_positives, same_concept_or_text
+from xvlm.losses.contrastive import (
+    Positives,
+    all_pairs_loss,
+    contrastive_loss,
+    published_positives,
+    same_concept_or_text,
+)
 from xvlm.losses.language import masked_language_loss
-from xvlm.losses.matching import all_pairs_matching_loss, matching_loss
+from xvlm.losses.matching import matching_loss
 from xvlm.losses.negatives import sample_negatives
 from xvlm.losses.phrases import phrase_loss
 from xvlm.models.text.attention import ConceptTokens
@@ -141,7 +147,7 @@ class Pretrain(LossModule):
             rows_R, positive_BB = all_pairs
             logits_R2 = model.match(cls_RD[rows_R])
             log_odds_BB = (logits_R2[:, 1] - logits_R2[:, 0]).view_as(positive_BB)
-            losses["itm"] = all_pairs_matching_loss(log_odds_BB, positive_BB)
+            losses["itm"] = all_pairs_loss(log_odds_BB, positive_BB)
         if w.mlm:
             for name, stream in streams.items():
                 own = part_of_stream(batch, stream, counts.masked_pairs)

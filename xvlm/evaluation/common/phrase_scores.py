@@ -42,11 +42,10 @@ class PhraseScorer:
     def __init__(self, predictor: InferenceModel, texts: Sequence[str]) -> None:
         model, device = predictor.model, predictor.device
         self.contrastive = model.contrastive
-        phrases_N = [
-            [phrase for phrase in split_phrases(text) if is_known(predictor, phrase)] for text in texts
-        ]
-        phrases = sorted({phrase for phrases in phrases_N for phrase in phrases})
+        split_N = [split_phrases(text) for text in texts]
+        phrases = [one for one in sorted({one for own in split_N for one in own}) if is_known(predictor, one)]
         index = {phrase: u for u, phrase in enumerate(phrases)}
+        phrases_N = [[phrase for phrase in own if phrase in index] for own in split_N]
         self.count_N = torch.tensor([len(own) for own in phrases_N], dtype=torch.int64, device=device)
         starts = [0, *accumulate(map(len, phrases_N))][:-1]
         self.start_N = torch.tensor(starts, dtype=torch.int64, device=device)
