@@ -16,7 +16,7 @@ def command(
     out: Path = Path("runs/photos"),
     minutes: NonNegativeFloat = 115.0,
     seeds: PositiveInt = 1,
-    held_out: PositiveInt = 1000,
+    held_out: PositiveInt = 300,
 ) -> None:
     """Train the photo recipe on a folder of photographs, evaluate it on `dev`, write the report.
 

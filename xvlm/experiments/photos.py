@@ -37,7 +37,7 @@ SEED_FILES = ("seeds.json", "seeds.md")
 
 
 def run_photos(
-    root: Path, out: Path, minutes: float | None = None, seeds: int = 1, held_out: int = 1000
+    root: Path, out: Path, minutes: float | None = None, seeds: int = 1, held_out: int = 300
 ) -> dict[str, float]:
     """Train both stages with each seed, or continue them, evaluate them, and write the results.
 
@@ -46,7 +46,7 @@ def run_photos(
             evaluated.
         out: folder of the first seed's run (`model/`, `log.jsonl`, `checkpoints/`), of its first stage
             (`align/`) and its results (`metrics.json`, `predictions.json`, `report.html`); of what all seeds
-            share (`split1000/`, `stem/`); of the other seeds (`seed1/`, ...); of `seeds.json` and `seeds.md`.
+            share (`split300/`, `stem/`); of the other seeds (`seed1/`, ...); of `seeds.json` and `seeds.md`.
         minutes: time of each seed for caching features and training, over both stages and all sessions; the
             schedule remains the recipe's.
         seeds: number of runs that differ in their seed alone.

@@ -28,6 +28,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
         model=ModelConfig(
             vision=VisionConfig(
                 "tf_efficientnet_lite2",
+                image_hw=(256, 256),
                 mean=(127 / 255, 127 / 255, 127 / 255),
                 std=(128 / 255, 128 / 255, 128 / 255),
                 frozen_stem_blocks=15,
