@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ def test_scores_that_know_nothing_have_no_weight() -> None:
     fitted = fit_score_weights([drawn(0.0, 0.0, 1.0)])
     assert 0 <= fitted.matching < 0.03 and 0 <= fitted.phrases < 0.03
     assert fitted.nll == pytest.approx(fitted.nll_contrastive, abs=1e-3)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3])
+def test_scores_that_hardly_differ_have_finite_weights(spread: float) -> None:
+    drawn_once = drawn(0.5, 0.3, 1.0, queries=8)
+    terms = (drawn_once.contrastive_Qk, drawn_once.matching_Qk, drawn_once.phrases_Qk)
+    flat = CandidateScores(*(spread * term for term in terms), drawn_once.true_Qk)
+    for used in (("matching",), ("matching", "phrases")):
+        fitted = fit_score_weights([flat], used)
+        assert all(map(math.isfinite, vars(fitted).values()))
+        assert fitted.nll <= fitted.nll_contrastive + 1e-3
 
 
 def test_queries_without_a_true_candidate_do_not_count() -> None:

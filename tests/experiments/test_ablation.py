@@ -11,8 +11,9 @@ import pytest
 from tests.tiny import tiny_run
 from xvlm.common.json_file import read_json
 from xvlm.experiments import ablation
-from xvlm.experiments.ablation import MULTI_GRAINED, Experiment, run_ablation
+from xvlm.experiments.ablation import MULTI_GRAINED, Experiment, folder_name, run_ablation
 from xvlm.scenes import SceneGroundingRecords, Scenes
+from xvlm.training.run_folder import read_run
 
 VARIANTS = ["coarse", "fine", MULTI_GRAINED, "no box loss"]
 
@@ -32,10 +33,14 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_every_variant_has_both_budgets_and_all_seeds(table: Any, tmp_path: Path) -> None:
     equal = [f"{name}, equal images" for name in VARIANTS if name != MULTI_GRAINED]
-    assert list(table) == [*VARIANTS, *equal]
+    same = ["coarse, same captions", "fine, same phrases"]
+    assert list(table) == [*VARIANTS, *equal, *same]
     images = {name: metrics["train_images"].values for name, metrics in table.items()}
     assert images[MULTI_GRAINED] == (16.0, 16.0) and images["coarse"] == (32.0, 32.0)
     assert all(images[name] == images[MULTI_GRAINED] for name in equal)
+    assert sum(images[name][0] for name in same) == images[MULTI_GRAINED][0]
+    alone = {name: read_run(tmp_path / folder_name(name) / "seed0" / "run.json") for name in same}
+    assert [run.batch_sizes() for run in alone.values()] == [{"pairs": 4}, {"regions": 4}]
     written = read_json(tmp_path / "table.json")
     for name, metrics in table.items():
         folder = tmp_path / name.replace(",", "").replace(" ", "-")
@@ -50,7 +55,7 @@ def test_every_variant_has_both_budgets_and_all_seeds(table: Any, tmp_path: Path
 
     # A finished variant is not trained again.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed*/log.jsonl")}
-    assert len(before) == 14
+    assert len(before) == 18
     again = run_ablation("scenes", tmp_path, tmp_path, 1.0, seeds=2)
     assert again["fine"]["t2i_r1"] == table["fine"]["t2i_r1"]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed*/log.jsonl")}

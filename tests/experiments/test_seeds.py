@@ -26,6 +26,11 @@ def test_mean_and_deviation(tmp_path: Path) -> None:
     assert (tmp_path / "seeds.md").read_text().splitlines()[-1] == "| recall | 33.0 ± 3.0 % |"
 
 
+def test_a_metric_that_one_seed_lacks_has_no_mean() -> None:
+    one = over_seeds([{"r1": 0.5}, {"r1": math.nan}])["r1"]
+    assert math.isnan(one.mean) and math.isnan(one.deviation)
+
+
 def test_one_seed_has_no_deviation() -> None:
     one = OverSeeds((0.5,))
     assert math.isnan(one.deviation) and one.percent() == "50.0 %"

@@ -20,7 +20,9 @@ from xvlm.evaluation.common.candidates import CandidateScores
 
 MAX_STEPS = 100
 PRIOR = 1e-6
-"""Weight of the squared logarithms of the factors, which stay finite if few images leave them undecided."""
+"""Weight of the squared logarithms of the factors, which few images may leave undecided."""
+MAX_LOG_FACTOR = 8.0
+"""Limit of the logarithms: among equal scores a step of the search would take them to infinity."""
 Term = Literal["matching", "phrases"]
 """A score that is added to the contrastive one."""
 
@@ -88,10 +90,13 @@ def _fit(tables: Sequence[CandidateScores], terms: Sequence[Term]) -> tuple[list
     log_factor_C = torch.tensor(start, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_factor_C], max_iter=MAX_STEPS, line_search_fn="strong_wolfe")
 
+    def factors() -> Tensor:
+        return log_factor_C.clamp(-MAX_LOG_FACTOR, MAX_LOG_FACTOR).exp()
+
     def loss() -> Tensor:
         parts = []
         for terms_CQk, table in zip(score_CQk, tables, strict=True):
-            score_Qk = torch.einsum("c,cqk->qk", log_factor_C.exp(), terms_CQk)
+            score_Qk = torch.einsum("c,cqk->qk", factors(), terms_CQk)
             true_Qk = score_Qk.log_softmax(1).masked_fill(~table.true_Qk, -torch.inf)
             parts.append(-true_Qk.logsumexp(1).mean())
         return torch.stack(parts).mean() + PRIOR * log_factor_C.square().sum()
@@ -105,4 +110,4 @@ def _fit(tables: Sequence[CandidateScores], terms: Sequence[Term]) -> tuple[list
     with torch.enable_grad():
         optimizer.step(closure)
     with torch.no_grad():
-        return log_factor_C.exp().tolist(), float(loss())
+        return factors().tolist(), float(loss())

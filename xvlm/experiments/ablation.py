@@ -5,7 +5,9 @@
 - *multi-grained*: both;
 - *no box loss*: both, without the box loss; the box head is not trained, so its accuracy is that of chance.
 
-All are given the same time, and then the others as many images as multi-grained sees in it.
+All are given the same time, and then the others as many images as multi-grained sees in it.  Multi-grained
+divides its images between two kinds of texts, so two more variants have one kind alone, as much of it as
+multi-grained sees: they say what the other kind of texts adds.
 """
 
 from __future__ import annotations
@@ -79,6 +81,15 @@ def variants(run: PretrainRun) -> dict[str, PretrainRun]:
     }
 
 
+def single_streams(run: PretrainRun) -> dict[str, PretrainRun]:
+    """Return two runs with one data stream each, whose steps have as many of its images as those of `run`."""
+    fine = replace(without_stream(run.data, "pairs"), region_captions=False)
+    return {
+        "coarse, same captions": replace(run, data=without_stream(run.data, "regions")),
+        "fine, same phrases": replace(run, data=fine, losses=replace(run.losses, phrases=0.0)),
+    }
+
+
 def run_ablation(
     on: str, root: Path, out: Path, minutes: float, seeds: int = 1
 ) -> dict[str, dict[str, OverSeeds]]:
@@ -92,7 +103,7 @@ def run_ablation(
         seeds: number of runs of each variant that differ in their seed alone.
     Returns:
         the metrics of each variant, as in `table.json`; a name with "equal images" is a variant that saw as
-        many images as multi-grained.
+        many images as multi-grained, one with "same" a variant of `single_streams`.
     """
     table: dict[str, dict[str, OverSeeds]] = {}
     check_report_files(out, TABLE_FILES, out / "coarse" / "seed0")
@@ -106,7 +117,10 @@ def run_ablation(
             for name, run in runs.items()
             if name != MULTI_GRAINED
         }
-        for name, run in {**fitted, **equal}.items():
+        same = {
+            name: replace(run, optim=common) for name, run in single_streams(fitted[MULTI_GRAINED]).items()
+        }
+        for name, run in {**fitted, **equal, **same}.items():
             metrics = []
             for seed in range(seeds):
                 folder = out / folder_name(name) / f"seed{seed}"
@@ -182,7 +196,8 @@ def write_table(out: Path, on: str, minutes: float, table: Mapping[str, Mapping[
     )
     lines = [
         f"Trained on {on}, {minutes:g} minutes for each variant, or as many images as {MULTI_GRAINED} sees "
-        "in them; mean ± standard deviation of a seed; retrieval is reranked.",
+        "in them, or as many of them as have the same kind of text; mean ± standard deviation of a seed; "
+        "retrieval is reranked.",
         "",
         f"| {' | '.join(['variant', *COLUMNS.values(), 'images seen', 'minutes'])} |",
         "|---" * (len(COLUMNS) + 3) + "|",

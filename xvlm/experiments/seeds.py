@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from xvlm.common.errors import InputError
 from xvlm.common.json_file import write_json, write_text
@@ -24,12 +25,12 @@ class OverSeeds:
     @property
     def mean(self) -> float:
         """Mean over the seeds."""
-        return statistics.fmean(self.values)
+        return float(np.mean(self.values))
 
     @property
     def deviation(self) -> float:
         """Standard deviation of one seed (with N - 1 in the denominator); NaN for a single seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else float("nan")
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
 
     def percent(self) -> str:
         """Format mean and deviation of a share in [0, 1] as percentages."""

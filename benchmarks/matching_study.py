@@ -1,0 +1,380 @@
+"""What teaches matching anything that contrastive scores do not know: a study over frozen encoders.
+
+The outputs of the image encoder for several crops of every training image are computed once.  A new
+cross-modal encoder and matching head then learn from them, with each of several seeds, and rerank images
+that were not trained on.  Printed are, in both directions, R@1 and the negative log-likelihood of the true
+candidates (`evaluation/score_weights.py`), by contrastive scores alone and with matching at its fitted
+weight.  One hypothesis of docs/results.md is one command, for example:
+
+    python benchmarks/matching_study.py --model runs/photos/align/model --root photos --negatives neighbours
+        --train runs/photos/split1000/train.jsonl --held-out runs/photos/split1000/choose.jsonl
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from xvlm.common.progress import Progress
+from xvlm.config import OptimConfig
+from xvlm.data.images.decode import open_image
+from xvlm.data.samples.transforms import PairTransform
+from xvlm.data.sources.json import JsonSource
+from xvlm.data.text.cleaning import clean_caption
+from xvlm.data.text.phrases import split_phrases
+from xvlm.evaluation.common.candidates import CandidateScores
+from xvlm.evaluation.score_weights import fit_score_weights
+from xvlm.experiments.chosen_weights import recalls_at_1
+from xvlm.experiments.seeds import over_seeds
+from xvlm.inference.model import InferenceModel
+from xvlm.losses.contrastive import all_pairs_loss, similarity
+from xvlm.losses.matching import matching_loss
+from xvlm.losses.negatives import sample_negatives
+from xvlm.models.text.attention import CrossAttention
+from xvlm.models.vision.encoder import ImageFeatures
+from xvlm.models.xvlm import init_bert
+from xvlm.training.optimizer import lr_factor
+
+IMAGES_AT_ONCE, TEXTS_AT_ONCE, PAIRS_AT_ONCE = 32, 256, 512
+NEIGHBOURS = 24
+"""Nearest images that a group's other images are drawn from."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained.
+
+    Attributes:
+        model: model whose contrastive scores are reranked.
+        train, held_out: JSON lines with captions, to train and to evaluate on.
+        root: folder of the images.
+        patches: model whose encoders matching reads; by default `model`.
+        negatives: "sampled" takes one negative text and one image for each pair, half of them uniformly;
+            "all_pairs" compares all texts of a batch with all its images; "neighbours" does so within groups
+            of images that the contrastive scores find similar; "swapped" adds to "all_pairs" each image's own
+            caption with one phrase of another caption.
+        init: "new" weights, or "aligned": cross-attention that begins as the contrastive comparison.
+        images: number of training images; 0 for all.
+        crops: number of crops of each training image.
+        steps: number of training steps.
+        batch_size: images of a step.
+        group: images of a group of neighbours.
+        candidates: number of candidates that are reranked.
+        lr: peak of the learning rate.
+        seeds: number of runs.
+    """
+
+    model: Path
+    train: Path
+    held_out: Path
+    root: Path
+    patches: Path | None = None
+    negatives: Literal["sampled", "all_pairs", "neighbours", "swapped"] = "all_pairs"
+    init: Literal["new", "aligned"] = "new"
+    images: int = 0
+    crops: int = 3
+    steps: int = 300
+    batch_size: int = 32
+    group: int = 8
+    candidates: int = 16
+    lr: float = 1e-3
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class EncodedPhotos:
+    """Photographs and their captions after the frozen encoders.
+
+    Attributes:
+        patch_IVPD: (I, V, P, D) bfloat16 patches of V crops of each image, for matching.
+        grid_hw: (rows, columns) of the patch grid.
+        embedding_IE: (I, E) contrastive embeddings of the whole images.
+        texts: the N captions.
+        image_N: (N,) int64 image of each caption.
+        embedding_NE: (N, E) contrastive embeddings of the captions.
+    """
+
+    patch_IVPD: Tensor
+    grid_hw: tuple[int, int]
+    embedding_IE: Tensor
+    texts: list[str]
+    image_N: Tensor
+    embedding_NE: Tensor
+
+
+@torch.no_grad()
+def encode_photos(
+    scored: InferenceModel, read: InferenceModel, source: JsonSource, images: int, crops: int
+) -> EncodedPhotos:
+    """Encode the first images and their captions.
+
+    Args:
+        scored: model of the contrastive scores.
+        read: model of the patches.
+        images: number of images; 0 for all.
+        crops: number of random crops of each image; 0 for the whole image.
+    """
+    count = min(images or len(source), len(source))
+    crop = PairTransform(read.model.config.vision.image_hw, (0.5, 1.0), random_flip=False, rand_augment=None)
+    rng = np.random.default_rng(0)
+    patches, embeddings, texts, image_N = [], [], [], []
+    progress = Progress("encoding images", count)
+    for start in range(0, count, IMAGES_AT_ONCE):
+        records = [source[i] for i in range(start, min(count, start + IMAGES_AT_ONCE))]
+        files = [open_image(record.image, key=record.key) for record in records]
+        _, cls_BD = scored.model.encode_whole(scored.encode_images([scored.pixels(file) for file in files]))
+        embeddings.append(scored.model.contrastive.embed_concepts(cls_BD))
+        views = [[crop(file, (), rng)[0] for file in files] for _ in range(crops)]
+        features = [read.encode_images(view) for view in views or [[read.pixels(file) for file in files]]]
+        patches.append(torch.stack([one.tokens_BPD.bfloat16() for one in features], 1))
+        for i, record in enumerate(records, start):
+            own = [text for one in record.concepts if one.box_xyxy is None for text in one.texts]
+            texts += own
+            image_N += [i] * len(own)
+        progress.update(start + len(records))
+    progress.close()
+    parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
+    embedding_NE = torch.cat(
+        [scored.model.contrastive.embed_texts(scored.encode_texts(part).cls_ND) for part in parts]
+    )
+    return EncodedPhotos(
+        torch.cat(patches),
+        features[0].grid_hw,
+        torch.cat(embeddings),
+        texts,
+        torch.tensor(image_N),
+        embedding_NE,
+    )
+
+
+def match(
+    read: InferenceModel, photos: EncodedPhotos, patch_BPD: Tensor, texts: Sequence[str], pairs: Tensor
+) -> Tensor:
+    """Return the (R, 2) logits of pairs; `pairs` is (2, R), the index of the text and that of the image."""
+    with torch.no_grad():
+        concepts, _ = read.model.encode_whole(ImageFeatures(patch_BPD.float(), photos.grid_hw))
+        encoded = read.encode_texts(texts)
+    return read.model.match(read.model.fuse_cls(encoded, pairs[0], concepts, pairs[1]))
+
+
+def log_odds(logits_R2: Tensor) -> Tensor:
+    """(R, 2) logits -> (R,) log-odds of a match."""
+    return logits_R2[:, 1] - logits_R2[:, 0]
+
+
+@torch.no_grad()
+def candidate_scores(
+    read: InferenceModel, photos: EncodedPhotos, temperature: Tensor, k: int
+) -> tuple[CandidateScores, CandidateScores]:
+    """Return the scores of the k best candidates of each image and of each caption."""
+    score_IN = similarity(photos.embedding_IE, photos.embedding_NE, temperature)
+    own_IN = photos.image_N == torch.arange(len(score_IN))[:, None]
+    read.model.eval()
+    tables = []
+    for score_QN, own_QN, images_first in ((score_IN, own_IN, True), (score_IN.T, own_IN.T, False)):
+        best = score_QN.topk(k, 1)
+        query = torch.arange(len(score_QN)).repeat_interleave(k)
+        candidate = best.indices.flatten()
+        image_R, text_R = (query, candidate) if images_first else (candidate, query)
+        odds_R = torch.empty(len(query))
+        for rows in image_R.argsort(stable=True).split(PAIRS_AT_ONCE):
+            images, image_row = image_R[rows].unique(return_inverse=True)
+            texts, text_row = text_R[rows].unique(return_inverse=True)
+            some = [photos.texts[text] for text in texts.tolist()]
+            pairs = torch.stack((text_row, image_row))
+            odds_R[rows] = log_odds(match(read, photos, photos.patch_IVPD[images, 0], some, pairs))
+        true_Qk, none_Qk = own_QN.gather(1, best.indices), torch.zeros_like(best.values)
+        tables.append(CandidateScores(best.values, odds_R.view(-1, k), none_Qk, true_Qk))
+    return tables[0], tables[1]
+
+
+def begin_anew(read: InferenceModel, photos: EncodedPhotos, init: str) -> list[nn.Parameter]:
+    """Give the cross-modal encoder and the matching head new weights; freeze all others, and return these."""
+    model = read.model
+    model.requires_grad_(False)
+    for part in (model.fusion, model.matching):
+        part.apply(init_bert)
+        for module in part.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.reset_parameters()
+        part.requires_grad_(True)
+    if init == "aligned":
+        align_cross_attention(read, photos)
+    return [*model.fusion.parameters(), *model.matching.parameters()]
+
+
+@torch.no_grad()
+def align_cross_attention(read: InferenceModel, photos: EncodedPhotos, attention_std: float = 2.0) -> None:
+    """Let cross-attention begin as the contrastive comparison: a token attends to the patches that fit it.
+
+    Queries and keys are the contrastive projections of token and patch, turned at random, and scaled so that
+    attention scores have the deviation `attention_std`; values are the patch's projection, taken back to the
+    text's width at half the deviation of the text states.  The other sublayers are the text encoder's last.
+    """
+    model, heads = read.model, read.model.config.text.heads
+    text_ED, image_EC = model.contrastive.text.weight, model.contrastive.vision.weight
+    state_TD = read.encode_texts(photos.texts[:200]).states_TD
+    patch_PC = photos.patch_IVPD[:50, 0].flatten(0, 1).float()
+    dim, width = text_ED.shape
+    text_layers = list(model.text.layers)[-len(model.fusion.layers) :]
+    for layer, text_layer in zip(model.fusion.layers, text_layers, strict=True):
+        layer.load_state_dict(text_layer.state_dict(), strict=False)
+        turn_DE = torch.linalg.qr(torch.randn(width, dim))[0]
+        q_TD, k_PD = state_TD @ (turn_DE @ text_ED).T, patch_PC @ (turn_DE @ image_EC).T
+        split = (-1, heads, width // heads)
+        score_HTP = torch.einsum("thk,phk->htp", q_TD[:500].view(split), k_PD[:2000].view(split))
+        factor = (attention_std * (width // heads) ** 0.5 / score_HTP.std()) ** 0.5
+        cross = cast(CrossAttention, layer.cross)
+        cross.q.weight.copy_(factor * turn_DE @ text_ED)
+        value_DC, out_DD = turn_DE @ image_EC, text_ED.T @ turn_DE.T
+        mixed_PD = (patch_PC - patch_PC.mean(0)) @ value_DC.T @ out_DD.T
+        cross.kv.weight.copy_(torch.cat((factor * turn_DE @ image_EC, value_DC)))
+        cross.kv.bias[width:] = -(patch_PC.mean(0) @ value_DC.T)
+        cross.out.weight.copy_(out_DD * (0.5 * state_TD.std() / mixed_PD.std()))
+
+
+def neighbours(photos: EncodedPhotos) -> Tensor:
+    """Return (I, NEIGHBOURS) the images whose captions and patches are most like those of each image."""
+    sum_IE = torch.zeros_like(photos.embedding_IE).index_add(0, photos.image_N, photos.embedding_NE)
+    joint_IE = nn.functional.normalize(photos.embedding_IE + nn.functional.normalize(sum_IE), dim=1)
+    return (joint_IE @ joint_IE.T).topk(NEIGHBOURS + 1, 1).indices[:, 1:]
+
+
+def swapped_phrase(text: str, other: str, rng: np.random.Generator) -> str:
+    """Return a caption with one of its phrases replaced by one of another caption."""
+    phrases, others = split_phrases(text), split_phrases(other)
+    if not (phrases and others):
+        return other
+    phrases[rng.integers(len(phrases))] = others[rng.integers(len(others))]
+    return " ".join(phrases)
+
+
+class MatchingBatches:
+    """Draws images and captions, and computes the matching loss of a step."""
+
+    def __init__(self, study: Study, read: InferenceModel, photos: EncodedPhotos, seed: int) -> None:
+        self.study, self.read, self.photos = study, read, photos
+        self.rng = np.random.default_rng(seed)
+        self.near_IK = neighbours(photos) if study.negatives == "neighbours" else None
+        self.texts_of: list[list[int]] = [[] for _ in photos.embedding_IE]
+        for text, image in enumerate(photos.image_N.tolist()):
+            self.texts_of[image].append(text)
+
+    def draw_images(self) -> Tensor:
+        """Return (B,) images; in groups of neighbours, if these are the negatives."""
+        count, size = len(self.texts_of), self.study.batch_size
+        if self.near_IK is None:
+            return torch.from_numpy(self.rng.choice(count, size, replace=False))
+        others = self.study.group - 1
+        groups = []
+        for image in self.rng.choice(count, size // self.study.group, replace=False):
+            drawn = self.rng.choice(NEIGHBOURS, others, replace=False)
+            groups.append(torch.cat((torch.tensor([image]), self.near_IK[image, drawn])))
+        return torch.cat(groups)
+
+    def loss(self, temperature: Tensor) -> Tensor:
+        """Return the loss of one batch, a scalar."""
+        photos, kind = self.photos, self.study.negatives
+        image_B = self.draw_images()
+        text_B = torch.tensor([int(self.rng.choice(self.texts_of[image])) for image in image_B.tolist()])
+        crop_B = torch.from_numpy(self.rng.integers(photos.patch_IVPD.shape[1], size=len(image_B)))
+        patch_BPD = photos.patch_IVPD[image_B, crop_B]
+        texts = [photos.texts[text] for text in text_B.tolist()]
+        own_B = torch.arange(len(image_B))
+        cleaned = [clean_caption(text) for text in texts]
+        text_id = torch.tensor([cleaned.index(text) for text in cleaned])
+        positive_BB = (image_B[:, None] == image_B) | (text_id[:, None] == text_id)
+        if kind == "sampled":
+            embeddings = photos.embedding_IE[image_B], photos.embedding_NE[text_B]
+            drawn = sample_negatives(*embeddings, temperature, positive_BB, own_B, uniform_ratio=0.5)
+            text_R = torch.cat((own_B, drawn.text_Q, drawn.row_Q))
+            image_R = torch.cat((own_B, drawn.row_Q, drawn.concept_Q))
+            logits_R2 = match(self.read, photos, patch_BPD, texts, torch.stack((text_R, image_R)))
+            return matching_loss(logits_R2, torch.arange(len(text_R)) < len(own_B))
+        group = self.study.group if kind == "neighbours" else len(own_B)
+        index_Ggg = own_B.view(-1, group)[:, None, :].expand(-1, group, -1)
+        pairs = torch.stack((index_Ggg.flatten(), index_Ggg.transpose(1, 2).flatten()))
+        if kind == "swapped":
+            others = self.rng.permutation(len(photos.texts))[: len(texts)]
+            pieces = zip(texts, others, strict=True)
+            texts += [swapped_phrase(text, photos.texts[other], self.rng) for text, other in pieces]
+            pairs = torch.cat((pairs, torch.stack((len(own_B) + own_B, own_B))), 1)
+        odds_R = log_odds(match(self.read, photos, patch_BPD, texts, pairs))
+        square = odds_R[: index_Ggg.numel()].view(-1, group, group)
+        losses = [
+            all_pairs_loss(odds_gg, positive_BB[rows][:, rows])
+            for odds_gg, rows in zip(square, own_B.view(-1, group), strict=True)
+        ]
+        if kind == "swapped":
+            own_and_swapped_B2 = torch.stack((square[0].diagonal(), odds_R[index_Ggg.numel() :]), 1)
+            losses.append(nn.functional.cross_entropy(own_and_swapped_B2, torch.zeros_like(own_B)))
+        return torch.stack(losses).mean()
+
+
+def run_seed(
+    study: Study,
+    read: InferenceModel,
+    train: EncodedPhotos,
+    held_out: EncodedPhotos,
+    temperature: Tensor,
+    seed: int,
+) -> dict[str, float]:
+    """Train with one seed, and return the figures of the held-out images."""
+    torch.manual_seed(seed)
+    parameters = begin_anew(read, train, study.init)
+    optimizer = torch.optim.AdamW(parameters, lr=study.lr, betas=(0.9, 0.98), weight_decay=0.02)
+    schedule = OptimConfig(steps=study.steps, warmup_steps=min(60, study.steps // 5), schedule="cosine")
+    batches = MatchingBatches(study, read, train, seed)
+    losses: list[float] = []
+    progress = Progress(f"seed {seed}", study.steps)
+    for step in range(study.steps):
+        optimizer.param_groups[0]["lr"] = study.lr * lr_factor(schedule, step)
+        read.model.fusion.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = batches.loss(temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+        progress.update(step + 1, f"loss {np.mean(losses[-50:]):.3f}")
+    progress.close()
+    with torch.autocast("cpu", torch.bfloat16):
+        tables = candidate_scores(read, held_out, temperature, study.candidates)
+    fitted = fit_score_weights(tables, ("matching",))
+    figures = {f"{name}_contrastive": value for name, value in recalls_at_1(tables).items()}
+    figures |= recalls_at_1(tables, fitted) | {"matching_weight": fitted.matching}
+    for direction, table in zip(("i2t", "t2i"), tables, strict=True):
+        one = fit_score_weights([table], ("matching",))
+        figures |= {f"{direction}_nll_contrastive": one.nll_contrastive, f"{direction}_nll": one.nll}
+        figures[f"{direction}_nll_gain"] = one.nll_contrastive - one.nll
+    return figures | {"loss": float(np.mean(losses[-50:]))}
+
+
+def main(study: Study) -> None:
+    """Encode, train with each seed, and print the means."""
+    scored = InferenceModel.load(study.model)
+    read = InferenceModel.load(study.patches or study.model)
+    temperature = scored.model.contrastive.temperature.detach()
+    with torch.autocast("cpu", torch.bfloat16):
+        train, held_out = (
+            encode_photos(scored, read, JsonSource(lines, str(study.root)), images, crops)
+            for lines, images, crops in (
+                (study.train, study.images, study.crops),
+                (study.held_out, 0, 0),
+            )
+        )
+    runs = [run_seed(study, read, train, held_out, temperature, seed) for seed in range(study.seeds)]
+    for name, values in over_seeds(runs).items():
+        print(f"{name:22} {values.mean:8.4f} ± {values.deviation:.4f}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Study, description=__doc__))

@@ -1,0 +1,106 @@
+"""The studies of docs/results.md run on a tiny model and learn what can be learnt."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_loaded, write_photos
+from xvlm.data.text.phrases import split_phrases
+from xvlm.models.checkpoints.folder import save_model
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def load(name: str) -> ModuleType:
+    """Import a script of the folder `benchmarks`."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> dict[str, Path]:
+    """Return a tiny model and photographs that are both trained and evaluated on."""
+    lines = write_photos(tmp_path / "photographs", 8)
+    model = save_model(tiny_loaded(), tmp_path / "model")
+    return {"model": model, "train": lines, "held_out": lines, "root": lines.parent}
+
+
+NEGATIVES = ["sampled", "all_pairs", "neighbours", "swapped"]
+
+
+@pytest.mark.parametrize(
+    ("negatives", "init"), [*((one, "new") for one in NEGATIVES), ("all_pairs", "aligned")]
+)
+def test_a_matching_study_prints_every_figure(
+    negatives: str,
+    init: str,
+    paths: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = load("matching_study")
+    monkeypatch.setattr(module, "NEIGHBOURS", 5)
+    small = {"steps": 4, "batch_size": 4, "group": 2, "candidates": 4, "crops": 2, "seeds": 2}
+    module.main(module.Study(**paths, negatives=negatives, init=init, **small))
+    figures = {
+        line.split()[0]: [float(part) for part in line.split()[1:] if part != "±"]
+        for line in capsys.readouterr().out.splitlines()
+    }
+    assert {"i2t_r1", "t2i_r1_contrastive", "i2t_nll_gain", "loss", "matching_weight"} <= figures.keys()
+    assert all(math.isfinite(value) for values in figures.values() for value in values)
+    # The weight was fitted on these images, where contrastive scores alone are a weight of 0.
+    assert figures["t2i_nll"][0] <= figures["t2i_nll_contrastive"][0] + 1e-3
+
+
+def test_matching_learns_the_images_that_it_is_trained_on(paths: dict[str, Path], capsys: Any) -> None:
+    module = load("matching_study")
+    study = module.Study(**paths, steps=150, batch_size=8, candidates=8, crops=1, seeds=1, lr=3e-3)
+    module.main(study)
+    figures = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
+    assert float(figures["loss"]) < math.log(8) / 2
+
+
+def test_a_swapped_phrase_is_the_only_difference() -> None:
+    module = load("matching_study")
+    text, other = "a dog runs on the beach near a boat", "two men stand behind a fence"
+    swapped = module.swapped_phrase(text, other, np.random.default_rng(0))
+    pieces = [set(split_phrases(one)) for one in (text, other)]
+    assert len(set(split_phrases(swapped)) & pieces[0]) == len(pieces[0]) - 1
+    assert len(set(split_phrases(swapped)) & pieces[1]) == 1
+    assert module.swapped_phrase("the", other, np.random.default_rng(0)) == other
+
+
+def test_a_phrase_study_prints_every_division(
+    paths: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load("phrase_study")
+    module.main(module.Study(**paths))
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[2].startswith("| none |") and len(rows) == 11
+    assert all(row.count("%") == 2 for row in rows[2:])
+
+
+def test_captions_are_divided_as_the_names_say() -> None:
+    module = load("phrase_study")
+    text = "A brown dog runs on the wet sand."
+    assert module.annotated(text, {"a brown dog", "brown", "a cat"}) == ["a brown dog", "brown"]
+    assert module.known(text, {"a brown dog", "brown dog", "the wet sand", "sand"}) == [
+        "a brown dog",
+        "the wet sand",
+    ]
+    assert module.before_determiners(text) == ["a brown dog runs", "the wet sand"]
+    assert module.runs_of_words(3)("a red car here") == ["a red car", "red car here"]
+    assert module.runs_of_words(3)("a car") == ["a car"]
+    assert module.windows().shape == (35, 4)
