@@ -12,7 +12,8 @@ weight.  One hypothesis of docs/results.md is one command, for example:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -34,10 +35,11 @@ from xvlm.evaluation.score_weights import fit_score_weights
 from xvlm.experiments.chosen_weights import recalls_at_1
 from xvlm.experiments.seeds import over_seeds
 from xvlm.inference.model import InferenceModel
-from xvlm.losses.contrastive import all_pairs_loss, similarity
+from xvlm.losses.contrastive import all_pairs_loss, similarity, soft_cross_entropy
 from xvlm.losses.matching import matching_loss
 from xvlm.losses.negatives import sample_negatives
-from xvlm.models.text.attention import CrossAttention
+from xvlm.models.text.attention import CrossAttention, SelfAttention
+from xvlm.models.text.dropout import Dropout
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.models.xvlm import init_bert
 from xvlm.training.optimizer import lr_factor
@@ -61,6 +63,9 @@ class Study:
             of images that the contrastive scores find similar; "swapped" adds to "all_pairs" each image's own
             caption with one phrase of another caption.
         init: "new" weights, or "aligned": cross-attention that begins as the contrastive comparison.
+        soft_targets: share of the labels that a momentum teacher gives, the average of the weights so far, as
+            in ALBEF (Li et al., NeurIPS 2021, section 3.3); not with "sampled" negatives.
+        dropout: dropout probability of the cross-modal layers.
         images: number of training images; 0 for all.
         crops: number of crops of each training image.
         steps: number of training steps.
@@ -78,6 +83,8 @@ class Study:
     patches: Path | None = None
     negatives: Literal["sampled", "all_pairs", "neighbours", "swapped"] = "all_pairs"
     init: Literal["new", "aligned"] = "new"
+    soft_targets: float = 0.0
+    dropout: float = 0.1
     images: int = 0
     crops: int = 3
     steps: int = 300
@@ -195,9 +202,14 @@ def candidate_scores(
     return tables[0], tables[1]
 
 
-def begin_anew(read: InferenceModel, photos: EncodedPhotos, init: str) -> list[nn.Parameter]:
+def begin_anew(read: InferenceModel, photos: EncodedPhotos, study: Study) -> list[nn.Parameter]:
     """Give the cross-modal encoder and the matching head new weights; freeze all others, and return these."""
     model = read.model
+    for module in model.fusion.modules():
+        if isinstance(module, Dropout):
+            module.probability = study.dropout
+        elif isinstance(module, SelfAttention | CrossAttention):
+            module.dropout = study.dropout
     model.requires_grad_(False)
     for part in (model.fusion, model.matching):
         part.apply(init_bert)
@@ -205,7 +217,7 @@ def begin_anew(read: InferenceModel, photos: EncodedPhotos, init: str) -> list[n
             if isinstance(module, nn.LayerNorm):
                 module.reset_parameters()
         part.requires_grad_(True)
-    if init == "aligned":
+    if study.init == "aligned":
         align_cross_attention(read, photos)
     return [*model.fusion.parameters(), *model.matching.parameters()]
 
@@ -256,11 +268,38 @@ def swapped_phrase(text: str, other: str, rng: np.random.Generator) -> str:
     return " ".join(phrases)
 
 
+class MomentumTeacher:
+    """The average of the weights so far, whose predictions are soft labels."""
+
+    def __init__(self, parameters: list[nn.Parameter], momentum: float = 0.99) -> None:
+        self.parameters, self.momentum = parameters, momentum
+        self.averages = [parameter.detach().clone() for parameter in parameters]
+
+    def update(self, step: int) -> None:
+        """Average the weights after a step; early ones count for less."""
+        momentum = min(self.momentum, (step + 1) / (step + 10))
+        current = [parameter.detach() for parameter in self.parameters]
+        torch._foreach_lerp_(self.averages, current, 1 - momentum)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Give the model the average weights, without gradients."""
+        current = [parameter.data for parameter in self.parameters]
+        for parameter, average in zip(self.parameters, self.averages, strict=True):
+            parameter.data = average
+        with torch.no_grad():
+            yield
+        for parameter, data in zip(self.parameters, current, strict=True):
+            parameter.data = data
+
+
 class MatchingBatches:
     """Draws images and captions, and computes the matching loss of a step."""
 
-    def __init__(self, study: Study, read: InferenceModel, photos: EncodedPhotos, seed: int) -> None:
-        self.study, self.read, self.photos = study, read, photos
+    def __init__(
+        self, study: Study, read: InferenceModel, photos: EncodedPhotos, teacher: MomentumTeacher, seed: int
+    ) -> None:
+        self.study, self.read, self.photos, self.teacher = study, read, photos, teacher
         self.rng = np.random.default_rng(seed)
         self.near_IK = neighbours(photos) if study.negatives == "neighbours" else None
         self.texts_of: list[list[int]] = [[] for _ in photos.embedding_IE]
@@ -307,13 +346,23 @@ class MatchingBatches:
             texts += [swapped_phrase(text, photos.texts[other], self.rng) for text, other in pieces]
             pairs = torch.cat((pairs, torch.stack((len(own_B) + own_B, own_B))), 1)
         odds_R = log_odds(match(self.read, photos, patch_BPD, texts, pairs))
-        square = odds_R[: index_Ggg.numel()].view(-1, group, group)
+        square_Ggg = odds_R[: index_Ggg.numel()].view(-1, group, group)
         losses = [
             all_pairs_loss(odds_gg, positive_BB[rows][:, rows])
-            for odds_gg, rows in zip(square, own_B.view(-1, group), strict=True)
+            for odds_gg, rows in zip(square_Ggg, own_B.view(-1, group), strict=True)
         ]
+        if share := self.study.soft_targets:
+            with self.teacher.in_place():
+                taught_R = log_odds(match(self.read, photos, patch_BPD, texts, pairs[:, : index_Ggg.numel()]))
+            taught_Ggg = taught_R.view_as(square_Ggg)
+            soft = [
+                (soft_cross_entropy(a_gg, b_gg.softmax(1)) + soft_cross_entropy(a_gg.T, b_gg.T.softmax(1)))
+                / 2
+                for a_gg, b_gg in zip(square_Ggg, taught_Ggg, strict=True)
+            ]
+            losses = [torch.lerp(own, one.mean(), share) for own, one in zip(losses, soft, strict=True)]
         if kind == "swapped":
-            own_and_swapped_B2 = torch.stack((square[0].diagonal(), odds_R[index_Ggg.numel() :]), 1)
+            own_and_swapped_B2 = torch.stack((square_Ggg[0].diagonal(), odds_R[index_Ggg.numel() :]), 1)
             losses.append(nn.functional.cross_entropy(own_and_swapped_B2, torch.zeros_like(own_B)))
         return torch.stack(losses).mean()
 
@@ -328,10 +377,11 @@ def run_seed(
 ) -> dict[str, float]:
     """Train with one seed, and return the figures of the held-out images."""
     torch.manual_seed(seed)
-    parameters = begin_anew(read, train, study.init)
+    parameters = begin_anew(read, train, study)
     optimizer = torch.optim.AdamW(parameters, lr=study.lr, betas=(0.9, 0.98), weight_decay=0.02)
     schedule = OptimConfig(steps=study.steps, warmup_steps=min(60, study.steps // 5), schedule="cosine")
-    batches = MatchingBatches(study, read, train, seed)
+    teacher = MomentumTeacher(parameters)
+    batches = MatchingBatches(study, read, train, teacher, seed)
     losses: list[float] = []
     progress = Progress(f"seed {seed}", study.steps)
     for step in range(study.steps):
@@ -343,6 +393,7 @@ def run_seed(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
+        teacher.update(step)
         losses.append(loss.item())
         progress.update(step + 1, f"loss {np.mean(losses[-50:]):.3f}")
     progress.close()

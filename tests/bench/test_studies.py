@@ -40,12 +40,12 @@ def paths(tmp_path: Path) -> dict[str, Path]:
 NEGATIVES = ["sampled", "all_pairs", "neighbours", "swapped"]
 
 
-@pytest.mark.parametrize(
-    ("negatives", "init"), [*((one, "new") for one in NEGATIVES), ("all_pairs", "aligned")]
-)
+OPTIONS = [*({"negatives": one} for one in NEGATIVES), {"init": "aligned"}, {"soft_targets": 0.4}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
 def test_a_matching_study_prints_every_figure(
-    negatives: str,
-    init: str,
+    options: dict[str, Any],
     paths: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -53,7 +53,7 @@ def test_a_matching_study_prints_every_figure(
     module = load("matching_study")
     monkeypatch.setattr(module, "NEIGHBOURS", 5)
     small = {"steps": 4, "batch_size": 4, "group": 2, "candidates": 4, "crops": 2, "seeds": 2}
-    module.main(module.Study(**paths, negatives=negatives, init=init, **small))
+    module.main(module.Study(**paths, **options, **small))
     figures = {
         line.split()[0]: [float(part) for part in line.split()[1:] if part != "±"]
         for line in capsys.readouterr().out.splitlines()
@@ -66,7 +66,8 @@ def test_a_matching_study_prints_every_figure(
 
 def test_matching_learns_the_images_that_it_is_trained_on(paths: dict[str, Path], capsys: Any) -> None:
     module = load("matching_study")
-    study = module.Study(**paths, steps=150, batch_size=8, candidates=8, crops=1, seeds=1, lr=3e-3)
+    sizes = {"batch_size": 8, "candidates": 8, "crops": 1, "seeds": 1}
+    study = module.Study(**paths, **sizes, steps=250, lr=3e-3, dropout=0.0)
     module.main(study)
     figures = dict(line.split()[:2] for line in capsys.readouterr().out.splitlines())
     assert float(figures["loss"]) < math.log(8) / 2
@@ -90,6 +91,23 @@ def test_a_phrase_study_prints_every_division(
     rows = capsys.readouterr().out.splitlines()
     assert rows[2].startswith("| none |") and len(rows) == 11
     assert all(row.count("%") == 2 for row in rows[2:])
+
+
+def test_a_diagnosis_writes_its_charts(
+    paths: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = load("reranking_diagnosis")
+    files = {"train": paths["train"], "unseen": paths["train"], "phrases": paths["train"]}
+    out = tmp_path / "diagnosis"
+    module.main(module.Study(paths["model"], **files, root=paths["root"], out=out, limit=6))
+    printed = capsys.readouterr().out
+    assert all(
+        f"| {name} |" in printed for name in ("attention, layer 1", "matching, unseen", "area of the box")
+    )
+    assert {path.name for path in out.iterdir()} == {"attention.svg", "attention.jpg", "accuracy.svg"}
+    # The same images are "trained on" and "unseen" here, so their rows are the same.
+    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in printed.splitlines()}
+    assert rows["| matching, unseen"] == rows["| matching, trained on"]
 
 
 def test_captions_are_divided_as_the_names_say() -> None:
