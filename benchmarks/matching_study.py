@@ -12,7 +12,7 @@ weight.  One hypothesis of docs/results.md is one command, for example:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,30 +21,27 @@ from typing import Literal, cast
 import numpy as np
 import torch
 import tyro
+from frozen_encoders import EncodedPhotos, candidate_scores, encode_photos, log_odds, match
 from torch import Tensor, nn
 
+from xvlm.common.hardware import keep_freed_memory
 from xvlm.common.progress import Progress
 from xvlm.config import OptimConfig
-from xvlm.data.images.decode import open_image
-from xvlm.data.samples.transforms import PairTransform
 from xvlm.data.sources.json import JsonSource
 from xvlm.data.text.cleaning import clean_caption
 from xvlm.data.text.phrases import split_phrases
-from xvlm.evaluation.common.candidates import CandidateScores
 from xvlm.evaluation.score_weights import fit_score_weights
 from xvlm.experiments.chosen_weights import recalls_at_1
 from xvlm.experiments.seeds import over_seeds
 from xvlm.inference.model import InferenceModel
-from xvlm.losses.contrastive import all_pairs_loss, similarity, soft_cross_entropy
+from xvlm.losses.contrastive import all_pairs_loss, soft_cross_entropy
 from xvlm.losses.matching import matching_loss
 from xvlm.losses.negatives import sample_negatives
 from xvlm.models.text.attention import CrossAttention, SelfAttention
 from xvlm.models.text.dropout import Dropout
-from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.models.xvlm import init_bert
 from xvlm.training.optimizer import lr_factor
 
-IMAGES_AT_ONCE, TEXTS_AT_ONCE, PAIRS_AT_ONCE = 32, 256, 512
 NEIGHBOURS = 24
 """Nearest images that a group's other images are drawn from."""
 
@@ -93,113 +90,6 @@ class Study:
     candidates: int = 16
     lr: float = 1e-3
     seeds: int = 3
-
-
-@dataclass(frozen=True)
-class EncodedPhotos:
-    """Photographs and their captions after the frozen encoders.
-
-    Attributes:
-        patch_IVPD: (I, V, P, D) bfloat16 patches of V crops of each image, for matching.
-        grid_hw: (rows, columns) of the patch grid.
-        embedding_IE: (I, E) contrastive embeddings of the whole images.
-        texts: the N captions.
-        image_N: (N,) int64 image of each caption.
-        embedding_NE: (N, E) contrastive embeddings of the captions.
-    """
-
-    patch_IVPD: Tensor
-    grid_hw: tuple[int, int]
-    embedding_IE: Tensor
-    texts: list[str]
-    image_N: Tensor
-    embedding_NE: Tensor
-
-
-@torch.no_grad()
-def encode_photos(
-    scored: InferenceModel, read: InferenceModel, source: JsonSource, images: int, crops: int
-) -> EncodedPhotos:
-    """Encode the first images and their captions.
-
-    Args:
-        scored: model of the contrastive scores.
-        read: model of the patches.
-        images: number of images; 0 for all.
-        crops: number of random crops of each image; 0 for the whole image.
-    """
-    count = min(images or len(source), len(source))
-    crop = PairTransform(read.model.config.vision.image_hw, (0.5, 1.0), random_flip=False, rand_augment=None)
-    rng = np.random.default_rng(0)
-    patches, embeddings, texts, image_N = [], [], [], []
-    progress = Progress("encoding images", count)
-    for start in range(0, count, IMAGES_AT_ONCE):
-        records = [source[i] for i in range(start, min(count, start + IMAGES_AT_ONCE))]
-        files = [open_image(record.image, key=record.key) for record in records]
-        _, cls_BD = scored.model.encode_whole(scored.encode_images([scored.pixels(file) for file in files]))
-        embeddings.append(scored.model.contrastive.embed_concepts(cls_BD))
-        views = [[crop(file, (), rng)[0] for file in files] for _ in range(crops)]
-        features = [read.encode_images(view) for view in views or [[read.pixels(file) for file in files]]]
-        patches.append(torch.stack([one.tokens_BPD.bfloat16() for one in features], 1))
-        for i, record in enumerate(records, start):
-            own = [text for one in record.concepts if one.box_xyxy is None for text in one.texts]
-            texts += own
-            image_N += [i] * len(own)
-        progress.update(start + len(records))
-    progress.close()
-    parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
-    embedding_NE = torch.cat(
-        [scored.model.contrastive.embed_texts(scored.encode_texts(part).cls_ND) for part in parts]
-    )
-    return EncodedPhotos(
-        torch.cat(patches),
-        features[0].grid_hw,
-        torch.cat(embeddings),
-        texts,
-        torch.tensor(image_N),
-        embedding_NE,
-    )
-
-
-def match(
-    read: InferenceModel, photos: EncodedPhotos, patch_BPD: Tensor, texts: Sequence[str], pairs: Tensor
-) -> Tensor:
-    """Return the (R, 2) logits of pairs; `pairs` is (2, R), the index of the text and that of the image."""
-    with torch.no_grad():
-        concepts, _ = read.model.encode_whole(ImageFeatures(patch_BPD.float(), photos.grid_hw))
-        encoded = read.encode_texts(texts)
-    return read.model.match(read.model.fuse_cls(encoded, pairs[0], concepts, pairs[1]))
-
-
-def log_odds(logits_R2: Tensor) -> Tensor:
-    """(R, 2) logits -> (R,) log-odds of a match."""
-    return logits_R2[:, 1] - logits_R2[:, 0]
-
-
-@torch.no_grad()
-def candidate_scores(
-    read: InferenceModel, photos: EncodedPhotos, temperature: Tensor, k: int
-) -> tuple[CandidateScores, CandidateScores]:
-    """Return the scores of the k best candidates of each image and of each caption."""
-    score_IN = similarity(photos.embedding_IE, photos.embedding_NE, temperature)
-    own_IN = photos.image_N == torch.arange(len(score_IN))[:, None]
-    read.model.eval()
-    tables = []
-    for score_QN, own_QN, images_first in ((score_IN, own_IN, True), (score_IN.T, own_IN.T, False)):
-        best = score_QN.topk(k, 1)
-        query = torch.arange(len(score_QN)).repeat_interleave(k)
-        candidate = best.indices.flatten()
-        image_R, text_R = (query, candidate) if images_first else (candidate, query)
-        odds_R = torch.empty(len(query))
-        for rows in image_R.argsort(stable=True).split(PAIRS_AT_ONCE):
-            images, image_row = image_R[rows].unique(return_inverse=True)
-            texts, text_row = text_R[rows].unique(return_inverse=True)
-            some = [photos.texts[text] for text in texts.tolist()]
-            pairs = torch.stack((text_row, image_row))
-            odds_R[rows] = log_odds(match(read, photos, photos.patch_IVPD[images, 0], some, pairs))
-        true_Qk, none_Qk = own_QN.gather(1, best.indices), torch.zeros_like(best.values)
-        tables.append(CandidateScores(best.values, odds_R.view(-1, k), none_Qk, true_Qk))
-    return tables[0], tables[1]
 
 
 def begin_anew(read: InferenceModel, photos: EncodedPhotos, study: Study) -> list[nn.Parameter]:
@@ -411,6 +301,7 @@ def run_seed(
 
 def main(study: Study) -> None:
     """Encode, train with each seed, and print the means."""
+    keep_freed_memory()
     scored = InferenceModel.load(study.model)
     read = InferenceModel.load(study.patches or study.model)
     temperature = scored.model.contrastive.temperature.detach()
