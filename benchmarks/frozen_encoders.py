@@ -1,24 +1,50 @@
-"""Photographs and captions after frozen encoders, and matching over them, for `matching_study.py`."""
+"""Photographs and captions after frozen encoders, for the studies, and matching over them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xvlm.common.progress import Progress
-from xvlm.data.images.decode import open_image
+from xvlm.common.progress import progress_bar
+from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.transforms import PairTransform
 from xvlm.data.sources.json import JsonSource
 from xvlm.evaluation.common.candidates import CandidateScores
+from xvlm.evaluation.common.queries import chunks
 from xvlm.inference.model import InferenceModel
 from xvlm.losses.contrastive import similarity
 from xvlm.models.vision.encoder import ImageFeatures
+from xvlm.records import Record
 
 IMAGES_AT_ONCE, TEXTS_AT_ONCE, PAIRS_AT_ONCE = 32, 256, 512
+
+
+def read_photos(source: JsonSource, count: int) -> Iterator[tuple[list[Record], list[ImageFile]]]:
+    """Yield the first `count` records and their images, some at a time, and show the progress."""
+    records = (source[i] for i in range(count))
+    for some in chunks(progress_bar(records, "encoding images", count), IMAGES_AT_ONCE):
+        yield some, [open_image(record.image, key=record.key) for record in some]
+
+
+def captions_of(source: JsonSource, count: int) -> tuple[list[str], Tensor]:
+    """Return the N captions of the first `count` images, and the (N,) int64 image of each."""
+    texts_I = [
+        [text for one in source[i].concepts if one.box_xyxy is None for text in one.texts]
+        for i in range(count)
+    ]
+    image_N = [i for i, own in enumerate(texts_I) for _ in own]
+    return [text for own in texts_I for text in own], torch.tensor(image_N)
+
+
+@torch.no_grad()
+def embed_texts(model: InferenceModel, texts: Sequence[str]) -> Tensor:
+    """Return the (N, E) contrastive embeddings of N texts."""
+    states = [model.encode_texts(some).cls_ND for some in chunks(texts, TEXTS_AT_ONCE)]
+    return model.model.contrastive.embed_texts(torch.cat(states))
 
 
 @dataclass(frozen=True)
@@ -57,33 +83,21 @@ def encode_photos(
     count = min(images or len(source), len(source))
     crop = PairTransform(read.model.config.vision.image_hw, (0.5, 1.0), random_flip=False, rand_augment=None)
     rng = np.random.default_rng(0)
-    patches, embeddings, texts, image_N = [], [], [], []
-    progress = Progress("encoding images", count)
-    for start in range(0, count, IMAGES_AT_ONCE):
-        records = [source[i] for i in range(start, min(count, start + IMAGES_AT_ONCE))]
-        files = [open_image(record.image, key=record.key) for record in records]
+    patches, embeddings = [], []
+    for _, files in read_photos(source, count):
         _, cls_BD = scored.model.encode_whole(scored.encode_images([scored.pixels(file) for file in files]))
         embeddings.append(scored.model.contrastive.embed_concepts(cls_BD))
         views = [[crop(file, (), rng)[0] for file in files] for _ in range(crops)]
         features = [read.encode_images(view) for view in views or [[read.pixels(file) for file in files]]]
         patches.append(torch.stack([one.tokens_BPD.bfloat16() for one in features], 1))
-        for i, record in enumerate(records, start):
-            own = [text for one in record.concepts if one.box_xyxy is None for text in one.texts]
-            texts += own
-            image_N += [i] * len(own)
-        progress.update(start + len(records))
-    progress.close()
-    parts = [texts[start : start + TEXTS_AT_ONCE] for start in range(0, len(texts), TEXTS_AT_ONCE)]
-    embedding_NE = torch.cat(
-        [scored.model.contrastive.embed_texts(scored.encode_texts(part).cls_ND) for part in parts]
-    )
+    texts, image_N = captions_of(source, count)
     return EncodedPhotos(
         torch.cat(patches),
         features[0].grid_hw,
         torch.cat(embeddings),
         texts,
-        torch.tensor(image_N),
-        embedding_NE,
+        image_N,
+        embed_texts(scored, texts),
     )
 
 

@@ -28,13 +28,13 @@ from xvlm.common.hardware import keep_freed_memory
 from xvlm.common.progress import Progress
 from xvlm.config import OptimConfig
 from xvlm.data.sources.json import JsonSource
-from xvlm.data.text.cleaning import clean_caption
 from xvlm.data.text.phrases import split_phrases
+from xvlm.evaluation.retrieval import text_ids
 from xvlm.evaluation.score_weights import fit_score_weights
 from xvlm.experiments.chosen_weights import recalls_at_1
 from xvlm.experiments.seeds import over_seeds
 from xvlm.inference.model import InferenceModel
-from xvlm.losses.contrastive import all_pairs_loss, soft_cross_entropy
+from xvlm.losses.contrastive import all_pairs_loss, same_concept_or_text, soft_cross_entropy
 from xvlm.losses.matching import matching_loss
 from xvlm.losses.negatives import sample_negatives
 from xvlm.models.text.attention import CrossAttention, SelfAttention
@@ -127,7 +127,8 @@ def align_cross_attention(read: InferenceModel, photos: EncodedPhotos, attention
     dim, width = text_ED.shape
     text_layers = list(model.text.layers)[-len(model.fusion.layers) :]
     for layer, text_layer in zip(model.fusion.layers, text_layers, strict=True):
-        layer.load_state_dict(text_layer.state_dict(), strict=False)
+        missing, _ = layer.load_state_dict(text_layer.state_dict(), strict=False)
+        assert all(name.startswith("cross") for name in missing)  # the sublayers that a text layer lacks
         turn_DE = torch.linalg.qr(torch.randn(width, dim))[0]
         q_TD, k_PD = state_TD @ (turn_DE @ text_ED).T, patch_PC @ (turn_DE @ image_EC).T
         split = (-1, heads, width // heads)
@@ -217,9 +218,8 @@ class MatchingBatches:
         patch_BPD = photos.patch_IVPD[image_B, crop_B]
         texts = [photos.texts[text] for text in text_B.tolist()]
         own_B = torch.arange(len(image_B))
-        cleaned = [clean_caption(text) for text in texts]
-        text_id = torch.tensor([cleaned.index(text) for text in cleaned])
-        positive_BB = (image_B[:, None] == image_B) | (text_id[:, None] == text_id)
+        keys = image_B, text_ids(texts, shared=True)
+        positive_BB = same_concept_or_text(*keys, *keys)
         if kind == "sampled":
             embeddings = photos.embedding_IE[image_B], photos.embedding_NE[text_B]
             drawn = sample_negatives(*embeddings, temperature, positive_BB, own_B, uniform_ratio=0.5)

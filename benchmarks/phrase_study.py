@@ -19,11 +19,10 @@ from pathlib import Path
 
 import torch
 import tyro
+from frozen_encoders import captions_of, embed_texts, read_photos
 from torch import Tensor
 
 from xvlm.batch import Concepts
-from xvlm.common.progress import Progress
-from xvlm.data.images.decode import open_image
 from xvlm.data.sources.json import JsonSource
 from xvlm.data.text.cleaning import clean_caption
 from xvlm.data.text.phrases import DETERMINERS, PHRASE_STARTS, split_phrases
@@ -31,9 +30,10 @@ from xvlm.inference.model import InferenceModel
 from xvlm.losses.contrastive import similarity
 from xvlm.losses.phrases import best_patch_similarity
 from xvlm.metrics.bootstrap import bootstrap_interval
+from xvlm.metrics.recall import rank_of_first_true, recall_at
 from xvlm.models.vision.encoder import ImageFeatures
 
-IMAGES_AT_ONCE, TEXTS_AT_ONCE, PHRASES_AT_ONCE = 32, 256, 2048
+PHRASES_AT_ONCE = 2048
 FACTORS = (0.1, 0.2, 0.3, 0.4)
 LONGEST_KNOWN = 6
 """Words of the longest training phrase that is looked for."""
@@ -92,26 +92,18 @@ class Photos:
 def encode_photos(model: InferenceModel, source: JsonSource) -> Photos:
     """Encode all images, with their patches and windows."""
     head, box_W4 = model.model.contrastive, windows()
-    whole, patches, seen, texts, image_N = [], [], [], [], []
-    progress = Progress("encoding images", len(source))
-    for start in range(0, len(source), IMAGES_AT_ONCE):
-        records = [source[i] for i in range(start, min(len(source), start + IMAGES_AT_ONCE))]
-        files = [open_image(record.image, key=record.key) for record in records]
+    whole, patches, seen = [], [], []
+    for _, files in read_photos(source, len(source)):
         features = model.encode_images([model.pixels(file) for file in files])
         concepts, cls_BD = model.model.encode_whole(features)
         whole.append(head.embed_concepts(cls_BD))
         patches.append(head.embed_concepts(concepts.patches_SPD))
         seen.append(head.embed_concepts(encode_windows(model, features, box_W4)))
-        for i, record in enumerate(records, start):
-            own = [text for one in record.concepts if one.box_xyxy is None for text in one.texts]
-            texts += own
-            image_N += [i] * len(own)
-        progress.update(start + len(records))
-    progress.close()
     whole_IE = torch.cat(whole)
     parts = {"patches": torch.cat(patches), "windows": torch.cat(seen), "the whole image": whole_IE[:, None]}
     regions_I = [region_texts(source, i) for i in range(len(source))]
-    return Photos(whole_IE, parts, texts, regions_I, torch.tensor(image_N))
+    texts, image_N = captions_of(source, len(source))
+    return Photos(whole_IE, parts, texts, regions_I, image_N)
 
 
 def encode_windows(model: InferenceModel, features: ImageFeatures, box_W4: Tensor) -> Tensor:
@@ -175,10 +167,7 @@ def phrase_scores(model: InferenceModel, part_IWE: Tensor, phrases_N: Sequence[S
     ratios = []
     for start in range(0, len(phrases), PHRASES_AT_ONCE):
         some = phrases[start : start + PHRASES_AT_ONCE]
-        states = [
-            model.encode_texts(some[i : i + TEXTS_AT_ONCE]).cls_ND for i in range(0, len(some), TEXTS_AT_ONCE)
-        ]
-        embedding_UE = head.embed_texts(torch.cat(states))
+        embedding_UE = embed_texts(model, some)
         best = [best_patch_similarity(part, embedding_UE, head.temperature) for part in part_IWE.split(64)]
         ratios.append(torch.cat(best).log_softmax(0) + torch.tensor(float(len(part_IWE))).log())
     ratio_IU = torch.cat(ratios, 1)
@@ -190,8 +179,11 @@ def phrase_scores(model: InferenceModel, part_IWE: Tensor, phrases_N: Sequence[S
 
 def right_at_1(score_IN: Tensor, image_N: Tensor) -> tuple[Tensor, Tensor]:
     """Return (I,) 1 where the first caption of an image is right, and (N,) the same of the captions."""
-    own_I = image_N[score_IN.argmax(1)] == torch.arange(len(score_IN))
-    return own_I.float(), (score_IN.argmax(0) == image_N).float()
+    own_IN = image_N == torch.arange(len(score_IN))[:, None]
+    of_images, of_captions = (
+        recall_at(rank_of_first_true(*table), 1) for table in ((score_IN, own_IN), (score_IN.T, own_IN.T))
+    )
+    return of_images, of_captions
 
 
 def table_row(name: str, gains: Sequence[tuple[Tensor, Tensor, list[int]]], factor: float | None) -> str:
@@ -213,12 +205,8 @@ def main(study: Study) -> None:
     model = InferenceModel.load(study.model)
     with torch.autocast("cpu", torch.bfloat16):
         photos = encode_photos(model, JsonSource(study.held_out, str(study.root)))
-        states = [
-            model.encode_texts(photos.texts[start : start + TEXTS_AT_ONCE]).cls_ND
-            for start in range(0, len(photos.texts), TEXTS_AT_ONCE)
-        ]
-        head = model.model.contrastive
-        whole_IN = similarity(photos.whole_IE, head.embed_texts(torch.cat(states)), head.temperature).detach()
+        temperature = model.model.contrastive.temperature
+        whole_IN = similarity(photos.whole_IE, embed_texts(model, photos.texts), temperature).detach()
         train = JsonSource(study.train, str(study.root))
         training = set().union(*(region_texts(train, i) for i in range(len(train))))
         regions_N = [photos.regions_I[image] for image in photos.image_N.tolist()]

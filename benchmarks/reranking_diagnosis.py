@@ -84,7 +84,7 @@ def attention_chart(model: InferenceModel, study: Study) -> str:
         maps = phrase_maps(model, features, texts, image_N, list(layers))
         for row, (query, index) in enumerate(zip(batch.queries, batch.image_index, strict=True)):
             file, phrase = batch.images[index].file, query.content
-            for name, map_Nhw in zip(names, maps, strict=False):
+            for name, map_Nhw in zip(names[:-1], maps, strict=True):
                 heatmap = enlarge(map_Nhw[row], file.height, file.width)
                 inside[name].append(float(is_maximum_inside(heatmap, phrase.box_xyxy)))
             x0, y0, x1, y1 = phrase.box_xyxy

@@ -94,9 +94,9 @@ def _fit(tables: Sequence[CandidateScores], terms: Sequence[Term]) -> tuple[list
         return log_factor_C.clamp(-MAX_LOG_FACTOR, MAX_LOG_FACTOR).exp()
 
     def loss() -> Tensor:
-        parts = []
+        factor_C, parts = factors(), []
         for terms_CQk, table in zip(score_CQk, tables, strict=True):
-            score_Qk = torch.einsum("c,cqk->qk", factors(), terms_CQk)
+            score_Qk = torch.einsum("c,cqk->qk", factor_C, terms_CQk)
             true_Qk = score_Qk.log_softmax(1).masked_fill(~table.true_Qk, -torch.inf)
             parts.append(-true_Qk.logsumexp(1).mean())
         return torch.stack(parts).mean() + PRIOR * log_factor_C.square().sum()

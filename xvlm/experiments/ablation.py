@@ -69,25 +69,23 @@ class Experiment:
 
 def variants(run: PretrainRun) -> dict[str, PretrainRun]:
     """Return four runs with equally many images in a step; a dropped stream leaves its batch to the other."""
-    data = run.data
-    images = data.pairs_batch_size + data.regions_batch_size
-    coarse = replace(without_stream(data, "regions"), pairs_batch_size=images)
-    fine = replace(without_stream(data, "pairs"), regions_batch_size=images, region_captions=False)
+    images = run.data.pairs_batch_size + run.data.regions_batch_size
+    coarse, fine = single_streams(run)
     return {
-        "coarse": replace(run, data=coarse),
-        "fine": replace(run, data=fine, losses=replace(run.losses, phrases=0.0)),
+        "coarse": replace(coarse, data=replace(coarse.data, pairs_batch_size=images)),
+        "fine": replace(fine, data=replace(fine.data, regions_batch_size=images)),
         MULTI_GRAINED: run,
         "no box loss": replace(run, losses=replace(run.losses, bbox=0.0, giou=0.0)),
     }
 
 
-def single_streams(run: PretrainRun) -> dict[str, PretrainRun]:
-    """Return two runs with one data stream each, whose steps have as many of its images as those of `run`."""
-    fine = replace(without_stream(run.data, "pairs"), region_captions=False)
-    return {
-        "coarse, same captions": replace(run, data=without_stream(run.data, "regions")),
-        "fine, same phrases": replace(run, data=fine, losses=replace(run.losses, phrases=0.0)),
-    }
+def single_streams(run: PretrainRun) -> tuple[PretrainRun, PretrainRun]:
+    """Return a run with captions alone and one with regions alone, each with its part of every step."""
+    regions = replace(without_stream(run.data, "pairs"), region_captions=False)
+    return (
+        replace(run, data=without_stream(run.data, "regions")),
+        replace(run, data=regions, losses=replace(run.losses, phrases=0.0)),
+    )
 
 
 def run_ablation(
@@ -117,9 +115,8 @@ def run_ablation(
             for name, run in runs.items()
             if name != MULTI_GRAINED
         }
-        same = {
-            name: replace(run, optim=common) for name, run in single_streams(fitted[MULTI_GRAINED]).items()
-        }
+        coarse, fine = single_streams(fitted[MULTI_GRAINED])
+        same = {"coarse, same captions": coarse, "fine, same phrases": fine}
         for name, run in {**fitted, **equal, **same}.items():
             metrics = []
             for seed in range(seeds):
