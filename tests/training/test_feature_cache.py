@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -167,6 +168,11 @@ def test_a_replaced_image_and_damaged_files_are_detected(
     photo(50, 40, 99).save(tmp_path / "photos" / "1.jpg")
     fill(encoder, [JsonSource(lines)], stem, 2)
     assert opened == ["1.jpg"] and "1 images have changed and are computed again" in capsys.readouterr().err
+    opened.clear()
+    for path in (tmp_path / "photos").iterdir():
+        os.utime(path, (0, 0))  # as a copy of the data set has other times
+    fill(encoder, [JsonSource(lines)], stem, 2)
+    assert not opened
     good = contents(stem)
     for name in ("features.bf16", "crops.npy", "mirrored.npy", "progress.json"):
         (stem / name).write_bytes((stem / name).read_bytes()[:-3])

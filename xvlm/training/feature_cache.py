@@ -10,7 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -153,10 +153,10 @@ def _record_fingerprint(source: Source, index: int) -> str:
     digest = hashlib.blake2b(record.key.encode(errors="replace"), digest_size=8)
     image = record.image
     if isinstance(image, str):
-        digest.update(image.encode(errors="surrogateescape"))
+        # Not the path and the time of the file: a copied data set would be computed again.
         if os.path.isfile(image):
-            status = os.stat(image)
-            digest.update(f" {status.st_size} {status.st_mtime_ns}".encode())
+            with suppress(OSError), open(image, "rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
     else:
         digest.update(image if isinstance(image, bytes) else np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()
