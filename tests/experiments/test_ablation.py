@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tests.tiny import tiny_run
+from xvlm.common.errors import InputError
 from xvlm.common.json_file import read_json
+from xvlm.data.sources.json import JsonSource
 from xvlm.experiments import ablation
 from xvlm.experiments.ablation import MULTI_GRAINED, Experiment, folder_name, run_ablation
 from xvlm.scenes import SceneGroundingRecords, Scenes
@@ -59,3 +61,19 @@ def test_every_variant_has_both_budgets_and_all_seeds(table: Any, tmp_path: Path
     again = run_ablation("scenes", tmp_path, tmp_path, 1.0, seeds=2)
     assert again["fine"]["t2i_r1"] == table["fine"]["t2i_r1"]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed*/log.jsonl")}
+
+
+def test_on_photographs_nothing_that_chooses_is_trained_or_evaluated_on(tmp_path: Path) -> None:
+    for split, count in (("train", 302), ("dev", 3)):
+        row = '{{"image": "{}{}.jpg", "caption": "a dog", "elems": []}}\n'
+        lines = "".join(row.format(split, index) for index in range(count))
+        (tmp_path / f"{split}.jsonl").write_text(lines)
+    phrase = {"image": "dev0.jpg", "text": "a dog", "bbox": [0, 0, 2, 2]}
+    (tmp_path / "dev_grounding.json").write_text(json.dumps([phrase]))
+    parts = ablation.experiment("photos", tmp_path, tmp_path / "out")
+    trained = JsonSource(parts.run.data.pairs[0].path, parts.run.data.pairs[0].image_root)
+    assert parts.run.data.regions == parts.run.data.pairs and parts.choose is not None
+    images = [{str(one[i].image) for i in range(len(one))} for one in (trained, parts.choose, parts.captions)]
+    assert [len(one) for one in images] == [2, 300, 3] and len(set.union(*images)) == 305
+    with pytest.raises(InputError, match="'scenes' or 'photos'"):
+        ablation.experiment("videos", tmp_path, tmp_path)

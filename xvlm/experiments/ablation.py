@@ -153,7 +153,7 @@ def experiment(on: str, root: Path, out: Path) -> Experiment:
     if on == "photos":
         phrases, captions = JsonSource(root / "dev_grounding.json"), JsonSource(root / "dev.jsonl")
         split = HeldOutSplit(out / "split")
-        run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder, len(captions)))
+        run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder))
         run = split.trained_on(photos_recipe.recipe(str(root)), root, out / "stem")
         return Experiment(run, phrases, captions, JsonSource(split.choose, str(root)), None)
     if on == "scenes":

@@ -15,6 +15,9 @@ from xvlm.data.samples.text_rows import hash_text
 from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import PretrainRun
 
+HELD_OUT_IMAGES = 300
+"""Images that are held out by default; more of them would be missed in training (docs/decisions.md)."""
+
 
 @dataclass(frozen=True)
 class HeldOutSplit:
@@ -48,7 +51,7 @@ class HeldOutSplit:
         return replace(run, data=replace(run.data, pairs=files, regions=files, feature_cache=str(cache)))
 
 
-def held_out_split(lines_file: Path, folder: Path, images: int) -> HeldOutSplit:
+def held_out_split(lines_file: Path, folder: Path, images: int = HELD_OUT_IMAGES) -> HeldOutSplit:
     """Divide the images of a training file, and write both parts into `folder`.
 
     Which images are held out depends on their names alone, not on their order or on any seed, so that every

@@ -13,7 +13,7 @@ from xvlm.common.errors import InputError
 from xvlm.data.sources.json import JsonSource
 from xvlm.distributed import folder_lock_on_main, run_on_main
 from xvlm.experiments.chosen_weights import ChosenWeights, choose_score_weights, recalls_at_1
-from xvlm.experiments.held_out import HeldOutSplit, held_out_split
+from xvlm.experiments.held_out import HELD_OUT_IMAGES, HeldOutSplit, held_out_split
 from xvlm.experiments.pretraining_results import (
     LABELS,
     RESULT_FILES,
@@ -37,7 +37,11 @@ SEED_FILES = ("seeds.json", "seeds.md")
 
 
 def run_photos(
-    root: Path, out: Path, minutes: float | None = None, seeds: int = 1, held_out: int = 300
+    root: Path,
+    out: Path,
+    minutes: float | None = None,
+    seeds: int = 1,
+    held_out: int = HELD_OUT_IMAGES,
 ) -> dict[str, float]:
     """Train both stages with each seed, or continue them, evaluate them, and write the results.
 
