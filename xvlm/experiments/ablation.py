@@ -58,13 +58,16 @@ class Experiment:
         choose: images that are neither trained nor evaluated on, which choose the weights of scores; `None`
             leaves these as they are.
         texts_per_image: captions of each image that are used; `None` uses all.
+        rerank_top_k: candidates that are reranked.  All variants are evaluated alike, and half as many take
+            half the time.
     """
 
     run: PretrainRun
     phrases: Source
     captions: Source
     choose: Source | None
-    texts_per_image: int | None
+    texts_per_image: int | None = None
+    rerank_top_k: int = 32
 
 
 def variants(run: PretrainRun) -> dict[str, PretrainRun]:
@@ -142,7 +145,9 @@ def run_variant(run: PretrainRun, folder: Path, parts: Experiment) -> dict[str, 
         bundle, state = train(run, folder, resume=True)
         if parts.choose is not None:
             bundle, _ = choose_score_weights(bundle, folder, parts.choose)
-        metrics, _ = evaluate_pretrained(bundle, state, parts.phrases, parts.captions, parts.texts_per_image)
+        metrics, _ = evaluate_pretrained(
+            bundle, state, parts.phrases, parts.captions, parts.texts_per_image, parts.rerank_top_k
+        )
         images = sum(run.batch_sizes().values()) * run.optim.steps
         write_json(path, {**metrics, "train_images": float(images)})
     return read_json(path, allow_nan=True)
@@ -155,11 +160,11 @@ def experiment(on: str, root: Path, out: Path) -> Experiment:
         split = HeldOutSplit(out / "split")
         run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder))
         run = split.trained_on(photos_recipe.recipe(str(root)), root, out / "stem")
-        return Experiment(run, phrases, captions, JsonSource(split.choose, str(root)), None)
+        return Experiment(run, phrases, captions, JsonSource(split.choose, str(root)), rerank_top_k=16)
     if on == "scenes":
         run = demo_recipe.recipe()
         unseen = Scenes("test", 500, image_size=run.model.vision.image_hw[0])
-        return Experiment(run, SceneGroundingRecords(unseen), unseen, None, 1)
+        return Experiment(run, SceneGroundingRecords(unseen), unseen, None, texts_per_image=1)
     raise InputError(f"on is {on!r}; it may be 'scenes' or 'photos'")
 
 

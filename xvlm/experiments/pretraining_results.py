@@ -66,16 +66,18 @@ def evaluate_pretrained(
     phrases: Source,
     captions: Source,
     texts_per_image: int | None = None,
+    rerank_top_k: int = 32,
 ) -> tuple[dict[str, float], PretrainingPredictions]:
     """Evaluate grounding on phrases and retrieval on captions; the metrics include the cost of training.
 
     Args:
         bundle, state: result of `train`.
+        texts_per_image, rerank_top_k: see `evaluate_retrieval`.
     """
     predictor = InferenceModel(bundle)
     grounding_metrics, boxes = grounding.evaluate_grounding(predictor, phrases)
     retrieval_metrics, ranked = retrieval.evaluate_retrieval(
-        predictor, captions, texts_per_image=texts_per_image
+        predictor, captions, rerank_top_k=rerank_top_k, texts_per_image=texts_per_image
     )
     cost = {"train_seconds": state.seconds, "train_steps": float(state.step)}
     return grounding_metrics | retrieval_metrics | cost, PretrainingPredictions(boxes, ranked)
