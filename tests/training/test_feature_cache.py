@@ -158,6 +158,17 @@ def test_reordered_lines_are_computed_again(
     torch.testing.assert_close(features.float(), expected, atol=0.02, rtol=0.02)
 
 
+def test_another_url_in_the_same_line_is_another_image(tmp_path: Path) -> None:
+    lines, fingerprints = tmp_path / "remote.jsonl", []
+    for number in range(2):
+        lines.write_text(json.dumps({"image": f"{number}.jpg", "caption": "a dog"}) + "\n")
+        source = JsonSource(lines, "https://example.org")
+        assert source[0].image == f"https://example.org/{number}.jpg"
+        views = feature_cache_module._ViewDataset([source], (64, 64), 2, (0.4, 1.0))
+        fingerprints += views.fingerprints()
+    assert len(set(fingerprints)) == 2
+
+
 def test_a_replaced_image_and_damaged_files_are_detected(
     encoder: VisionEncoder, tmp_path: Path, opened: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

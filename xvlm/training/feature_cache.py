@@ -153,13 +153,21 @@ def _record_fingerprint(source: Source, index: int) -> str:
     digest = hashlib.blake2b(record.key.encode(errors="replace"), digest_size=8)
     image = record.image
     if isinstance(image, str):
-        # Not the path and the time of the file: a copied data set would be computed again.
-        if os.path.isfile(image):
-            with suppress(OSError), open(image, "rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+        digest.update(_file_fingerprint(image))
     else:
         digest.update(image if isinstance(image, bytes) else np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()
+
+
+def _file_fingerprint(image: str) -> bytes:
+    """Return bytes that change with the content of a file, or with the name of what is no file here.
+
+    A copied data set, whose paths and times differ, is not computed again.
+    """
+    if os.path.isfile(image):
+        with suppress(OSError), open(image, "rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    return image.encode(errors="surrogateescape")
 
 
 def _stem_fingerprint(stem: nn.Module) -> str:
