@@ -28,7 +28,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (tmp_path / name).mkdir()
         (tmp_path / name / "steps.json").write_text(json.dumps({"steps": count, "seconds_a_step": 1.0}))
     unseen = Scenes("test", 6, image_size=64)
-    parts = Experiment(tiny_run(), SceneGroundingRecords(unseen), unseen, None, 1)
+    parts = Experiment(tiny_run(), SceneGroundingRecords(unseen), unseen, None, {"texts_per_image": 1})
     monkeypatch.setattr(ablation, "experiment", lambda on, root, out: parts)
     return run_ablation("scenes", tmp_path, tmp_path, 1.0, seeds=2)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,17 +58,14 @@ class Experiment:
         phrases, captions: data to evaluate on.
         choose: images that are neither trained nor evaluated on, which choose the weights of scores; `None`
             leaves these as they are.
-        texts_per_image: captions of each image that are used; `None` uses all.
-        rerank_top_k: candidates that are reranked.  All variants are evaluated alike, and half as many take
-            half the time.
+        retrieval: options of `evaluate_retrieval`.
     """
 
     run: PretrainRun
     phrases: Source
     captions: Source
     choose: Source | None
-    texts_per_image: int | None = None
-    rerank_top_k: int = 32
+    retrieval: Mapping[str, Any]
 
 
 def variants(run: PretrainRun) -> dict[str, PretrainRun]:
@@ -145,9 +143,7 @@ def run_variant(run: PretrainRun, folder: Path, parts: Experiment) -> dict[str, 
         bundle, state = train(run, folder, resume=True)
         if parts.choose is not None:
             bundle, _ = choose_score_weights(bundle, folder, parts.choose)
-        metrics, _ = evaluate_pretrained(
-            bundle, state, parts.phrases, parts.captions, parts.texts_per_image, parts.rerank_top_k
-        )
+        metrics, _ = evaluate_pretrained(bundle, state, parts.phrases, parts.captions, parts.retrieval)
         images = sum(run.batch_sizes().values()) * run.optim.steps
         write_json(path, {**metrics, "train_images": float(images)})
     return read_json(path, allow_nan=True)
@@ -160,11 +156,13 @@ def experiment(on: str, root: Path, out: Path) -> Experiment:
         split = HeldOutSplit(out / "split")
         run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder))
         run = split.trained_on(photos_recipe.recipe(str(root)), root, out / "stem")
-        return Experiment(run, phrases, captions, JsonSource(split.choose, str(root)), rerank_top_k=16)
+        choose = JsonSource(split.choose, str(root))
+        # All variants are evaluated alike, and half of the usual candidates take half the time.
+        return Experiment(run, phrases, captions, choose, {"rerank_top_k": 16})
     if on == "scenes":
         run = demo_recipe.recipe()
         unseen = Scenes("test", 500, image_size=run.model.vision.image_hw[0])
-        return Experiment(run, SceneGroundingRecords(unseen), unseen, None, texts_per_image=1)
+        return Experiment(run, SceneGroundingRecords(unseen), unseen, None, {"texts_per_image": 1})
     raise InputError(f"on is {on!r}; it may be 'scenes' or 'photos'")
 
 

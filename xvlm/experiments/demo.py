@@ -53,7 +53,7 @@ def run_demo(out: Path) -> dict[str, float]:
         log_on_main(f"evaluating on {NUM_UNSEEN} unseen scenes")
         unseen = Scenes("test", NUM_UNSEEN, image_size=size)
         metrics, predictions = evaluate_pretrained(
-            bundle, state, SceneGroundingRecords(unseen), unseen, texts_per_image=1
+            bundle, state, SceneGroundingRecords(unseen), unseen, {"texts_per_image": 1}
         )
         log_on_main(f"evaluating on {NUM_UNSEEN} scenes with unseen combinations of shape and colour")
         heldout_metrics, heldout = grounding.evaluate_grounding(

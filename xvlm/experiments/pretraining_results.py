@@ -65,20 +65,17 @@ def evaluate_pretrained(
     state: TrainingState,
     phrases: Source,
     captions: Source,
-    texts_per_image: int | None = None,
-    rerank_top_k: int = 32,
+    retrieval_options: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, float], PretrainingPredictions]:
     """Evaluate grounding on phrases and retrieval on captions; the metrics include the cost of training.
 
     Args:
         bundle, state: result of `train`.
-        texts_per_image, rerank_top_k: see `evaluate_retrieval`.
+        retrieval_options: options of `evaluate_retrieval`; by default its own.
     """
     predictor = InferenceModel(bundle)
     grounding_metrics, boxes = grounding.evaluate_grounding(predictor, phrases)
-    retrieval_metrics, ranked = retrieval.evaluate_retrieval(
-        predictor, captions, rerank_top_k=rerank_top_k, texts_per_image=texts_per_image
-    )
+    retrieval_metrics, ranked = retrieval.evaluate_retrieval(predictor, captions, **(retrieval_options or {}))
     cost = {"train_seconds": state.seconds, "train_steps": float(state.step)}
     return grounding_metrics | retrieval_metrics | cost, PretrainingPredictions(boxes, ranked)
 
