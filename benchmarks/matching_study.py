@@ -127,7 +127,8 @@ def align_cross_attention(read: InferenceModel, photos: EncodedPhotos, attention
     dim, width = text_ED.shape
     text_layers = list(model.text.layers)[-len(model.fusion.layers) :]
     for layer, text_layer in zip(model.fusion.layers, text_layers, strict=True):
-        missing, _ = layer.load_state_dict(text_layer.state_dict(), strict=False)
+        missing, unexpected = layer.load_state_dict(text_layer.state_dict(), strict=False)
+        assert not unexpected
         assert all(name.startswith("cross") for name in missing)  # the sublayers that a text layer lacks
         turn_DE = torch.linalg.qr(torch.randn(width, dim))[0]
         q_TD, k_PD = state_TD @ (turn_DE @ text_ED).T, patch_PC @ (turn_DE @ image_EC).T
