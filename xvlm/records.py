@@ -70,11 +70,19 @@ class Concept:
         texts: at least one; each describes the concept on its own.  Training samples one each time.
         box_xyxy: box of the concept in pixels; `None` for the whole image.
         attributes: words that may be put before a text ("red", "wooden"); training samples one each time.
+        instances_xyxy: the box of each single thing, if the concept is several ("the two cups") and
+            `box_xyxy` surrounds them all.
     """
 
     texts: tuple[str, ...]
     box_xyxy: BoxXYXY | None = None
     attributes: tuple[str, ...] = ()
+    instances_xyxy: tuple[BoxXYXY, ...] = ()
+
+    @property
+    def targets_xyxy(self) -> tuple[BoxXYXY, ...]:
+        """The boxes that are to be found for a text of the concept; none for the whole image."""
+        return self.instances_xyxy or (() if self.box_xyxy is None else (self.box_xyxy,))
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Record:
         image: see `ImageData`.
         concepts: captions are concepts without a box.
         extra: further fields that a task reads (questions, answers, ...), by name.
+        absent_texts: texts that describe nothing in the image, although they might.
         bad: elements that cannot be used, each with its reason; the rest of the record can.
     """
 
@@ -93,4 +102,5 @@ class Record:
     image: ImageData
     concepts: tuple[Concept, ...]
     extra: Mapping[str, Any] = field(default_factory=dict)
+    absent_texts: tuple[str, ...] = ()
     bad: tuple[BadRecord, ...] = field(default=(), compare=False)

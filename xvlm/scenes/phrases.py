@@ -32,11 +32,16 @@ MIN_SIZE_RATIO = 1.35
 
 @dataclass(frozen=True)
 class Phrase:
-    """A text and the objects that it refers to."""
+    """A text and the objects that it refers to.
+
+    Attributes:
+        head: description that a relation or an extreme narrows down; empty for other kinds.
+    """
 
     text: str
     kind: PhraseKind
     targets: frozenset[int]
+    head: Description = ()
 
 
 def to_plural(noun: str) -> str:
@@ -150,7 +155,7 @@ def relation_phrases(
             anchor, relation = rng.choice(choices)
             anchor_words = sample_descriptions(rng, described[anchor].unique, 1)[0]
             text = f"the {singular_phrase(head)} {relation} the {singular_phrase(anchor_words)}"
-            yield Phrase(text, "relation", frozenset((index,)))
+            yield Phrase(text, "relation", frozenset((index,)), head)
 
 
 def extreme_phrases(
@@ -161,7 +166,7 @@ def extreme_phrases(
         rivals = scene.matches(head) - {index}
         texts = [text for text, holds in _extremes(scene, index, rivals, head) if holds]
         if texts:
-            yield Phrase(rng.choice(texts), "extreme", frozenset((index,)))
+            yield Phrase(rng.choice(texts), "extreme", frozenset((index,)), head)
 
 
 def group_phrases(rng: random.Random, scene: Scene, count: int) -> Iterator[Phrase]:

@@ -1,4 +1,4 @@
-"""Sources of grounding, question-answering and NLVR2 records over scenes."""
+"""Sources of grounding, detection, question-answering and NLVR2 records over scenes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import ClassVar
 from xvlm.common.errors import InputError
 from xvlm.records import Concept, Record
 from xvlm.scenes.questions import QUESTION_KINDS
+from xvlm.scenes.scene import union_box
 from xvlm.scenes.source import Scenes
 from xvlm.scenes.statements import STATEMENT_KINDS
 
@@ -62,6 +63,35 @@ class SceneGroundingRecords(SceneRecords):
         record = self.scenes[index]
         concepts = [Concept((one.text,), one.box_xyxy) for one in self.scenes.grounding(index)]
         return Record(record.key, record.image, tuple(concepts))
+
+
+class SceneDetectionRecords(SceneRecords):
+    """Detection records: phrases that describe none, one or several of the objects.
+
+    The kind of each phrase, and the boxes of the objects that it could be confused with, are in `extra`, by
+    its text: `phrase_kinds` and `rivals_xyxy`.
+    """
+
+    kind = "scene-phrases"
+
+    def __getitem__(self, index: int) -> Record:
+        """Return the image, with each phrase as a concept of one text, or as an absent text."""
+        record, phrases = self.scenes[index], self.scenes.detection(index)
+        concepts = [
+            Concept((one.text,), union_box(one.targets_xyxy), instances_xyxy=one.targets_xyxy)
+            for one in phrases
+            if one.targets_xyxy
+        ]
+        return Record(
+            record.key,
+            record.image,
+            tuple(concepts),
+            {
+                "phrase_kinds": {one.text: one.kind for one in phrases},
+                "rivals_xyxy": {one.text: one.rivals_xyxy for one in phrases if one.rivals_xyxy},
+            },
+            absent_texts=tuple(one.text for one in phrases if not one.targets_xyxy),
+        )
 
 
 class SceneQuestionRecords(SceneRecords):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from xvlm.records import BoxXYXY, Concept
+from xvlm.scenes.absent import sample_absent
 from xvlm.scenes.phrases import (
     Phrase,
     PhraseKind,
@@ -31,6 +33,23 @@ class GroundingPhrase:
     kind: PhraseKind
 
 
+@dataclass(frozen=True)
+class DetectionPhrase:
+    """A phrase that describes none, one or several of the objects of a scene.
+
+    Attributes:
+        kind: kind of understanding that the phrase needs; "absent" and how it was changed for one that
+            describes nothing.
+        targets_xyxy: box (pixels) of each object that it describes.
+        rivals_xyxy: boxes of the other objects that its head describes: "ring" in "the ring left of the box".
+    """
+
+    text: str
+    kind: str
+    targets_xyxy: tuple[BoxXYXY, ...] = ()
+    rivals_xyxy: tuple[BoxXYXY, ...] = ()
+
+
 def sample_regions(rng: random.Random, scene: Scene) -> tuple[Concept, ...]:
     """Sample a concept for each object that some phrase refers to, and for up to two groups of objects."""
     texts_of: dict[frozenset[int], list[str]] = {}
@@ -38,8 +57,17 @@ def sample_regions(rng: random.Random, scene: Scene) -> tuple[Concept, ...]:
         for phrase in phrases:
             texts_of.setdefault(phrase.targets, []).append(phrase.text)
     return tuple(
-        Concept(tuple(dict.fromkeys(texts)), scene.union_box(targets)) for targets, texts in texts_of.items()
+        Concept(
+            tuple(dict.fromkeys(texts)), scene.union_box(targets), instances_xyxy=instances(scene, targets)
+        )
+        for targets, texts in texts_of.items()
     )
+
+
+def instances(scene: Scene, targets: Iterable[int]) -> tuple[BoxXYXY, ...]:
+    """Return the boxes of several objects; none for a single one, whose concept has its box."""
+    boxes = tuple(scene.boxes_xyxy[index] for index in sorted(targets))
+    return boxes if len(boxes) > 1 else ()
 
 
 def object_phrases(rng: random.Random, scene: Scene, with_combination: bool = False) -> list[list[Phrase]]:
@@ -82,3 +110,38 @@ def sample_grounding(
     if only is None and rng.random() < 0.5:
         chosen += group_phrases(rng, scene, 1)
     return [GroundingPhrase(phrase.text, scene.union_box(phrase.targets), phrase.kind) for phrase in chosen]
+
+
+def sample_detection(
+    rng: random.Random, scene: Scene, combinations: frozenset[tuple[str, str]]
+) -> list[DetectionPhrase]:
+    """Sample a phrase for each object, as `sample_grounding` does, up to two groups, and as many absent ones.
+
+    Args:
+        combinations: (shape, colour) combinations that absent phrases may name.
+    """
+    chosen = []
+    for phrases in object_phrases(rng, scene):
+        if phrases:
+            kinds = sorted({phrase.kind for phrase in phrases})
+            kind = rng.choices(kinds, [KIND_WEIGHTS[kind] for kind in kinds])[0]
+            chosen.append(rng.choice([phrase for phrase in phrases if phrase.kind == kind]))
+    chosen += group_phrases(rng, scene, 2)
+    present = [
+        DetectionPhrase(
+            phrase.text,
+            phrase.kind,
+            tuple(scene.boxes_xyxy[index] for index in sorted(phrase.targets)),
+            tuple(scene.boxes_xyxy[index] for index in sorted(rivals(scene, phrase))),
+        )
+        for phrase in chosen
+    ]
+    absent = sample_absent(rng, scene, combinations, len(present))
+    return [*present, *(DetectionPhrase(one.text, f"absent {one.kind}") for one in absent)]
+
+
+def rivals(scene: Scene, phrase: Phrase) -> frozenset[int]:
+    """Return the objects that the head of a phrase with a relation or an extreme describes, but not it."""
+    if phrase.kind not in ("relation", "extreme"):
+        return frozenset()
+    return scene.matches(phrase.head) - phrase.targets

@@ -126,5 +126,10 @@ class Scene:
 
     def union_box(self, indices: Iterable[int]) -> BoxXYXY:
         """Return the tight box around the visible pixels of several objects."""
-        x0, y0, x1, y1 = zip(*(self.boxes_xyxy[index] for index in indices), strict=True)
-        return min(x0), min(y0), max(x1), max(y1)
+        return union_box(self.boxes_xyxy[index] for index in indices)
+
+
+def union_box(boxes_xyxy: Iterable[BoxXYXY]) -> BoxXYXY:
+    """Return the tight box around several boxes."""
+    x0, y0, x1, y1 = zip(*boxes_xyxy, strict=True)
+    return min(x0), min(y0), max(x1), max(y1)

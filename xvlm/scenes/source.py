@@ -8,17 +8,27 @@ from typing import get_args
 
 from xvlm.common.errors import InputError
 from xvlm.records import Concept, Record
+from xvlm.scenes.absent import sample_absent
 from xvlm.scenes.captions import sample_captions
 from xvlm.scenes.layout import sample_layout
 from xvlm.scenes.questions import QUESTION_KINDS, SceneQuestion, sample_questions
-from xvlm.scenes.regions import GroundingPhrase, sample_grounding, sample_regions
+from xvlm.scenes.regions import (
+    DetectionPhrase,
+    GroundingPhrase,
+    sample_detection,
+    sample_grounding,
+    sample_regions,
+)
 from xvlm.scenes.render import render
-from xvlm.scenes.scene import HELD_OUT, Layout, Scene, Split
+from xvlm.scenes.scene import HELD_OUT, SEEN, Layout, Scene, Split
 from xvlm.scenes.shapes import rasterize, visible_scene
 from xvlm.scenes.statements import STATEMENT_KINDS, sample_statement
 
 STATEMENTS_PER_PAIR = 16
 """Number of statements that are sampled for a pair, before duplicates are removed."""
+
+ABSENT_TEXTS = 8
+"""Maximum number of absent phrases of a record."""
 
 MAX_SIZE = 2048
 """Largest side of an image in pixels; rendering needs several numbers for each pixel and object."""
@@ -92,6 +102,11 @@ class Scenes:
         only = frozenset(HELD_OUT) if self.split == "heldout" else None
         return sample_grounding(self._rng(index, "grounding"), self.scene(index), only)
 
+    def detection(self, index: int) -> list[DetectionPhrase]:
+        """Return phrases that describe none, one or several of the objects, with the boxes of all of them."""
+        rng, scene = self._rng(index, "detection"), self.scene(index)
+        return sample_detection(rng, scene, self._combinations())
+
     def questions(self, index: int, kinds: tuple[str, ...] = QUESTION_KINDS) -> list[SceneQuestion]:
         """Return questions of some kinds about image `index`; see `sample_questions`."""
         name_held_out = self.split == "heldout"
@@ -120,7 +135,14 @@ class Scenes:
         scene = visible_scene(layout.objects, rasters, self.image_size)
         rng = random.Random(f"{key}/words")
         concepts = (Concept(sample_captions(rng, scene)), *sample_regions(rng, scene))
-        return Record(key, render(layout, rasters, self.image_size), concepts), scene
+        # A generator of its own, so that the other texts do not depend on how many these are.
+        absent = sample_absent(random.Random(f"{key}/absent"), scene, self._combinations(), ABSENT_TEXTS)
+        texts = tuple(phrase.text for phrase in absent)
+        return Record(key, render(layout, rasters, self.image_size), concepts, absent_texts=texts), scene
+
+    def _combinations(self) -> frozenset[tuple[str, str]]:
+        """Return the (shape, colour) combinations that absent phrases may name."""
+        return frozenset(HELD_OUT if self.split == "heldout" else SEEN)
 
     def _layout(self, index: int) -> Layout:
         return sample_layout(self._rng(index, "layout"), self.split == "heldout")

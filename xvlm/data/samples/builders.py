@@ -14,7 +14,7 @@ from torch import Tensor
 from xvlm.data.images.decode import open_image
 from xvlm.data.samples.cached_views import CachedPairTransform, CachedRegionTransform
 from xvlm.data.samples.concept_checks import usable_concepts
-from xvlm.data.samples.text_rows import TextRow, TextRowBuilder, hash_image, hash_text
+from xvlm.data.samples.text_rows import ConceptText, TextRow, TextRowBuilder, hash_image, hash_text
 from xvlm.data.samples.transforms import PairTransform, RegionTransform, VisibleConcept
 from xvlm.records import BadRecord, BoxXYXY, Concept, Note, Record
 
@@ -28,6 +28,7 @@ class Sample:
         bad: concepts that cannot be used.
         read: number of concepts that were checked, including bad ones.
         notes: clipped boxes, truncated texts, texts with unknown tokens.
+        absent: token ids of texts that describe nothing in the image.
     """
 
     pixels: Tensor
@@ -35,6 +36,7 @@ class Sample:
     bad: tuple[BadRecord, ...] = ()
     read: int = 1
     notes: tuple[Note, ...] = ()
+    absent: tuple[Sequence[int], ...] = ()
 
 
 def captions_only(record: Record, boxes_as_captions: bool = False) -> Record:
@@ -75,7 +77,7 @@ class PairSampleBuilder:
         sampled = rng.permutation(len(texts))[: self.captions_per_image]
         pixels, captions = self.transform(image, [texts[i] for i in sampled], rng)
         concept_key = hash_image(record)
-        described = ((caption, None, concept_key) for caption in captions)
+        described = (ConceptText(caption, None, concept_key) for caption in captions)
         rows, unusable = self.text.build_rows(described, record.key, rng, notes=notes)
         if not rows:
             raise unusable[-1]
@@ -90,6 +92,7 @@ class RegionSampleBuilder:
         max_regions: maximum number of rows.
         texts_per_region: maximum number of rows of one region, each with another of its texts (published: 1).
         use_captions: whether captions are used at all.
+        absent_texts: maximum number of texts that describe nothing in the image.
     """
 
     transform: RegionTransform | CachedRegionTransform
@@ -97,6 +100,7 @@ class RegionSampleBuilder:
     max_regions: int = 5
     texts_per_region: int = 1
     use_captions: bool = True
+    absent_texts: int = 0
 
     def __call__(self, record: Record, rng: np.random.Generator) -> Sample:
         """Raises BadRecord if the record has no usable concept or its image cannot be used."""
@@ -107,19 +111,27 @@ class RegionSampleBuilder:
             concepts = [concept for concept in concepts if concept.box_xyxy is not None]
         if not concepts:
             raise BadRecord("no concept", record.key, "the record has neither boxes nor captions to use")
+        absent: tuple[str, ...] = ()
+        if self.absent_texts and record.absent_texts:
+            order = rng.permutation(len(record.absent_texts))[: self.absent_texts]
+            # As a concept of the whole image, they are flipped with the others.
+            concepts.append(Concept(tuple(record.absent_texts[i] for i in order)))
         pixels, visible = self.transform(image, concepts, rng)
+        if self.absent_texts and record.absent_texts:
+            absent = visible.pop().concept.texts
         texts = self._sample_texts(record, visible, rng)
         rows, unusable = self.text.build_rows(texts, record.key, rng, self.max_regions, notes)
         if not rows:
             invisible = BadRecord("no concept", record.key, "the crop shows none of the record's concepts")
             raise unusable[0] if unusable else invisible
         read = len(record.concepts) + len(record.bad)
-        return Sample(pixels, rows, bad=(*bad, *unusable), read=read, notes=tuple(notes))
+        ids = tuple(self.text.known_ids(absent))
+        return Sample(pixels, rows, bad=(*bad, *unusable), read=read, notes=tuple(notes), absent=ids)
 
     def _sample_texts(
         self, record: Record, visible: Sequence[VisibleConcept], rng: np.random.Generator
-    ) -> Iterator[tuple[str, BoxXYXY | None, int]]:
-        """Yield texts with their boxes and concept keys.
+    ) -> Iterator[ConceptText]:
+        """Yield texts with their concepts.
 
         A caption comes first, then one text of every region in random order, then another text of every
         region that has one, and so on.
@@ -130,12 +142,27 @@ class RegionSampleBuilder:
         regions = [one for one in shuffled if one.concept.box_xyxy is not None]
         orders = [rng.permutation(len(one.concept.texts)) for one in regions]
         for caption in captions:
-            yield _text_of(caption, int(rng.integers(len(caption.texts))), rng), None, image_key
+            yield ConceptText(_text_of(caption, int(rng.integers(len(caption.texts))), rng), None, image_key)
+        targets_of = targets_of_texts(regions)
         for n in range(self.texts_per_region):
             for region, order in zip(regions, orders, strict=True):
                 if n < len(order):
                     concept_key = hash_text(f"{image_key}#{region.concept.box_xyxy}")
-                    yield _text_of(region.concept, int(order[n]), rng), region.box_xyxy, concept_key
+                    text = _text_of(region.concept, int(order[n]), rng)
+                    targets = targets_of.get(text, region.targets_xyxy)
+                    yield ConceptText(text, region.box_xyxy, concept_key, targets)
+
+
+def targets_of_texts(regions: Sequence[VisibleConcept]) -> dict[str, tuple[BoxXYXY, ...]]:
+    """Return the boxes of everything that each text of some regions describes, by text.
+
+    Several regions with an equal text, such as the people of "people", are what it describes together.
+    """
+    boxes: dict[str, dict[BoxXYXY, None]] = {}
+    for region in regions:
+        for text in region.concept.texts:
+            boxes.setdefault(text, {}).update(dict.fromkeys(region.targets_xyxy))
+    return {text: tuple(own) for text, own in boxes.items()}
 
 
 def _text_of(concept: Concept, index: int, rng: np.random.Generator) -> str:

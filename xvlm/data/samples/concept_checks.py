@@ -126,10 +126,13 @@ def _check_concept(
     if concept.box_xyxy is None:
         return replace(concept, texts=texts)
     width, height = image.stored_size if is_stored else (image.width, image.height)
-    box = clip_box(concept.box_xyxy, width, height, key, notes)
-    if is_stored:
-        box = orient_box(box, width, height, image.orientation)
-    return replace(concept, texts=texts, box_xyxy=box)
+
+    def upright(box_xyxy: BoxXYXY) -> BoxXYXY:
+        box = clip_box(box_xyxy, width, height, key, notes)
+        return orient_box(box, width, height, image.orientation) if is_stored else box
+
+    instances = tuple(map(upright, concept.instances_xyxy))
+    return replace(concept, texts=texts, box_xyxy=upright(concept.box_xyxy), instances_xyxy=instances)
 
 
 def _refers_to_stored_image(record: Record, image: ImageFile) -> bool:

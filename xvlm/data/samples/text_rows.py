@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +27,7 @@ class TextRow:
         box_xyxy: box as fractions of the crop; `None` for the whole image.
         phrases: token ids of each phrase of a caption; empty if they are not needed.
         concept_key, text_key: hashes, equal for the same concept of one image and for the same cleaned text.
+        targets_xyxy: boxes of everything that the text describes, as fractions of the crop.
     """
 
     ids: Sequence[int]
@@ -36,6 +38,16 @@ class TextRow:
     concept_key: int
     text_key: int
     phrases: tuple[Sequence[int], ...] = ()
+    targets_xyxy: tuple[BoxXYXY, ...] = ()
+
+
+class ConceptText(NamedTuple):
+    """A text to build a row of; the fields are those of `TextRow`."""
+
+    text: str
+    box_xyxy: BoxXYXY | None
+    concept_key: int
+    targets_xyxy: tuple[BoxXYXY, ...] = ()
 
 
 def hash_text(text: str) -> int:
@@ -120,15 +132,21 @@ class TextRowBuilder:
         """Return the token ids of the phrases of a caption that have a known token, if they are needed."""
         if not self.with_phrases:
             return ()
-        encoded = []
-        for phrase in split_phrases(caption):
+        return tuple(self.known_ids(split_phrases(caption)))
+
+    def known_ids(self, texts: Iterable[str]) -> list[Sequence[int]]:
+        """Return the token ids of those texts that have a known token."""
+        encoded: list[Sequence[int]] = []
+        for text in texts:
             with suppress(BadRecord):
-                encoded.append(self.tokenizer.encode_known(phrase, self.max_tokens))
-        return tuple(encoded)
+                encoded.append(
+                    self.tokenizer.encode_known(clean_caption(text, self.max_words), self.max_tokens)
+                )
+        return encoded
 
     def build_rows(
         self,
-        texts: Iterable[tuple[str, BoxXYXY | None, int]],
+        texts: Iterable[ConceptText],
         key: str,
         rng: np.random.Generator,
         max_rows: int | None = None,
@@ -137,13 +155,14 @@ class TextRowBuilder:
         """Build up to `max_rows` rows, and return with them the errors of unusable texts; see `build_row`.
 
         Args:
-            texts: (text, box, concept key) of each row; no more are consumed than are needed.
+            texts: the text of each row, with its concept; no more are consumed than are needed.
         """
         rows: list[TextRow] = []
         bad: list[BadRecord] = []
-        for text, box_xyxy, concept_key in texts:
+        for one in texts:
             try:
-                rows.append(self.build_row(text, box_xyxy, concept_key, rng, key, notes))
+                row = self.build_row(one.text, one.box_xyxy, one.concept_key, rng, key, notes)
+                rows.append(replace(row, targets_xyxy=one.targets_xyxy))
             except BadRecord as error:
                 bad.append(BadRecord(error.reason, key, error.detail))
             if len(rows) == max_rows:

@@ -31,11 +31,14 @@ class VisibleConcept:
 
     Attributes:
         box_xyxy: box as fractions of the crop; `WHOLE_IMAGE` for a concept without a box.
-        concept: the concept; its texts and attributes are flipped with the image, its box is not.
+        concept: the concept; its texts and attributes are flipped with the image, its boxes are not.
+        targets_xyxy: boxes of the single things that the crop shows, as fractions of it; at least one for a
+            concept with a box.
     """
 
     box_xyxy: BoxXYXY
     concept: Concept
+    targets_xyxy: tuple[BoxXYXY, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,15 +129,19 @@ def visible_concepts(
     concepts: Sequence[Concept], crop_xyxy: BoxXYXY, is_flipped: bool, min_inside: float = MIN_INSIDE
 ) -> list[VisibleConcept]:
     """Return the concepts that a crop shows, with boxes relative to the crop, which may be flipped."""
+
+    def shown(box_xyxy: BoxXYXY) -> BoxXYXY | None:
+        inside = box_in_crop(box_xyxy, crop_xyxy, min_inside)
+        return flip_box(inside) if inside is not None and is_flipped else inside
+
     visible = []
     for concept in concepts:
-        box = WHOLE_IMAGE
-        if concept.box_xyxy is not None:
-            inside = box_in_crop(concept.box_xyxy, crop_xyxy, min_inside)
-            if inside is None:
-                continue
-            box = flip_box(inside) if is_flipped else inside
-        visible.append(VisibleConcept(box, concept))
+        if concept.box_xyxy is None:
+            visible.append(VisibleConcept(WHOLE_IMAGE, concept))
+            continue
+        box, targets = shown(concept.box_xyxy), tuple(filter(None, map(shown, concept.targets_xyxy)))
+        if box is not None and targets:
+            visible.append(VisibleConcept(box, concept, targets))
     return visible
 
 

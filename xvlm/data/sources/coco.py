@@ -1,13 +1,17 @@
 """Convert COCO's form, one object with `images`, `annotations` and optionally `categories`, to record fields.
 
 An image with all its annotations is one record: captions of the whole image (`caption`), regions (`bbox`,
-with the name of the category as text), or both in one annotation (a caption of a box).
+with the name of the category as text), or both in one annotation (a caption of a box).  In MDETR's form an
+image has a caption, and an annotation the characters of it that describe a box (`tokens_positive`).
+
+COCO's annotations are exhaustive, which its average precision relies on: a category of the file without an
+annotation in an image is absent from it.  An image of LVIS names those that are (`neg_category_ids`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from xvlm.common.errors import InputError, printable
@@ -48,12 +52,14 @@ def coco_fields(value: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
     }
     annotations_of: dict[Any, list[Mapping[str, Any]]] = {}
     crowds = 0
+    crowded: dict[Any, set[Any]] = {}
     for number, annotation in enumerate(value.get("annotations", ())):
         if not isinstance(annotation, Mapping) or not is_id(annotation.get("image_id")):
             found = short_repr(annotation)
             raise InputError(f"{path}: annotation {number} is {found}, expected an object with an image_id")
         if annotation.get("iscrowd"):
             crowds += 1
+            crowded.setdefault(normalize_id(annotation["image_id"]), set()).add(annotation.get("category_id"))
         else:
             annotations_of.setdefault(normalize_id(annotation["image_id"]), []).append(annotation)
     records: list[tuple[str, Any]] = []
@@ -71,7 +77,7 @@ def coco_fields(value: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
         image_ids.add(normalize_id(image_id))
         annotations = annotations_of.get(normalize_id(image_id), [])
         if annotations or not value.get("annotations"):
-            fields = _fields(image, annotations, category_names)
+            fields = _fields(image, annotations, category_names, crowded.get(normalize_id(image_id), set()))
             records.append((f"{path}, image {short_repr(image_id)}", fields))
         else:
             without += 1
@@ -87,15 +93,28 @@ def coco_fields(value: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
 
 
 def _fields(
-    image: Mapping[str, Any], annotations: list[Mapping[str, Any]], category_names: Mapping[Any, Any]
+    image: Mapping[str, Any],
+    annotations: list[Mapping[str, Any]],
+    category_names: Mapping[Any, Any],
+    crowded: Collection[Any],
 ) -> dict[str, Any]:
-    """Return one image in the published form of region lines."""
+    """Return one image in the published form of region lines.
+
+    Args:
+        crowded: categories of which the image has a crowd, so that they are not absent.
+    """
     fields: dict[str, Any] = {"image": image["file_name"], "image_id": image["id"]}
     fields |= {name: image[name] for name in _SIZE if image.get(name) is not None}
-    captions, elems = [], []
+    captions: list[Any] = []
+    elems: list[dict[str, Any]] = []
+    caption: Any = image.get("caption")
+    if isinstance(caption, str) and any("tokens_positive" in one for one in annotations):
+        captions.append(caption)
     for annotation in annotations:
         if "bbox" not in annotation:
             captions.append(annotation.get("caption"))
+        elif "tokens_positive" in annotation:
+            elems.append({"caption": _span(caption, annotation["tokens_positive"]), "bb": annotation["bbox"]})
         elif "caption" in annotation:
             elems.append({"caption": annotation["caption"], "bb": annotation["bbox"]})
         else:
@@ -107,7 +126,36 @@ def _fields(
         fields["caption"] = captions
     if elems:
         fields["elems"] = elems
+        if absent := _absent(image, annotations, category_names, crowded):
+            fields["absent"] = absent
     return fields
+
+
+def _span(caption: Any, tokens_positive: Any) -> Any:
+    """Return the described part of a caption; what cannot be one becomes an object, which is no text."""
+    try:
+        parts = [caption[start:end] for start, end in tokens_positive]
+    except (TypeError, ValueError):
+        return {"tokens_positive": tokens_positive}
+    return " ".join(part for part in parts if isinstance(part, str))
+
+
+def _absent(
+    image: Mapping[str, Any],
+    annotations: list[Mapping[str, Any]],
+    category_names: Mapping[Any, Any],
+    crowded: Collection[Any],
+) -> list[str]:
+    """Return the names of the categories that an image is known not to show."""
+    shown = {one["category_id"] for one in annotations if is_id(one.get("category_id"))}
+    negative = image.get("neg_category_ids")
+    if isinstance(negative, list):
+        absent = [one for one in negative if is_id(one)]
+    else:
+        absent = list(category_names) if shown else []
+    names = [category_names.get(one) for one in absent if one not in shown and one not in crowded]
+    shown_names = {category_names.get(one) for one in shown}
+    return [name for name in names if isinstance(name, str) and name not in shown_names]
 
 
 def is_id(value: Any) -> bool:

@@ -9,7 +9,10 @@ The names of the fields decide the form (README and data classes of the publishe
                        gold_label and Flickr30K_ID, are converted to it.  Both name images without `.jpg`
     questions          several objects with question, answer about one image (our own form); in `extra`
     statements         several objects with sentence, label about one or two images (our own form); in `extra`
-    text               grounding: text, optionally bbox (x, y, w, h), ref_id, width, height
+    text               grounding: text, optionally bbox (x, y, w, h), ref_id, width, height; with no_target,
+                       or an empty list as bbox (or as bb of an elem), it describes nothing in the image
+    absent             texts that describe nothing in the image, beside any of the others (our own form)
+    filename, detection or grounding   a line of ODVG, see `odvg.py`
     caption            image-text lines, retrieval and captioning lists; some files have `desc` instead
     image              alone, optionally with image_id, width, height: an image of a test set to be captioned
 
@@ -33,6 +36,7 @@ from typing import Any
 from xvlm.common.short_repr import short_repr
 from xvlm.data.files import storage
 from xvlm.data.files.json_parser import INVALID_UNICODE, check_unicode, is_unicode
+from xvlm.data.sources.odvg import is_odvg, odvg_fields
 from xvlm.records import NULL_VALUE, BadRecord, BoxXYXY, Concept, ImageData, Record
 
 Fields = Mapping[str, Any]
@@ -41,6 +45,7 @@ _SNLI_VE = {"Flickr30K_ID": "image", "sentence2": "sentence", "gold_label": "lab
 _TEST_IMAGE_FIELDS = {*_IMAGE_FIELDS, "image_id", "width", "height"}
 _CHECKED_LATER = ("questions", "statements")  # `task_fields` checks their elements one by one
 _TEXT_FIELDS = ("elems", "question", "sentence", "questions", "statements", "text")
+_ABSENT = "absent"
 
 
 @dataclass(frozen=True)
@@ -88,22 +93,25 @@ def record_from_fields(
     """
     if not isinstance(fields, Mapping):
         raise BadRecord("not a JSON object", key, f"found {type(fields).__name__}")
-    fields = _normalize_entailment(fields)
+    fields = odvg_fields(fields) if is_odvg(fields) else _normalize_entailment(fields)
     reader = _Reader(key, image_root, _with_desc(fields, field_names))
-    used = {"elems", "text", "bbox", reader.names.caption_key}
+    used = {"elems", "text", "bbox", _ABSENT, "no_target", reader.names.caption_key}
     if image is None:
         image, image_fields = reader.image(fields)
         used |= image_fields
     else:
         used |= set(_IMAGE_FIELDS)
     concepts = reader.concepts(fields)
-    if reader.bad and not concepts:
+    if _ABSENT in fields:
+        reader.add_absent(fields, _ABSENT)
+    if reader.bad and not (concepts or reader.absent):
         raise reader.bad[0]
     extra = {name: value for name, value in fields.items() if name not in used}
     check_unicode([(name, value) for name, value in extra.items() if name not in _CHECKED_LATER], key)
     if len(paths := fields.get("images", ())) > 1:
         extra["right"] = storage.join(image_root, paths[1])
-    return Record(key, image, tuple(concepts), extra, tuple(reader.bad))
+    absent = tuple(dict.fromkeys(reader.absent))
+    return Record(key, image, tuple(concepts), extra, absent, tuple(reader.bad))
 
 
 def _with_desc(fields: Fields, names: FieldNames) -> FieldNames:
@@ -127,12 +135,16 @@ def _normalize_entailment(fields: Fields) -> Fields:
 
 @dataclass
 class _Reader:
-    """Reads the image and the concepts of one record; `bad` collects the elements that cannot be used."""
+    """Reads the image and the concepts of one record.
+
+    `bad` collects the elements that cannot be used, `absent` the texts that describe nothing.
+    """
 
     key: str
     image_root: str
     names: FieldNames
     bad: list[BadRecord] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
     def fault(self, reason: str, detail: str) -> BadRecord:
         return BadRecord(reason, self.key, detail)
@@ -166,6 +178,8 @@ class _Reader:
 
     def concepts(self, fields: Fields) -> list[Concept]:
         form = next((name for name in _TEXT_FIELDS if name in fields), self.names.caption_key)
+        if form not in fields and _ABSENT in fields:
+            return []
         if fields and set(fields) <= _TEST_IMAGE_FIELDS:
             return []
         if form not in fields:
@@ -173,6 +187,8 @@ class _Reader:
         if form in ("question", "sentence", "questions", "statements"):
             return []
         if form == "text":
+            if fields.get("no_target"):
+                return self.add_absent(fields, "text")
             return self.concept(fields, "text", "bbox")
         captions = []
         if self.names.caption_key in fields:
@@ -209,8 +225,19 @@ class _Reader:
         attributes = tuple(word for word in words if word.strip())
         if box_name not in fields:
             return [Concept(texts, None, attributes)]
+        if fields[box_name] == []:
+            self.absent += texts
+            return []
         boxes = self.boxes(fields[box_name], f"{prefix}{box_name}")
         return [Concept(texts, box, attributes) for box in boxes]
+
+    def add_absent(self, fields: Fields, name: str) -> list[Concept]:
+        """Note texts that describe nothing in the image; return no concept."""
+        try:
+            self.absent += self.texts(fields[name], name)
+        except BadRecord as error:
+            self.bad.append(error)
+        return []
 
     def texts(self, value: Any, name: str) -> tuple[str, ...]:
         """Return the texts of one concept.  Raises BadRecord if no text is left."""

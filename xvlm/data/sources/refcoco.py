@@ -22,9 +22,8 @@ from xvlm.data.sources.record_fields import record_from_fields
 from xvlm.data.sources.source import IndexedSource, Opener
 from xvlm.records import BadRecord, BoxXYXY, Record, normalize_id
 
-SPEC = "refcoco:FOLDER:SPLIT_BY:SPLIT (refcoco:data/refcoco+:unc:testA), where :SPLIT may be left out"
-_PARTS = re.compile(r"(?P<folder>.+?):(?P<split_by>\w+)(?::(?P<split>\w+))?")
-_REF = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sentences": list}
+PARTS = re.compile(r"(?P<folder>.+?):(?P<split_by>\w+)(?::(?P<split>\w+))?")
+REF = {"ref_id": int, "ann_id": int, "image_id": int, "split": str, "sentences": list}
 
 Detections = Mapping[str, Sequence[BoxXYXY]]
 """Candidate boxes in pixels, by image id (`normalize_image_id`)."""
@@ -49,12 +48,7 @@ class RefCoco(IndexedSource):
     def __init__(self, folder: str, split_by: str, split: str = "", image_root: str | None = None) -> None:
         self._root = folder if image_root is None else image_root
         path = storage.join(folder, f"refs({split_by}).p")
-        refs = read_refs(path)
-        splits = (split, "testA", "testB") if split == "test" else (split,)
-        chosen = [ref for ref in refs if not split or ref["split"] in splits]
-        if not chosen:
-            known = ", ".join(sorted({ref["split"] for ref in refs}))
-            raise InputError(f"split is {split!r}; {path} has {known or 'no ref at all'}")
+        chosen = refs_of_split(read_refs(path), split, path)
         self._images, self._boxes = read_instances(storage.join(folder, "instances.json"))
         by_image: dict[int, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         for ref in chosen:
@@ -82,26 +76,51 @@ class RefCoco(IndexedSource):
 
 
 def _open_refcoco(rest: str, options: Mapping[str, str], image_root: str | None = None) -> RefCoco:
-    if options:
-        raise InputError(f"refcoco: takes no options, found {', '.join(options)}")
-    parts = _PARTS.fullmatch(rest)
-    if parts is None:
-        raise InputError(f"expected {SPEC}, found refcoco:{rest}")
-    return RefCoco(parts["folder"], parts["split_by"], parts["split"] or "", image_root)
+    return RefCoco(*split_spec("refcoco", rest, options), image_root)
 
 
 SCHEMES: dict[str, Opener] = {"refcoco": _open_refcoco}
 
 
+def split_spec(scheme: str, rest: str, options: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return folder, author of the split and split of a specification without its scheme.
+
+    Raises InputError if it has another form, or options.
+    """
+    if options:
+        raise InputError(f"{scheme}: takes no options, found {', '.join(options)}")
+    parts = PARTS.fullmatch(rest)
+    if parts is None:
+        raise InputError(
+            f"expected {scheme}:FOLDER:SPLIT_BY:SPLIT ({scheme}:data/{scheme}:unc:testA), where :SPLIT may "
+            f"be left out, found {scheme}:{rest}"
+        )
+    return parts["folder"], parts["split_by"], parts["split"] or ""
+
+
+def refs_of_split(refs: list[dict[str, Any]], split: str, path: str) -> list[dict[str, Any]]:
+    """Return the refs of a split; empty: all.  Raises InputError if there are none."""
+    splits = (split, "testA", "testB") if split == "test" else (split,)
+    chosen = [ref for ref in refs if not split or ref["split"] in splits]
+    if not chosen:
+        known = ", ".join(sorted({ref["split"] for ref in refs}))
+        raise InputError(f"split is {split!r}; {path} has {known or 'no ref at all'}")
+    return chosen
+
+
 def read_refs(path: str) -> list[dict[str, Any]]:
     """Read the refs of a released file.  Raises MissingFileError, or InputError for another form."""
-    refs = read_plain_pickle(path)
+    return checked_refs(read_plain_pickle(path), path, REF)
+
+
+def checked_refs(refs: Any, path: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Return the refs of a file, each of which has these fields.  Raises InputError for another form."""
     if not isinstance(refs, list):
         raise InputError(f"{path} holds a {type(refs).__name__}, expected a list of refs")
     for number, ref in enumerate(refs):
         if not isinstance(ref, dict):
             raise InputError(f"{path}: ref {number} is a {type(ref).__name__}, expected a dict")
-        for name, kind in _REF.items():
+        for name, kind in fields.items():
             if not isinstance(ref.get(name), kind):
                 found = short_repr(ref[name], 40) if name in ref else "missing"
                 raise InputError(f"{path}: {name} of ref {number} is {found}, expected {kind.__name__}")
@@ -116,7 +135,7 @@ def read_instances(path: str) -> tuple[dict[int, dict[str, Any]], dict[int, Any]
 
     Raises MissingFileError, or InputError if the file has another form.
     """
-    value = _read_json(path)
+    value = read_json_value(path)
     try:
         images = {image["id"]: image for image in value["images"]}
         if not all("file_name" in image for image in images.values()):
@@ -128,7 +147,7 @@ def read_instances(path: str) -> tuple[dict[int, dict[str, Any]], dict[int, Any]
         ) from error
 
 
-def _read_json(path: str) -> Any:
+def read_json_value(path: str) -> Any:
     """Read a JSON file, local or remote, with the strict parser of data files."""
     try:
         return parse_value(storage.read_all(path))
@@ -145,7 +164,7 @@ def read_detections(path: str | Path) -> Detections:
 
     Raises MissingFileError, or InputError if the file has another form.
     """
-    value = _read_json(str(path))
+    value = read_json_value(str(path))
     if isinstance(value, Mapping) and isinstance(value.get("annotations"), list):
         value = value["annotations"]
     by_image: dict[str, list[BoxXYXY]] = {}
