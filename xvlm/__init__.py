@@ -4,7 +4,7 @@ Shape legend; names carry these letters as suffixes where tensors meet (`box_xyx
 
     B  images in the batch
     N  texts, or text-concept rows: a text with the object, region or image that it describes
-    C  concepts; channels in BCHW and CHW
+    C  concepts; channels in BCHW and CHW; cells of the detection head
     T  packed tokens: the tokens of all texts, one after another, without padding
     L  tokens of one padded text
     P  patches of an image in row-major order, or tokens of a context
@@ -17,6 +17,7 @@ Shape legend; names carry these letters as suffixes where tensors meet (`box_xyx
     D  width of a token
     H  attention heads; height in BCHW and CHW
     K  width of one head
+    X  boxes that texts describe, or that were found for them
     W  windows of a Swin block; width in BCHW and CHW
     V  vocabulary
     E  width of the contrastive space
@@ -37,9 +38,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xvlm.predict import GenerationConfig, Photo, Predictor
+    from xvlm.predict import Detection, GenerationConfig, Photo, Predictor
 
-__all__ = ["GenerationConfig", "Photo", "Predictor"]
+__all__ = ["Detection", "GenerationConfig", "Photo", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:

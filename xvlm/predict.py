@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from xvlm import registry
-from xvlm.common.errors import InputError
+from xvlm.common.errors import InputError, WeightsError
+from xvlm.common.short_repr import short_repr
 from xvlm.data.images.decode import ImageFile
 from xvlm.data.images.user_images import AnyImage, open_user_image
+from xvlm.data.text.noun_phrases import noun_phrases
 from xvlm.inference.answering import Answer, answer_questions
 from xvlm.inference.captioning import caption_images
 from xvlm.inference.classification import classify_texts, judge_statements
+from xvlm.inference.detection import find_boxes
 from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.inference.model import InferenceModel
+from xvlm.models.calibration import THRESHOLD, Platt
 from xvlm.models.generation.config import CAPTION_GENERATION, GenerationConfig
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BoxXYXY
@@ -26,11 +32,41 @@ class GroundingAnswer(NamedTuple):
 
     Attributes:
         box_xyxy: box in pixels of the upright image.
-        score: probability that the phrase matches the box; NaN if the model has no matching head.
+        score: probability that the phrase matches the box; `None` if the model has neither a matching nor a
+            detection head.
+    """
+
+    box_xyxy: BoxXYXY
+    score: float | None
+
+
+class Detection(NamedTuple):
+    """One of the things that a phrase describes.
+
+    Attributes:
+        box_xyxy: box in pixels of the upright image.
+        score: probability that the phrase describes what the box surrounds.
+        log_odds: the same before calibration, as log-odds.
     """
 
     box_xyxy: BoxXYXY
     score: float
+    log_odds: float
+
+
+class NounPhrase(NamedTuple):
+    """A noun phrase of a text, and what it describes.
+
+    Attributes:
+        start, end: its characters in the text; `end` is exclusive.
+        text: the phrase itself.
+        found: what was found, most probable first.
+    """
+
+    start: int
+    end: int
+    text: str
+    found: list[Detection]
 
 
 class EntailmentAnswer(NamedTuple):
@@ -90,31 +126,113 @@ class Photo:
         self.width, self.height = opened.width, opened.height
         self.features = features
 
-    def ground(self, phrase: str) -> GroundingAnswer:
-        """Find the box of a phrase."""
-        return self.ground_many([phrase])[0]
+    def find(self, phrase: str, threshold: float = THRESHOLD) -> list[Detection]:
+        """Find everything that a phrase describes; see `find_many`."""
+        return self.find_many([phrase], threshold)[0]
 
-    def ground_many(self, phrases: Sequence[str]) -> list[GroundingAnswer]:
-        """Find the boxes of several phrases in one pass."""
+    def find_many(self, phrases: Sequence[str], threshold: float = THRESHOLD) -> list[list[Detection]]:
+        """Find everything that each of several phrases describes, in one pass.
+
+        Args:
+            threshold: smallest probability of what is returned; `predictor.calibration.thresholds` has those
+                of some precisions.
+        Returns:
+            for each phrase what it describes, most probable first: several things, one, or nothing.
+        Raises:
+            InputError: the threshold is no probability.
+            MissingHead: the model was not trained for detection.
+        """
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold is {threshold}; it must be 0 to 1")
         texts = self.predictor.encode_texts(phrases)
         self.predictor.reader.warn(phrases)
         image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
-        box_N4, score_N = predict_boxes(self.predictor.model, self.features, texts, image_N)
-        size = torch.tensor([self.width, self.height, self.width, self.height], dtype=box_N4.dtype)
-        found = zip((box_N4.cpu() * size).tolist(), score_N.tolist(), strict=True)
-        return [GroundingAnswer(tuple(box), score) for box, score in found]
+        model, calibration = self.predictor.model, self.predictor.calibration
+        found = find_boxes(model, self.features, texts, image_N, calibration, threshold)
+        results: list[list[Detection]] = [[] for _ in phrases]
+        columns = (self.in_pixels(found.box_xyxy_X4), found.probability_X.tolist(), found.log_odds_X.tolist())
+        for row, *fields in zip(found.row_X.tolist(), *columns, strict=True):
+            results[row].append(Detection(*fields))
+        return results
 
-    def match(self, texts: Sequence[str]) -> list[float]:
-        """Return the probability that each text describes this image."""
+    def presence(self, phrases: Sequence[str]) -> list[float]:
+        """Return the probability that each phrase describes anything in this image.
+
+        Raises MissingHead if the model was not trained for detection.
+        """
+        texts = self.predictor.encode_texts(phrases)
+        self.predictor.reader.warn(phrases)
+        image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
+        model, calibration = self.predictor.model, self.predictor.calibration
+        return find_boxes(model, self.features, texts, image_N, calibration).presence_N.tolist()
+
+    def find_all(
+        self, text: str, threshold: float = THRESHOLD, spans: Sequence[tuple[int, int]] | None = None
+    ) -> list[NounPhrase]:
+        """Find what each noun phrase of a text describes.
+
+        Args:
+            spans: (start, end) of the phrases in the text; by default those that `noun_phrases` finds.
+        Raises:
+            InputError: a span is outside the text, or the text has no noun phrase.
+        """
+        chosen = noun_phrases(text) if spans is None else list(spans)
+        for start, end in chosen:
+            if not 0 <= start < end <= len(text):
+                raise InputError(
+                    f"span ({start}, {end}) is not within the {len(text)} characters of the text"
+                )
+        if not chosen:
+            raise InputError(f"no noun phrase was found in {short_repr(text)}; give spans")
+        texts = [text[start:end] for start, end in chosen]
+        found = self.find_many(texts, threshold)
+        rows = zip(chosen, texts, found, strict=True)
+        return [NounPhrase(start, end, phrase, own) for (start, end), phrase, own in rows]
+
+    def in_pixels(self, box_N4: Tensor) -> list[BoxXYXY]:
+        """Convert (N, 4) boxes in [0, 1] to pixels of the upright image."""
+        size = torch.tensor([self.width, self.height, self.width, self.height], dtype=box_N4.dtype)
+        return [tuple(box) for box in (box_N4.cpu() * size).tolist()]
+
+    def ground(self, phrase: str, calibrated: bool = True) -> GroundingAnswer:
+        """Find the one box that fits a phrase best, whether or not it fits; see `find` for all or none."""
+        return self.ground_many([phrase], calibrated)[0]
+
+    def ground_many(self, phrases: Sequence[str], calibrated: bool = True) -> list[GroundingAnswer]:
+        """Find the boxes of several phrases in one pass.
+
+        Args:
+            calibrated: whether scores are calibrated, if the model has a calibration; else raw.
+        Raises:
+            WeightsError: the model computes no numbers.
+        """
+        texts = self.predictor.encode_texts(phrases)
+        self.predictor.reader.warn(phrases)
+        image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
+        box_N4, log_odds_N = predict_boxes(self.predictor.model, self.features, texts, image_N)
+        if not box_N4.isfinite().all():
+            raise WeightsError(
+                "the model's boxes are not numbers; its weights are those of a failed training"
+            )
+        score_N = self._platt("ground", calibrated).probability(log_odds_N)
+        scores = [None if math.isnan(score) else score for score in score_N.tolist()]
+        return [GroundingAnswer(*one) for one in zip(self.in_pixels(box_N4), scores, strict=True)]
+
+    def _platt(self, name: str, calibrated: bool) -> Platt:
+        return getattr(self.predictor.calibration, name) if calibrated else Platt()
+
+    def match(self, texts: Sequence[str], calibrated: bool = True) -> list[float]:
+        """Return the probability that each text describes this image.
+
+        Args:
+            calibrated: whether it is calibrated, if the model has a calibration; else raw.
+        """
         encoded = self.predictor.encode_texts(texts)
         self.predictor.reader.warn(texts)
         text_R = torch.arange(len(texts), device=self.predictor.device)
         image = self.predictor.whole_images(self.features)
-        return (
-            match_logits(self.predictor.model, image, encoded, torch.zeros_like(text_R), text_R)
-            .sigmoid()
-            .tolist()
-        )
+        logits_R = match_logits(self.predictor.model, image, encoded, torch.zeros_like(text_R), text_R)
+        return self._platt("match", calibrated).probability(logits_R).tolist()
 
     def ask(self, question: str, answers: Sequence[str] | None = None, num_beams: int = 3) -> Answer:
         """Answer a question.

@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_model(tiny_loaded("cnn"), folder / "model")
     for head in ("vqa_decoder", "caption_decoder", "pair_classifier"):
         save_model(tiny_loaded_for(head), folder / head)
+    save_model(tiny_loaded_for("detection"), folder / "detection")
     for head in ("classifier", "multilabel"):
         save_model(tiny_loaded_for(head, ("entailment", "neutral")), folder / head)
     write_photos(folder, 2)
@@ -41,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 MODELS = {
+    "find": "detection",
     "ground": "model",
     "match": "model",
     "caption": "caption_decoder",
@@ -48,6 +50,7 @@ MODELS = {
     "compare": "pair_classifier",
 }
 INPUTS = {
+    "find": ["IMAGE", "a dog"],
     "ground": ["IMAGE", "a dog"],
     "match": ["IMAGE", "a dog"],
     "caption": ["IMAGE"],
@@ -55,6 +58,7 @@ INPUTS = {
     "compare": ["IMAGE", "IMAGE", "two dogs"],
 }
 PREDICTED = {
+    "detection": ("detection", ["IMAGE", "a dog"]),
     "grounding": ("model", ["IMAGE", "a dog"]),
     "vqa": ("vqa_decoder", ["IMAGE", "who?"]),
     "nlvr2": ("pair_classifier", ["IMAGE", "IMAGE", "two dogs"]),
@@ -65,6 +69,7 @@ PREDICTED = {
 }
 """Model and inputs of `xvlm predict`, by task."""
 MEASURES = {
+    "detection": "detection",
     "grounding": "model",
     "weak_grounding": "model",
     "retrieval": "model",
@@ -88,6 +93,11 @@ def predicting() -> Iterator[list[str]]:
         yield [command, *[_photo(word) for word in words], *model, "--model"]
     yield ["ground", "0.jpg", "a dog", "--model", "model", "--draw", "words/drawn.png"]
     yield ["ground", "0.jpg", "", "--model", "model"]
+    yield ["find", "0.jpg", "--model", "detection"]
+    yield ["find", "0.jpg", "a dog", "", "--model", "detection"]
+    yield ["find", "0.jpg", "...", "--noun-phrases", "--model", "detection"]
+    yield ["find", "0.jpg", "a dog", "--model", "detection", "--draw", "words/drawn.png"]
+    yield ["find", "0.jpg", "a dog", "--model", "model"]
     yield ["match", "0.jpg", "--model", "model"]
     yield ["match", "0.jpg", "a dog", "", "--model", "model"]
     yield ["ask", "0.jpg", "who?", "--model", "model"]

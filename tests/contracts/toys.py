@@ -105,6 +105,7 @@ RUNS: dict[str, Callable[[], Any]] = {
     "pretrain": pretrain,
     "retrieval": lambda: pretrain("retrieval"),
     "grounding": lambda: pretrain("grounding"),
+    "detection": lambda: pretrain("detection"),
     "weak_grounding": lambda: pretrain("weak_grounding"),
     "vqa": lambda: finetuned("vqa", scenes("scene-questions")),
     "nlvr2": lambda: finetuned("nlvr2", scenes("scene-pairs")),
@@ -119,7 +120,16 @@ RUNS: dict[str, Callable[[], Any]] = {
 def grounds(predictor: Predictor, seen: Photo) -> None:
     box, score = seen.ground("the red circle")
     assert 0 <= box[0] <= box[2] <= 50 and 0 <= box[1] <= box[3] <= 70
-    assert 0 <= score <= 1 or score != score  # NaN: no matching head
+    assert score is None or 0 <= score <= 1  # None: no matching head
+
+
+def finds(predictor: Predictor, seen: Photo) -> None:
+    grounds(predictor, seen)
+    everything = seen.find("the red circle", threshold=0.0)
+    assert everything and seen.find("the red circle", threshold=1.0) == []
+    for (x0, y0, x1, y1), score, _ in everything:
+        assert 0 <= x0 <= x1 <= 50 and 0 <= y0 <= y1 <= 70 and 0 <= score <= 1
+    assert all(0 <= presence <= 1 for presence in seen.presence(["the red circle", "a moon"]))
 
 
 def matches(predictor: Predictor, seen: Photo) -> None:
@@ -169,6 +179,7 @@ ANSWERS: dict[str, Callable[[Predictor, Photo], None]] = {
     "pretrain": both,
     "retrieval": matches,
     "grounding": grounds,
+    "detection": finds,
     "weak_grounding": matches,
     "vqa": answers,
     "nlvr2": judges,

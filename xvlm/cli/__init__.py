@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 
 import tyro
 
+from xvlm import registry
 from xvlm.cli.common.failures import exit_code
 from xvlm.cli.common.options import returning_call
 from xvlm.common.hardware import keep_freed_memory
 from xvlm.common.renames import renamed_words
 from xvlm.common.terminal import escaped_output
-from xvlm.registry import find, names
 
 Call = Callable[[], object]
 
@@ -32,16 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(words: list[str]) -> Call:
     """Parse a command line and return the call that it stands for."""
     name, rest = (words[0], words[1:]) if words else ("", [])
-    known = names("cli")
+    known = registry.names("cli")
     if name in known:
-        module = find("cli", name)
+        module = registry.find("cli", name)
         if hasattr(module, "command_for") and rest[:1] not in (["-h"], ["--help"]):
             return module.command_for(rest)  # type: ignore[no-any-return]
         with escaped_output():
             return tyro.cli(returning_call(module.command), args=rest, prog=f"xvlm {name}")
     with escaped_output():  # the help, or an error that suggests a command
         return tyro.extras.subcommand_cli_from_dict(
-            {one: returning_call(find("cli", one).command) for one in known},
+            {one: returning_call(registry.find("cli", one).command) for one in known},
             prog="xvlm",
             description="Multi-grained vision-language pre-training.",
             args=words,

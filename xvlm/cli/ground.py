@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +35,7 @@ def command(
         check_picture_output(draw, image)
     box, score = options.predictor(model).image(image).ground(phrase)
     if draw is not None:
-        label = phrase if math.isnan(score) else f"{phrase} {score:.2f}"
+        label = phrase if score is None else f"{phrase} {score:.2f}"
         save_picture(draw_boxes(open_user_image(image).image, [BoxAnnotation(box, label)]), draw)
     answer = {"phrase": phrase, "box_xyxy": [round(edge, 2) for edge in box], "score": score}
     print_answer(answer, options.json)

@@ -33,7 +33,8 @@ class GroundingPrediction(Prediction):
 
     Attributes:
         iou, iou_inclusive: overlap of the two boxes, plain and by inclusive pixels (`metrics/grounding.py`).
-        score: probability that the phrase matches the box; `None` if the model has no matching head.
+        score: probability that the phrase matches the box; `None` if the model has neither a matching nor a
+            detection head.
         split, ref_id: fields of the record, if it has them.
     """
 
@@ -66,17 +67,18 @@ def evaluate_grounding(
     Raises MissingHead if the model has no box head, InputError if there is no phrase with a box.
     """
     samples = SampleReader(predictor, source, limit, skipped, "box")
-    matching = "matching" in predictor.model.config.heads
+    has_score = not {"matching", "detection"}.isdisjoint(predictor.model.config.heads)
     indexed: list[tuple[int, GroundingPrediction]] = []
     for batch, features, texts, image_N in encode_phrases(samples, batch_size):
-        box_N4, score_N = predict_boxes(predictor.model, features, texts, image_N)
+        box_N4, log_odds_N = predict_boxes(predictor.model, features, texts, image_N)
+        score_N = predictor.calibration.ground.probability(log_odds_N)
         files = [batch.images[index].file for index in batch.image_index]
         size_N4 = torch.tensor([[file.width, file.height] * 2 for file in files], dtype=torch.float64)
         predicted_N4 = box_N4.double().cpu() * size_N4
         true_N4 = torch.tensor([phrase.box_xyxy for phrase in batch.contents], dtype=torch.float64)
         # A box with a NaN has no overlap.
         iou_N, inclusive_N = (overlap_N.nan_to_num(0.0) for overlap_N in overlaps(predicted_N4, true_N4))
-        scores = score_N.tolist() if matching else [None] * len(files)
+        scores = score_N.tolist() if has_score else [None] * len(files)
         columns = (predicted_N4.tolist(), iou_N.tolist(), scores, inclusive_N.tolist())
         for query, box, iou, score, inclusive in zip(batch.queries, *columns, strict=True):
             prediction = GroundingPrediction(

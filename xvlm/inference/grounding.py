@@ -24,17 +24,20 @@ def predict_boxes(
         texts: N texts.
         image_N: (N,) int64 index of each text's image.
     Returns:
-        boxes (N, 4), xyxy in [0, 1], and matching probabilities (N,), NaN without a matching head.
+        boxes (N, 4), xyxy in [0, 1], and log-odds (N,) that the text matches its box; without a matching
+        head those of presence, and without a detection head either NaN.
     """
     row_N = torch.arange(image_N.shape[0], device=image_N.device)
     images, _ = model.encode_whole(features)
     cls_ND = model.fuse_cls(texts, row_N, images, image_N)
     box_N4 = cxcywh_to_xyxy(model.predict_box(cls_ND, images, image_N)).clamp(0, 1)
     if not hasattr(model, "matching"):
+        if hasattr(model, "detection"):
+            return box_N4, model.detect(cls_ND, images, image_N).presence_R
         return box_N4, torch.full_like(box_N4[:, 0], torch.nan)
     regions = Concepts(image_N, box_N4.float(), torch.ones_like(image_N, dtype=torch.bool))
     tokens, _ = model.encode_concepts(features, regions)
-    return box_N4, match_logits(model, tokens, texts, row_N, row_N).sigmoid()
+    return box_N4, match_logits(model, tokens, texts, row_N, row_N)
 
 
 @torch.no_grad()

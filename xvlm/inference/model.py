@@ -32,6 +32,7 @@ class InferenceModel:
         prompt: text that every caption starts with.
         matching_weight, phrase_weight: weights of the matching log-odds and of the score of a caption's
             phrases beside contrastive scores, see `evaluate_retrieval`.
+        calibration: how scores become probabilities.
         device: device of the model.
     """
 
@@ -44,6 +45,7 @@ class InferenceModel:
         self.reader = QueryReader(bundle.tokenizer, bundle.max_words, bundle.max_tokens)
         self.prompt = bundle.prompt
         self.matching_weight, self.phrase_weight = bundle.matching_weight, bundle.phrase_weight
+        self.calibration = bundle.calibration
 
     @classmethod
     def load(cls, folder_or_repo: str | Path, device: torch.device | str | None = None) -> Self:

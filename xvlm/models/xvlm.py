@@ -16,6 +16,7 @@ from xvlm import registry
 from xvlm.batch import Concepts, Images, Texts
 from xvlm.common.errors import InputError, XVLMError
 from xvlm.common.ranges import PositiveFloat, PositiveInt, validate
+from xvlm.models.detection import DetectionHead, Detections
 from xvlm.models.generation.decoder import Decoder
 from xvlm.models.heads import (
     AssignmentHead,
@@ -111,6 +112,9 @@ HEADS: dict[str, HeadSpec] = {
             config.box_head, config.text.width, vision.width, vision.finer_width
         )
     ),
+    "detection": HeadSpec(
+        lambda config, vision: DetectionHead(config.text.width, vision.width, vision.finer_width)
+    ),
     "mlm": HeadSpec(
         lambda config, _: LanguageHead(config.text.width, config.text.vocab_size, config.text.norm_eps),
         init_bert=True,
@@ -134,7 +138,8 @@ HEADS: dict[str, HeadSpec] = {
     ),
     "classifier": HeadSpec(lambda config, _: Classifier(config.text.width, config.labels), uses_labels=True),
 }
-"""The heads of the published checkpoints, and the classifier of visual entailment; a task may add others."""
+"""The heads of the published checkpoints, a classifier for visual entailment, and detection; a task may add
+others."""
 
 
 def find_head(name: str) -> HeadSpec:
@@ -171,6 +176,7 @@ class XVLM(nn.Module):
     contrastive: ContrastiveHead
     matching: MLPHead
     box: BoxHead | PointingBoxHead
+    detection: DetectionHead
     mlm: LanguageHead
     pair_classifier: MLPHead
     text_assignment: AssignmentHead
@@ -263,13 +269,21 @@ class XVLM(nn.Module):
         Args:
             image_R: (R,) int64 index of each row's whole image among the concepts.
         """
-        patches_SPD = concepts.tokens_SPD if concepts.mean_summary else concepts.tokens_SPD[:, 1:]
         set_R = concepts.set_C[image_R]
-        maps = [patches_SPD.index_select(0, set_R)]
+        maps = [concepts.patches_SPD.index_select(0, set_R)]
         if concepts.finer_SChw is not None:
             maps.append(concepts.finer_SChw.index_select(0, set_R))
         logits = partial(self._box_logits, concepts.grid_hw)
         return in_full_precision(logits, cls_RD, *maps).sigmoid()
+
+    def detect(self, cls_RD: Tensor, concepts: ConceptTokens, image_R: Tensor) -> Detections:
+        """(R, D) x_cls of texts with whole images -> presence, objectness and boxes, in full precision.
+
+        Args:
+            image_R: (R,) int64 index of each row's whole image among the concepts.
+        """
+        set_R = concepts.set_C[image_R]
+        return self.detection(cls_RD, concepts.patches_SPD, concepts.grid_hw, concepts.finer_SChw, set_R)
 
     def _box_logits(
         self, grid_hw: tuple[int, int], cls_RD: Tensor, patches_RPD: Tensor, finer_RChw: Tensor | None = None

@@ -5,6 +5,7 @@ from xvlm.reports.curves import Curve, curves_from_log, read_log
 from xvlm.reports.draw import BoxAnnotation, draw_boxes
 from xvlm.reports.items import (
     AnswerExample,
+    DetectionExample,
     GroundingExample,
     ImageRanking,
     Metric,
@@ -13,15 +14,18 @@ from xvlm.reports.items import (
     TextRanking,
 )
 from xvlm.reports.page import write_report, write_svg
+from xvlm.reports.reliability import ReliabilityDiagram
 
 __all__ = [
     "AnswerExample",
     "Bars",
     "BoxAnnotation",
     "Curve",
+    "DetectionExample",
     "GroundingExample",
     "ImageRanking",
     "Metric",
+    "ReliabilityDiagram",
     "Section",
     "Table",
     "TextRanking",

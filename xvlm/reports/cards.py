@@ -20,6 +20,7 @@ from xvlm.reports.draw import (
 )
 from xvlm.reports.items import (
     AnswerExample,
+    DetectionExample,
     GroundingExample,
     ImageRanking,
     Item,
@@ -27,6 +28,7 @@ from xvlm.reports.items import (
     Table,
     TextRanking,
 )
+from xvlm.reports.reliability import ReliabilityDiagram, reliability_svg
 from xvlm.reports.svg import format_column, format_number
 
 _LARGE, _SMALL = 520, 220  # pixels; about twice the displayed size, for screens of high resolution
@@ -38,6 +40,10 @@ def card(item: Item, position: int = 0) -> str:
     match item:
         case GroundingExample():
             return _grounding(item)
+        case DetectionExample():
+            return _detection(item)
+        case ReliabilityDiagram():
+            return f'<figure class="card plot">{reliability_svg(item)}</figure>'
         case TextRanking():
             return _text_ranking(item)
         case ImageRanking():
@@ -97,10 +103,12 @@ def _column(cells: Sequence[str | float]) -> tuple[list[str], bool]:
     return [cell if isinstance(cell, str) else next(words) for cell in cells], 0 < len(numbers) == len(cells)
 
 
-def legend(examples: Sequence[GroundingExample]) -> str:
+def legend(examples: Sequence[GroundingExample | DetectionExample]) -> str:
     """Explain the boxes of the examples."""
-    score = ", with its matching probability" if any(one.score is not None for one in examples) else ""
-    chosen = any(example.candidates_xyxy for example in examples)
+    grounding = [one for one in examples if isinstance(one, GroundingExample)]
+    has_scores = any(one.score is not None for one in grounding) or len(grounding) < len(examples)
+    score = ", with its probability" if has_scores else ""
+    chosen = any(example.candidates_xyxy for example in grounding)
     predicted = "chosen candidate" if chosen else f"predicted box{score}"
     return (
         '<p class="legend"><span><i class="swatch dashed"></i>true box</span> '
@@ -147,6 +155,17 @@ def _grounding(example: GroundingExample) -> str:
     return (
         f'<figure class="card">{_image(image, _LARGE, f"Boxes for: {example.phrase}", boxes)}'
         f"<figcaption>“{escape(example.phrase)}”<div>{badge}</div></figcaption></figure>"
+    )
+
+
+def _detection(example: DetectionExample) -> str:
+    boxes = [BoxAnnotation(box, f"{score:.2f}", PREDICTED_COLOUR) for box, score in example.found]
+    boxes += [BoxAnnotation(box, "", TRUE_COLOUR, dashed=True) for box in example.targets_xyxy]
+    note = f"{len(example.found)} found of {len(example.targets_xyxy)}, present {example.presence:.2f}"
+    image = _image(example.image, _LARGE, f"Everything found for: {example.text}", boxes)
+    return (
+        f'<figure class="card">{image}<figcaption>“{escape(example.text)}”'
+        f"<div>{_badge(example.correct, note)}</div></figcaption></figure>"
     )
 
 

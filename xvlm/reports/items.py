@@ -11,6 +11,7 @@ from PIL import Image
 from xvlm.metrics.grounding import IOU_THRESHOLD
 from xvlm.records import BoxXYXY
 from xvlm.reports.curves import Curve
+from xvlm.reports.reliability import ReliabilityDiagram
 
 
 class Metric(NamedTuple):
@@ -60,6 +61,27 @@ class GroundingExample:
 
 
 @dataclass(frozen=True)
+class DetectionExample:
+    """A text with everything that it describes, and everything that was found.
+
+    Attributes:
+        image: the image.
+        text: text of the query.
+        targets_xyxy: true boxes in pixels; none if the text describes nothing.
+        found: (box in pixels, probability) of each thing found.
+        presence: probability that the text describes anything.
+        correct: whether all boxes are right and none is missing.
+    """
+
+    image: Image.Image
+    text: str
+    targets_xyxy: Sequence[BoxXYXY]
+    found: Sequence[tuple[BoxXYXY, float]]
+    presence: float
+    correct: bool
+
+
+@dataclass(frozen=True)
 class TextRanking:
     """An image and candidate texts: (text, score, whether it belongs to the image), in any order."""
 
@@ -104,7 +126,17 @@ class Table:
     rows: Sequence[Sequence[str | float]]
 
 
-Item = GroundingExample | TextRanking | ImageRanking | AnswerExample | Curve | Table | str
+Item = (
+    GroundingExample
+    | DetectionExample
+    | ReliabilityDiagram
+    | TextRanking
+    | ImageRanking
+    | AnswerExample
+    | Curve
+    | Table
+    | str
+)
 """Everything that a section can hold; a string is a paragraph."""
 
 

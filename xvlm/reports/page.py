@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xvlm.common.json_file import write_text
 from xvlm.reports.cards import card, grid_class, legend, tile
-from xvlm.reports.items import GroundingExample, Metric, Section
+from xvlm.reports.items import DetectionExample, GroundingExample, Metric, Section
 from xvlm.reports.style import PAGE_CSS
 from xvlm.reports.svg import standalone_svg
 
@@ -59,7 +59,8 @@ def _section(section: Section) -> str:
     parts = [f"<section><h2>{escape(section.title)}</h2>"]
     if section.intro:
         parts.append(f'<p class="intro">{escape(section.intro)}</p>')
-    if examples := [item for item in section.items if isinstance(item, GroundingExample)]:
+    boxed = GroundingExample | DetectionExample
+    if examples := [item for item in section.items if isinstance(item, boxed)]:
         parts.append(legend(examples))
     for css_class, items in groupby(enumerate(section.items), key=lambda numbered: grid_class(numbered[1])):
         cards = "\n".join(card(item, position) for position, item in items)

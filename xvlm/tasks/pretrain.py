@@ -35,6 +35,7 @@ from xvlm.models.text.cross_encoder import FusedTexts, OutputPositions
 from xvlm.models.text.gathered import GatheredFeatures, gather_features
 from xvlm.models.xvlm import XVLM
 from xvlm.tasks.common.checks import check_positions, pretraining_conflicts
+from xvlm.tasks.common.detection_losses import DETECTION_WEIGHTS, detection_losses
 from xvlm.tasks.common.fusion_passes import FusionPasses
 from xvlm.tasks.common.init import ModelRun, build_bundle, build_tokenizer
 from xvlm.tasks.common.loss_config import LossConfig
@@ -73,14 +74,16 @@ class Pretrain(LossModule):
         w = self.weights
         names = {"itc": w.itc, "itm": w.itm, "mlm": w.mlm}
         regions = {f"region_{name}": weight for name, weight in names.items()}
-        return {**names, **regions, "bbox": w.bbox, "giou": w.giou, "phrases": w.phrases}
+        found = {name: w.detection * weight for name, weight in DETECTION_WEIGHTS.items()}
+        return {**names, **regions, "bbox": w.bbox, "giou": w.giou, **found, "phrases": w.phrases}
 
     def forward(self, batch: PretrainBatch) -> dict[str, Tensor]:
         """Compute the losses of a batch.
 
         Returns:
             scalars (), each this rank's part of the global mean: `itc`, `itm`, `mlm` and `phrases` of the
-            pairs stream, `region_itc`, `region_itm`, `region_mlm`, `bbox` and `giou` of the regions stream.
+            pairs stream, `region_itc`, `region_itm`, `region_mlm`, `bbox`, `giou` and those of detection of
+            the regions stream.
         """
         model, w = self.model, self.weights
         rows = len(batch.concepts)
@@ -90,7 +93,7 @@ class Pretrain(LossModule):
 
         # Texts first: the backward pass then reaches them last, and their gradients reuse the memory of the
         # images' activations (docs/performance.md).
-        used = batch.texts if w.mlm else first_texts(batch.texts, rows, counts.clean_tokens)
+        used = batch.texts if w.mlm else first_texts(batch.texts, rows + batch.absent, counts.clean_tokens)
         texts = model.encode_texts(used)
         phrase_QD = None
         if w.phrases and batch.phrases is not None:
@@ -128,12 +131,16 @@ class Pretrain(LossModule):
                 )
         if w.mlm:
             fused_F = batch.fused_F
-            masked = passes.add(rows + torch.arange(len(fused_F), device=fused_F.device), fused_F)
+            masked_F = rows + batch.absent + torch.arange(len(fused_F), device=fused_F.device)
+            masked = passes.add(masked_F, fused_F)
         boxed_N = batch.concepts.boxed_rows()
-        if w.bbox or w.giou:
+        if w.bbox or w.giou or w.detection:
             # The box is predicted from the whole image; whole images follow the N concepts.
             image_R = rows + batch.concepts.image_N[boxed_N]
             box = passes.add(boxed_N, image_R)
+        if w.detection and batch.targets is not None:
+            absent_A = rows + torch.arange(batch.absent, device=boxed_N.device)
+            absent = passes.add(absent_A, rows + batch.targets.absent_image_A)
         if not passes.text:
             return losses
 
@@ -160,6 +167,10 @@ class Pretrain(LossModule):
                 xyxy_to_cxcywh(batch.concepts.box_xyxy_N4[boxed_N]),
                 self.faithful,
             )
+        if w.detection and batch.targets is not None:
+            own_RD = torch.cat((cls_RD[box], cls_RD[absent]))
+            whole_R = torch.cat((image_R, rows + batch.targets.absent_image_A))
+            losses |= detection_losses(model, own_RD, concepts, whole_R, batch.targets)
         return losses
 
     def phrase_loss(self, batch: PretrainBatch, concepts: ConceptTokens, phrase_QD: Tensor | None) -> Tensor:
@@ -213,12 +224,13 @@ class Pretrain(LossModule):
         w = self.weights
         if w.itm and not self.has_local_negatives():
             return None
-        boxed = counts.boxed_tokens if w.bbox or w.giou else 0
+        boxed = counts.boxed_tokens if w.bbox or w.giou or w.detection else 0
+        absent = counts.absent_tokens if w.detection else 0
         masked = counts.masked_tokens if w.mlm else 0
         pairs, regions = counts.matching_tokens
         if w.all_pairs:
             pairs = min(w.all_pairs, counts.fused_pairs) ** 2 * longest
-        return (pairs + regions if w.itm else 0) + masked + boxed
+        return (pairs + regions if w.itm else 0) + masked + boxed + absent
 
     def has_local_negatives(self) -> bool:
         """Return whether negatives are known on the host: rows of this rank, by the rules of today."""
@@ -298,7 +310,8 @@ def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:
     Raises InputError if every loss has weight 0.
     """
     box = boxes and bool(losses.bbox or losses.giou)
-    fused = bool(losses.itm or losses.mlm) or box
+    detection = boxes and bool(losses.detection)
+    fused = bool(losses.itm or losses.mlm) or box or detection
     contrastive = bool(losses.itc or losses.phrases)
     if not (contrastive or fused):
         raise InputError(f"every loss has weight 0, or there are no boxes for it: {losses}")
@@ -307,6 +320,7 @@ def freeze_unused(model: XVLM, losses: LossConfig, boxes: bool) -> None:
         "matching": losses.itm,
         "mlm": losses.mlm,
         "box": box,
+        "detection": detection,
         "fusion": fused,
     }
     for name, weight in used.items():

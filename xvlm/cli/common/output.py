@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from xvlm.common.errors import printable
@@ -15,6 +14,6 @@ def print_answer(value: dict[str, Any], as_json: bool) -> None:
         print(json_text(value))
         return
     for name, item in value.items():
-        if isinstance(item, float) and math.isnan(item):
+        if item is None:
             item = "none"
         print(f"{name:10} {item:.4f}" if isinstance(item, float) else f"{name:10} {printable(item)}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xvlm.common.errors import InputError
+from xvlm.models.calibration import Calibration
 from xvlm.models.checkpoints.folder import (
     ModelBundle,
     check_model_output,
@@ -58,6 +59,8 @@ def average(folders: Sequence[str | Path], out: Path, weights: Sequence[float] =
         for name, value in own.items():
             if total_weights[name] > 0:  # else only models of weight 0 have the tensor, and it stays
                 value.copy_(sums[name] / total_weights[name])
+    # A calibration of one model says nothing about another.
+    first = replace(first, calibration=Calibration())
     save_model(first, out, {"averaged": dict(zip(map(str, folders), weights, strict=True))})
     return first
 

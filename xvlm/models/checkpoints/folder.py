@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from xvlm import registry
 from xvlm.common.atomic import atomic_folder, current_folder
 from xvlm.common.errors import InputError, MissingFileError, OutputError, WeightsError, XVLMError
-from xvlm.common.json_file import json_text, read_json, write_json
+from xvlm.common.json_file import json_text, read_json, write_text
 from xvlm.common.outputs import check_free_space, check_separate, check_writable
 from xvlm.common.renames import renamed_model, renamed_tensors
 from xvlm.config import from_json
 from xvlm.data.text.tokenizer import Tokenizer
+from xvlm.models.calibration import Calibration
 from xvlm.models.checkpoints.mismatch import describe_mismatch
 from xvlm.models.checkpoints.size_check import check_sizes
 from xvlm.models.xvlm import XVLM, ModelConfig, build_model
@@ -46,6 +47,7 @@ class ModelBundle:
         prompt: prefix of its captions.
         matching_weight, phrase_weight: weights of the matching log-odds and of the score of a caption's
             phrases where they are added to contrastive scores.
+        calibration: how its scores become probabilities.
     """
 
     model: XVLM
@@ -55,6 +57,7 @@ class ModelBundle:
     prompt: str = ""
     matching_weight: float = 1.0
     phrase_weight: float = 0.0
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 def save_model(
@@ -80,6 +83,7 @@ def save_model(
         "prompt": bundle.prompt,
         "matching_weight": bundle.matching_weight,
         "phrase_weight": bundle.phrase_weight,
+        "calibration": bundle.calibration,
         "model": bundle.model.config,
         **(extra or {}),
     }
@@ -98,8 +102,20 @@ def set_score_weights(folder_or_run: str | Path, matching: float, phrases: float
 
     Raises MissingFileError if there is no model folder, OutputError if it cannot be written.
     """
+    _update_config(folder_or_run, {"matching_weight": matching, "phrase_weight": phrases})
+
+
+def set_calibration(folder_or_run: str | Path, calibration: Calibration) -> None:
+    """Write a calibration into a model folder, or into that of a run; its other content stays.
+
+    Raises MissingFileError if there is no model folder, OutputError if it cannot be written.
+    """
+    _update_config(folder_or_run, {"calibration": calibration})
+
+
+def _update_config(folder_or_run: str | Path, entries: Mapping[str, Any]) -> None:
     path = local_folder(folder_or_run) / "config.json"
-    write_json(path, {**_read_config(path), "matching_weight": matching, "phrase_weight": phrases})
+    write_text(path, json_text({**_read_config(path), **entries}, indent=1) + "\n")
 
 
 def check_model_output(folder: Path, inputs: Iterable[str | Path] = (), needed_bytes: int = 0) -> None:
@@ -203,13 +219,14 @@ def _read(folder: Path) -> ModelBundle:
     if difference := describe_mismatch(model.state_dict(), tensors):
         raise WeightsError(f"{weights} does not fit config.json: it {difference}")
     model.load_state_dict(tensors)
-    lengths = config["max_words"], config["max_tokens"]
     return ModelBundle(
         model.eval(),
         tokenizer,
-        *lengths,
+        config["max_words"],
+        config["max_tokens"],
         config.get("prompt", ""),
-        *(config.get(name, weight) for name, weight in SCORE_WEIGHTS.items()),
+        **{name: config.get(name, weight) for name, weight in SCORE_WEIGHTS.items()},
+        calibration=_name_file(path, lambda: from_json(Calibration, config.get("calibration", {}))),
     )
 
 

@@ -59,7 +59,7 @@ def missing_heads(losses: Any, heads: Collection[str], boxes: bool) -> Iterator[
         ("itm", "contrastive"),
         ("mlm", "mlm"),
     ]
-    needed += [("bbox", "box"), ("giou", "box")] if boxes else []
+    needed += [("bbox", "box"), ("giou", "box"), ("detection", "detection")] if boxes else []
     for loss, head in needed:
         weight = getattr(losses, loss)
         if weight and head not in heads:
@@ -86,6 +86,11 @@ def unused_fields(run: Any) -> Iterator[str]:
             not getattr(getattr(run, "losses", None), "itm", 1),
         ),
         ("without data.pairs", ("losses.phrases",), not getattr(data, "pairs", "-")),
+        (
+            "if losses.detection is 0",
+            ("data.absent_texts",),
+            not getattr(getattr(run, "losses", None), "detection", 1),
+        ),
         (
             "without a head of labels",
             ("model.labels",),

@@ -20,6 +20,7 @@ from xvlm.common.ranges import NonNegativeInt, PositiveInt
 from xvlm.config import Run
 from xvlm.data.sources.source import Source
 from xvlm.data.text.tokenizer import Tokenizer
+from xvlm.models.calibration import Calibration
 from xvlm.models.checkpoints.adapt import adapt_model
 from xvlm.models.checkpoints.folder import ModelBundle, load_model, load_model_config, local_folder
 from xvlm.models.checkpoints.initial_weights import bert_config, load_bert, load_vision_by_order
@@ -174,7 +175,10 @@ def build_bundle(run: ModelRun, tokenizer: Tokenizer) -> tuple[ModelBundle, set[
         torch.manual_seed(run.seed)
         adapted, names = adapt_model(source.model, config)
         # The weights were fitted for the heads as they were.
-        return replace(source, model=adapted, matching_weight=1.0, phrase_weight=0.0), names
+        adapted_source = replace(
+            source, model=adapted, matching_weight=1.0, phrase_weight=0.0, calibration=Calibration()
+        )
+        return adapted_source, names
     if not init.text:
         size = tokenizer.vocab_size
         if config.text.vocab_size not in (type(run)().model.text.vocab_size, size):

@@ -23,6 +23,9 @@ class LossConfig:
             from the positives (measured in docs/results.md).
         global_negatives: whether negatives are sampled from the rows of all ranks, instead of this rank's own
             (published).  They are harder, and cost the patches and text states of all ranks on every rank.
+        detection: weight of the losses of the detection head, of the regions stream (published: 0).  They
+            train presence on the texts of regions and on absent ones (`data.absent_texts`), and places and
+            boxes on everything that a text describes.
         phrases: weight of the contrastive loss of captions by their phrases, each with its best patch, of the
             pairs stream (published: 0).  It trains what `phrase_weight` of `xvlm eval retrieval` ranks by.
         all_pairs: number of texts of the pairs stream, on each rank and in each micro-batch, that are matched
@@ -35,6 +38,7 @@ class LossConfig:
     mlm: NonNegativeFloat = 1.0
     bbox: NonNegativeFloat = 1.0
     giou: NonNegativeFloat = 1.0
+    detection: NonNegativeFloat = 0.0
     phrases: NonNegativeFloat = 0.0
     uniform_negative_ratio: Probability = 0.0
     global_negatives: bool = False

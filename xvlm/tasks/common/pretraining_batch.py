@@ -19,12 +19,27 @@ STREAMS = ("pairs", "regions")
 
 
 @dataclass(frozen=True)
+class DetectionTargets(TensorTree):
+    """What is to be found in the images of the regions stream.
+
+    Attributes:
+        absent_image_A: (A,) int64 image of each text that describes nothing in it.
+        row_X: (X,) int64 row of each target, among the rows that have a box.
+        box_xyxy_X4: (X, 4) boxes of the targets as fractions of the image.
+    """
+
+    absent_image_A: Tensor
+    row_X: Tensor
+    box_xyxy_X4: Tensor
+
+
+@dataclass(frozen=True)
 class PretrainBatch(TensorTree):
     """A batch of N text-concept rows: those of the pairs stream, then those of the regions stream.
 
     Attributes:
         images: images of the pairs stream, then of the regions stream.
-        texts: the N texts, then the masked copies of F of them.
+        texts: the N texts, then A absent ones, then the masked copies of F of the N.
         concepts: the N concepts.
         concept_key_N: (N,) int64 hashes; rows of the same concept have equal keys.
         text_key_N: (N,) int64 hashes; rows of the same text have equal keys.
@@ -35,6 +50,7 @@ class PretrainBatch(TensorTree):
         pairs: number of rows of the pairs stream.
         phrases: the Q phrases of the captions; `None` if they have none or no loss needs them.
         phrase_row_Q: (Q,) int64 row of each phrase's caption.
+        targets: what is to be found; `None` without the regions stream.
     """
 
     images: Images
@@ -49,6 +65,7 @@ class PretrainBatch(TensorTree):
     pairs: int
     phrases: Texts | None = None
     phrase_row_Q: Tensor | None = None
+    targets: DetectionTargets | None = None
     counts: StepCounts | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PretrainBatch:
@@ -63,13 +80,18 @@ class PretrainBatch(TensorTree):
         """Return the counts; unless they are known, they are read from the device."""
         return self.counts or StepCounts.of(self)
 
+    @property
+    def absent(self) -> int:
+        """Number of absent texts."""
+        return 0 if self.targets is None else len(self.targets.absent_image_A)
+
 
 @dataclass(frozen=True)
 class StepCounts(TensorTree):
     """The numbers that decide the shapes of a step, so that the step need not ask the device for them.
 
     Attributes:
-        clean_tokens: tokens of the N texts, without their masked copies.
+        clean_tokens: tokens of the N texts and the absent ones, without masked copies.
         fused_pairs: number of the first `fused_F` that belong to the pairs stream.
         masked_pairs: number of the first `masked_row_M` that belong to the pairs stream.
         negative_Q: (Q,) int64 rows among `fused_F` that have a negative in their own stream.
@@ -78,6 +100,7 @@ class StepCounts(TensorTree):
             pairs stream and of the regions stream.
         masked_tokens: tokens of the masked copies.
         boxed_tokens: tokens of the texts whose concept has a box.
+        absent_tokens: tokens of the absent texts.
     """
 
     clean_tokens: int
@@ -88,12 +111,13 @@ class StepCounts(TensorTree):
     matching_tokens: tuple[int, int]
     masked_tokens: int
     boxed_tokens: int
+    absent_tokens: int
 
     @classmethod
     def of(cls, batch: PretrainBatch) -> StepCounts:
         """Count a batch."""
         rows, fused_F = len(batch.concepts), batch.fused_F
-        length_N, masked_F = batch.texts.lengths_N.split([rows, len(fused_F)])
+        length_N, absent_A, masked_F = batch.texts.lengths_N.split([rows, batch.absent, len(fused_F)])
         fused_pairs = int((fused_F < batch.pairs).sum())
         masked_pairs = int((batch.masked_row_M < fused_pairs).sum())
         negatives, matching = [], []
@@ -108,7 +132,7 @@ class StepCounts(TensorTree):
                 longest = int(length_N[stream].max())  # whichever texts will be sampled
                 matching[-1] += int(length_N[row_Q].sum()) + longest * len(row_Q)
         return cls(
-            clean_tokens=int(length_N.sum()),
+            clean_tokens=int(length_N.sum() + absent_A.sum()),
             fused_pairs=fused_pairs,
             masked_pairs=masked_pairs,
             negative_Q=torch.cat(negatives),
@@ -116,6 +140,7 @@ class StepCounts(TensorTree):
             matching_tokens=(matching[0], matching[1]),
             masked_tokens=int(masked_F.sum()),
             boxed_tokens=int(length_N[batch.concepts.has_box_N].sum()),
+            absent_tokens=int(absent_A.sum()),
         )
 
 
@@ -168,10 +193,15 @@ def collate(streams: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -
     image_of_row = [image for image, sample in enumerate(samples) for _ in sample.rows]
     pixels = torch.stack([sample.pixels for sample in samples])
     phrases = [(row, ids) for row, one in enumerate(rows) for ids in one.phrases]
+    absent = [(image, ids) for image, sample in enumerate(samples) for ids in sample.absent]
+    boxed = [row for row in rows if row.box_xyxy is not None]
+    targets = [(row, box) for row, one in enumerate(boxed) for box in one.targets_xyxy]
     whole_image = (0.0, 0.0, 1.0, 1.0)
     return PretrainBatch(
         images=Images(pixels, stem_applied=pixels.is_floating_point()),
-        texts=Texts.pack([row.ids for row in rows] + [rows[i].masked_ids for i in fused]),
+        texts=Texts.pack(
+            [row.ids for row in rows] + [ids for _, ids in absent] + [rows[i].masked_ids for i in fused]
+        ),
         concepts=Concepts(
             torch.tensor(image_of_row),
             torch.tensor([row.box_xyxy or whole_image for row in rows], dtype=torch.float32),
@@ -186,6 +216,13 @@ def collate(streams: Mapping[str, Sequence[Sample]], fused_per_image: int = 0) -
         pairs=sum(len(sample.rows) for sample in streams.get("pairs", ())),
         phrases=Texts.pack([ids for _, ids in phrases]) if phrases else None,
         phrase_row_Q=_int64([row for row, _ in phrases]) if phrases else None,
+        targets=DetectionTargets(
+            absent_image_A=_int64([image for image, _ in absent]),
+            row_X=_int64([row for row, _ in targets]),
+            box_xyxy_X4=torch.tensor([box for _, box in targets], dtype=torch.float32).view(-1, 4),
+        )
+        if streams.get("regions")
+        else None,
     )
 
 

@@ -49,6 +49,8 @@ class DataConfig:
         texts_per_region: maximum number of texts of one region among them.
         fused_per_image: texts of each image that take part in matching and masked language modelling, which
             cost four passes of the cross-modal encoder; 0 uses all (published).
+        absent_texts: texts of each image of the regions stream that describe nothing in it, for the detection
+            losses; fewer if its record has fewer.
         region_captions: whether a caption of the whole image may be one of the texts of the regions stream.
         boxes_as_captions: whether the pairs stream also uses texts of regions, as captions of the image.
         crop_scale: range of a random crop's area in the pairs stream, as a fraction of the image's.
@@ -75,6 +77,7 @@ class DataConfig:
     region_texts_per_batch: NonNegativeInt = 0
     texts_per_region: PositiveInt = 1
     fused_per_image: NonNegativeInt = 0
+    absent_texts: NonNegativeInt = 0
     region_captions: bool = True
     boxes_as_captions: bool = False
     crop_scale: CropScale = (0.2, 1.0)
@@ -92,7 +95,7 @@ class DataConfig:
 
 STREAM_FIELDS = {
     "pairs": ("captions_per_image", "boxes_as_captions"),
-    "regions": ("max_regions", "texts_per_region", "region_captions"),
+    "regions": ("max_regions", "texts_per_region", "absent_texts", "region_captions"),
 }
 """Fields of `DataConfig` that have an effect only if the data stream has a source."""
 
@@ -180,6 +183,11 @@ def sample_builders(
     return {
         "pairs": PairSampleBuilder(pairs, captions, data.captions_per_image, data.boxes_as_captions),
         "regions": RegionSampleBuilder(
-            regions, text, data.max_regions, data.texts_per_region, data.region_captions
+            regions,
+            text,
+            data.max_regions,
+            data.texts_per_region,
+            data.region_captions,
+            data.absent_texts,
         ),
     }

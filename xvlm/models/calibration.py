@@ -1,0 +1,57 @@
+"""Calibration of log-odds to probabilities that mean what they say (Platt scaling), stored with a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from xvlm.common.ranges import FiniteFloat, NonNegativeFloat, Probability
+
+THRESHOLD = 0.5
+"""Probability from which a box is returned, unless a caller asks for another one."""
+
+
+@dataclass(frozen=True)
+class Platt:
+    """A line through log-odds: probability = sigmoid(scale * log-odds + offset) (Platt, 1999).
+
+    Attributes:
+        scale: factor of the log-odds; below 1 for a model that is too certain.
+        offset: added afterwards.
+    """
+
+    scale: NonNegativeFloat = 1.0
+    offset: FiniteFloat = 0.0
+
+    def probability(self, log_odds: Tensor) -> Tensor:
+        """(...) log-odds -> (...) probabilities, in full precision."""
+        return (self.scale * log_odds.float() + self.offset).sigmoid()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How the scores of a model become probabilities; the default leaves them as they are.
+
+    Attributes:
+        presence: that a text describes anything in an image.
+        box: that a box surrounds something that the text describes.
+        ground: that a text describes the box that `ground` found for it.
+        match: that a text describes a whole image.
+        thresholds: (precision, threshold) pairs: of the boxes with at least that probability, that share is
+            right on the data that the calibration was fitted on.
+    """
+
+    presence: Platt = field(default_factory=Platt)
+    box: Platt = field(default_factory=Platt)
+    ground: Platt = field(default_factory=Platt)
+    match: Platt = field(default_factory=Platt)
+    thresholds: tuple[tuple[Probability, Probability], ...] = ()
+
+
+def joint_log_odds(a_log_odds: Tensor, b_log_odds: Tensor) -> Tensor:
+    """Return the log-odds of two independent events together, from the (...) log-odds of each."""
+    # log(pq) - log(1 - pq), where 1 - pq = ((1 + e^-a)(1 + e^-b) - 1) pq: no difference of equal numbers.
+    a, b = -a_log_odds.double(), -b_log_odds.double()
+    return -torch.logsumexp(torch.stack((a, b, a + b)), 0).to(a_log_odds.dtype)
