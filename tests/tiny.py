@@ -19,7 +19,7 @@ from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.models.checkpoints.folder import ModelBundle
 from xvlm.models.text.encoder import TextConfig
 from xvlm.models.vision.encoder import VisionConfig
-from xvlm.models.xvlm import XVLM, ModelConfig, build_model
+from xvlm.models.xvlm import PRETRAINING, XVLM, ModelConfig, build_model
 from xvlm.records import BoxXYXY
 from xvlm.tasks.common.init import InitConfig
 from xvlm.tasks.common.pretraining_batch import PretrainBatch, collate
@@ -66,11 +66,17 @@ KINDS = list(VISION)
 
 
 def tiny_config(
-    kind: str = "cnn", image_hw: tuple[int, int] = IMAGE_HW, box_head: str = "mlp", **text: Any
+    kind: str = "cnn",
+    image_hw: tuple[int, int] = IMAGE_HW,
+    box_head: str = "mlp",
+    heads: tuple[str, ...] = PRETRAINING,
+    **text: Any,
 ) -> ModelConfig:
     """A model configuration with one of the `VISION` towers; `text` overrides fields of `TEXT`."""
     vision = replace(VISION[kind], image_hw=image_hw)
-    return ModelConfig(vision=vision, text=replace(TEXT, **text), embed_dim=16, box_head=box_head)
+    return ModelConfig(
+        vision=vision, text=replace(TEXT, **text), embed_dim=16, box_head=box_head, heads=heads
+    )
 
 
 def tiny_model(kind: str = "cnn", seed: int = 0, **config: Any) -> XVLM:
@@ -100,7 +106,9 @@ def toy_row(
     count = min(length - 1, max(1, length // 4))
     positions = sorted((1 + rng.permutation(length - 1)[:count]).tolist())
     masked = [4 if place in positions else token for place, token in enumerate(ids)]
-    return TextRow(ids, masked, positions, [ids[p] for p in positions], box_xyxy, concept_key, text_key)
+    targets = () if box_xyxy is None else (box_xyxy,)
+    hidden = [ids[p] for p in positions]
+    return TextRow(ids, masked, positions, hidden, box_xyxy, concept_key, text_key, targets_xyxy=targets)
 
 
 def toy_box(rng: np.random.Generator) -> BoxXYXY:

@@ -19,10 +19,12 @@ from xvlm.config import OptimConfig
 from xvlm.data.samples.builders import Sample
 from xvlm.losses.box import box_losses
 from xvlm.losses.contrastive import Positives, contrastive_loss
+from xvlm.losses.detection import centre_heat, objectness_loss, presence_loss
 from xvlm.losses.language import masked_language_loss
 from xvlm.losses.matching import matching_loss
 from xvlm.losses.negatives import Negatives
 from xvlm.models.vision.batch_norm import synchronize_batch_norms
+from xvlm.models.xvlm import PRETRAINING
 from xvlm.tasks import pretrain
 from xvlm.tasks.common.pretraining_batch import PretrainBatch, collate
 from xvlm.tasks.common.pretraining_data import without_stream
@@ -96,7 +98,30 @@ def box(rows: Sequence[int]) -> Values:
     return with_gradients(l1 + 2 * giou, predicted)
 
 
-LOSSES = {"contrastive": contrastive, "matching": matching, "mlm": mlm, "box": box}
+def presence(rows: Sequence[int]) -> Values:
+    here = local_rows(rows)
+    logits = numbers(7, 8)[here].requires_grad_()
+    return with_gradients(presence_loss(logits, (torch.arange(8) % 3 == 0)[here]), logits)
+
+
+def objectness(rows: Sequence[int]) -> Values:
+    """Rows 0, 3 and 6 have a target each."""
+    here = local_rows(rows)
+    logits = numbers(8, 8, 12)[here].requires_grad_()
+    row_X = torch.tensor([0, 3, 6])
+    heat = centre_heat(numbers(9, 3, 4).sigmoid(), row_X, 8, (3, 4))[here]
+    own = int(((row_X >= here.start) & (row_X < here.stop)).sum())
+    return with_gradients(objectness_loss(logits, heat, own), logits)
+
+
+LOSSES = {
+    "contrastive": contrastive,
+    "matching": matching,
+    "mlm": mlm,
+    "box": box,
+    "presence": presence,
+    "objectness": objectness,
+}
 SPLITS = {"even": (4, 4), "uneven": (3, 5), "nothing on rank 1": (8, 0)}
 
 
@@ -134,6 +159,10 @@ def part_batch(name: str) -> tuple[PretrainBatch, list[int]]:
     """Return a batch of one data stream, of this rank or on one process of both, and the rows per rank."""
     ranks = [distributed.rank()] if distributed.world_size() > 1 else [0, 1]
     samples = [RANK_SAMPLES[rank][name] for rank in ranks]
+    if name == "regions":  # the absent texts of an image are as many as its number
+        samples = [
+            [replace(one, absent=([2, 9, 8],) * place) for place, one in enumerate(part)] for part in samples
+        ]
     return collate({name: [one for part in samples for one in part]}), [
         sum(len(sample.rows) for sample in part) for part in samples
     ]
@@ -143,8 +172,8 @@ def whole_task(
     kind: str, global_negatives: bool, parts: Sequence[str] = ("pairs", "regions")
 ) -> dict[str, Values]:
     """Compute `Pretrain.forward` and the gradients of all parameters, for each data stream by itself."""
-    task = tiny_task(kind).double().train()
-    task.weights = replace(task.weights, global_negatives=global_negatives)
+    task = tiny_task(kind, heads=(*PRETRAINING, "detection")).double().train()
+    task.weights = replace(task.weights, global_negatives=global_negatives, detection=1.0)
     if distributed.world_size() > 1:
         synchronize_batch_norms(task)
     wrapped = DistributedDataParallel(task) if distributed.world_size() > 1 else task
@@ -239,8 +268,13 @@ def run_of(name: str) -> Any:
         "no contrastive": LossConfig(itc=0),
         "masked words alone": LossConfig(itc=0, itm=0, bbox=0, giou=0),
         "boxes alone": LossConfig(itc=0, itm=0, mlm=0),
+        "detection": LossConfig(detection=1.0),
+        "detection alone": LossConfig(itc=0, itm=0, mlm=0, bbox=0, giou=0, detection=1.0),
         "negatives of all ranks": LossConfig(global_negatives=True),
     }.get(name, LossConfig())
+    if weights.detection:
+        heads = (*run.model.heads, "detection")
+        run, data = replace(run, model=replace(run.model, heads=heads)), replace(data, absent_texts=2)
     return replace(run, data=data, losses=weights)
 
 
@@ -255,6 +289,8 @@ RUNS = [
     "no contrastive",
     "masked words alone",
     "boxes alone",
+    "detection",
+    "detection alone",
     "negatives of all ranks",
     "batch norm",
 ]
