@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tests.grefcoco_data import write_grefcoco
 from tests.refcoco_data import write_refcoco
 from tests.tiny import photo, phrase, write_photos
 
@@ -35,6 +36,7 @@ def write_all(root: Path) -> None:
     write_pretraining(root / "pretrain", rng)
     write_finetuning(root / "finetune", names, rng)
     write_refcoco(root / "finetune" / "refcoco+", root / "images" / "coco" / "train2014")
+    write_grefcoco(root / "finetune" / "grefcoco")
     write_entailment(root / "finetune", names, rng)
 
 

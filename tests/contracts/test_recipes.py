@@ -143,7 +143,7 @@ def validation_of(run: Any, root: Path) -> Any:
     if run.task == "captioning":
         return TaskValidation(str(finetune / "coco_karpathy" / "coco_karpathy_val.json"), images)
     grounding = str(finetune / "refcoco+_val.json")
-    retrieval = "" if run.task == "grounding" else str(finetune / "coco_val.json")
+    retrieval = "" if run.task in ("grounding", "detection") else str(finetune / "coco_val.json")
     return ZeroShotValidation(retrieval, grounding, images)
 
 

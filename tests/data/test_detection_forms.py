@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.refcoco_data import IMAGES, instances
+from tests.grefcoco_data import refs, write_grefcoco
+from tests.refcoco_data import IMAGES
 from xvlm.common.errors import InputError
 from xvlm.data.sources.json import JsonSource
 from xvlm.data.sources.open import open_source
@@ -59,30 +60,9 @@ def test_a_wrong_absent_text_is_named(absent: Any) -> None:
     assert "absent" in bad.detail
 
 
-def refs() -> list[dict[str, Any]]:
-    common = {"category_id": [18], "sent_ids": [1], "file_name": "x.jpg"}
-
-    def ref(number: int, image: int, boxes: list[int], split: str, *texts: str) -> dict[str, Any]:
-        sentences = [{"sent": text, "sent_id": place, "tokens": []} for place, text in enumerate(texts)]
-        none = {"no_target": boxes == [-1]}
-        own = {"ref_id": number, "image_id": image, "ann_id": boxes, "split": split, "sentences": sentences}
-        return {**common, **own, **none}
-
-    return [
-        ref(1, 58, [581, 582], "val", "both dogs", "two dogs"),
-        ref(2, 72, [721], "val", "the tree"),
-        ref(3, 58, [-1], "val", "a purple cow"),
-        ref(4, 58, [582], "train", "the car"),
-        ref(5, 72, [999], "testA", "nothing here"),
-        ref(6, 72, [722, 999], "testB", "cats"),
-        ref(7, 72, [722], "testB", "a cat"),
-    ]
-
-
 @pytest.fixture
 def grefcoco(tmp_path: Path) -> Path:
-    (tmp_path / "grefs(unc).json").write_text(json.dumps(refs()))
-    (tmp_path / "instances.json").write_text(json.dumps(instances()))
+    write_grefcoco(tmp_path)
     return tmp_path
 
 
