@@ -20,6 +20,7 @@ from tests.tiny import (
 MEASURES = {
     "retrieval": "model", "grounding": "model", "weak_grounding": "model", "vqa": "vqa_decoder",
     "nlvr2": "pair_classifier", "captioning": "caption_decoder", "entailment": "classifier",
+    "detection": "detection",
 }  # fmt: skip
 """Model folder of each measure."""
 
@@ -36,7 +37,7 @@ def write_kit(folder: Path) -> None:
     from xvlm.training.train import train
 
     save_model(tiny_loaded("cnn"), folder / "model")
-    for part in ("vqa_decoder", "caption_decoder", "pair_classifier"):
+    for part in ("vqa_decoder", "caption_decoder", "pair_classifier", "detection"):
         save_model(tiny_loaded_for(part), folder / part)  # type: ignore[arg-type]
     save_model(tiny_loaded_for("classifier", LABELS), folder / "classifier")
     write_photos(folder / "photos", 4)
@@ -73,6 +74,19 @@ def records(kit: Path, measure: str) -> list[dict[str, object]]:
         "grounding": [
             {"image": one["image"], "text": "the red dog", "bbox": box, "ref_id": number}
             for number, one in enumerate(photos)
+        ],
+        "detection": [
+            {"image": photos[0]["image"], "text": "red dogs", "bbox": [box, [1.0, 1.0, 9.0, 9.0]]},
+            {"image": photos[1]["image"], "text": "a cat", "no_target": True},
+            {"image": photos[1]["image"], "elems": [{"caption": "a cat", "bb": box}], "absent": ["a tree"]},
+            {
+                "filename": photos[2]["image"],
+                "grounding": {"caption": "a dog", "regions": [{"bbox": [2, 3, 20, 15], "phrase": "dog"}]},
+            },
+            {
+                "filename": photos[3]["image"],
+                "detection": {"instances": [{"bbox": [2, 3, 20, 15], "category": "tree", "label": 0}]},
+            },
         ],
         "vqa": [
             {

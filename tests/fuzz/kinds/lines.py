@@ -94,7 +94,7 @@ def views() -> list[Callable[..., object]]:
         EntailmentSampleBuilder(pairs, tokenizer, LABELS),
         NLVR2SampleBuilder(pairs, tokenizer),
         PairSampleBuilder(pairs, text, boxes_as_captions=True),
-        RegionSampleBuilder(RegionTransform((32, 32)), text, texts_per_region=2),
+        RegionSampleBuilder(RegionTransform((32, 32)), text, texts_per_region=2, absent_texts=2),
         lambda record, rng: usable_concepts(record, open_image(record.image, key=record.key)),
         lambda record, rng: questions_of(record),
         lambda record, rng: statements_of(record),
