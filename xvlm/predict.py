@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xvlm import registry
+from xvlm.batch import Concepts
 from xvlm.common.errors import InputError, WeightsError
 from xvlm.common.short_repr import short_repr
 from xvlm.data.images.decode import ImageFile
@@ -265,15 +266,31 @@ class Photo:
         self.predictor.reader.warn([hypothesis])
         return EntailmentAnswer(max(probabilities, key=probabilities.__getitem__), probabilities)
 
-    def caption(self, config: GenerationConfig = CAPTION_GENERATION) -> str:
+    def caption(self, config: GenerationConfig = CAPTION_GENERATION, box_xyxy: BoxXYXY | None = None) -> str:
         """Generate a caption; of several samples, the most probable one.
 
+        Args:
+            box_xyxy: region to describe, in pixels of the upright image; by default the whole image.  A model
+                that was trained on captions of images alone describes regions as if they were images.
         Raises:
             MissingHead: the model was not trained for captions.
-            InputError: captions may be longer than the model's positions, or no longer than its prompt.
+            InputError: captions may be longer than the model's positions, or no longer than its prompt; or
+                the box is empty or not within the image.
         """
-        return self.captions(config)[0]
+        return self.captions(config, box_xyxy)[0]
 
-    def captions(self, config: GenerationConfig) -> list[str]:
-        """Generate all captions that `config` asks for, most probable first; errors as in `caption`."""
-        return caption_images(self.predictor, self.features, config)[0]
+    def captions(self, config: GenerationConfig, box_xyxy: BoxXYXY | None = None) -> list[str]:
+        """Generate all captions that `config` asks for, most probable first; see `caption`."""
+        regions = None if box_xyxy is None else self._region(box_xyxy)
+        return caption_images(self.predictor, self.features, config, regions=regions)[0]
+
+    def _region(self, box_xyxy: BoxXYXY) -> Concepts:
+        x0, y0, x1, y1 = box_xyxy
+        if not (0 <= x0 < x1 <= self.width and 0 <= y0 < y1 <= self.height):
+            raise InputError(
+                f"box_xyxy is {tuple(box_xyxy)}; it must be x0 < x1 and y0 < y1 within an image of "
+                f"{self.width} x {self.height} pixels"
+            )
+        box = [x0 / self.width, y0 / self.height, x1 / self.width, y1 / self.height]
+        concepts = Concepts(torch.zeros(1, dtype=torch.int64), torch.tensor([box]), torch.tensor([True]))
+        return concepts.to(self.predictor.device)

@@ -1,6 +1,7 @@
 """Captioning: a causal text stack that attends to the image (published `XVLMForCaptioning`).
 
-A caption starts with a prompt, whose tokens are no targets, and ends in `[SEP]`.
+A caption starts with a prompt, whose tokens are no targets, and ends in `[SEP]`.  With `regions` the texts of
+regions are learnt as well, each from the patches of its box.
 """
 
 from __future__ import annotations
@@ -16,20 +17,21 @@ import torch
 from torch import Tensor
 
 from xvlm import distributed
-from xvlm.batch import Images, TensorTree, Texts
+from xvlm.batch import Concepts, Images, TensorTree, Texts
 from xvlm.common.errors import InputError
 from xvlm.common.ranges import Decay, PositiveInt
 from xvlm.data.images.decode import open_image
+from xvlm.data.loading.streams import SampleBuilder
 from xvlm.data.samples.builders import captions_only
 from xvlm.data.samples.concept_checks import usable_concepts
-from xvlm.data.samples.transforms import PairTransform
+from xvlm.data.samples.transforms import PairTransform, RegionTransform
 from xvlm.data.text.cleaning import clean_caption, truncate_words
 from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.evaluation.captioning import MEASURE, evaluate_captioning
 from xvlm.losses.language import next_token_loss
 from xvlm.models.generation.decoder import is_after_prompt, next_token_positions
 from xvlm.models.xvlm import XVLM, ModelConfig
-from xvlm.records import BadRecord, Note, Record
+from xvlm.records import BadRecord, BoxXYXY, Note, Record
 from xvlm.tasks.common.finetuning import (
     FinetuneData,
     FinetuneRun,
@@ -51,9 +53,11 @@ class CaptionSample(ImageSample):
 
     Attributes:
         captions: token ids of each caption, prompt and `[SEP]` included.
+        boxes_xyxy: box of each caption as fractions of the crop; empty if all describe the whole image.
     """
 
     captions: Sequence[Sequence[int]]
+    boxes_xyxy: Sequence[BoxXYXY] = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +69,14 @@ class CaptionBatch(TensorTree):
         captions: N captions.
         image_N: (N,) int64 index of each caption's image.
         prompt_length: tokens of the prompt that every caption starts with, `[CLS]` included.
+        concepts: what each caption describes; `None` if all describe whole images.
     """
 
     images: Images
     captions: Texts
     image_N: Tensor
     prompt_length: int
+    concepts: Concepts | None = None
 
 
 @dataclass(frozen=True)
@@ -105,19 +111,61 @@ class CaptionSampleBuilder:
         ids, unusable = [], []
         for text in captions:
             try:
-                cleaned = truncate_words(clean_caption(text), self.max_words, record.key, notes)
-                ids.append(self.caption_ids(cleaned, record.key, notes))
+                ids.append(self.encode(text, record.key, notes))
             except BadRecord as error:
                 unusable.append(BadRecord(error.reason, record.key, error.detail))
         if not ids:
             raise unusable[0]
         return CaptionSample(pixels=pixels, captions=ids, bad=(*bad, *unusable), notes=notes)
 
+    def encode(self, text: str, key: str, notes: list[Note]) -> list[int]:
+        """Return the `caption_ids` of a text.  Raises BadRecord if nothing is left of it."""
+        return self.caption_ids(truncate_words(clean_caption(text), self.max_words, key, notes), key, notes)
+
     def caption_ids(self, caption: str, key: str, notes: list[Note]) -> list[int]:
         """Return `[CLS]`, prompt, caption, `[SEP]`; the caption is truncated to `max_tokens` in all."""
         prompt = len(prompt_ids(self.tokenizer, self.prompt, self.max_tokens)) - 1
         text = f"{self.prompt}{caption}"
         return self.tokenizer.encode_known(text, self.max_tokens, True, key, notes, prompt)
+
+
+@dataclass(frozen=True)
+class RegionCaptionSampleBuilder:
+    """Builds a sample of a record: a crop with texts of its regions, and captions of the whole crop.
+
+    Attributes:
+        transform: transform of the image and its regions.
+        captions: how a text becomes a caption, and how many there are.
+    """
+
+    transform: RegionTransform
+    captions: CaptionSampleBuilder
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of the model."""
+        return self.captions.tokenizer
+
+    def __call__(self, record: Record, rng: np.random.Generator) -> CaptionSample:
+        """Raises BadRecord if the record has no usable text or its image cannot be used."""
+        opened = open_image(record.image, key=record.key)
+        notes: list[Note] = []
+        concepts, bad = usable_concepts(record, opened, notes)
+        pixels, visible = self.transform(opened, concepts, rng)
+        described = [(text, one.box_xyxy) for one in visible for text in one.concept.texts]
+        ids, boxes, unusable = [], [], []
+        for index in rng.permutation(len(described))[: self.captions.captions_per_image]:
+            text, box = described[index]
+            try:
+                ids.append(self.captions.encode(text, record.key, notes))
+                boxes.append(box)
+            except BadRecord as error:
+                unusable.append(BadRecord(error.reason, record.key, error.detail))
+        if not ids:
+            raise (*unusable, *bad, BadRecord("no concept", record.key, "there is no text to learn"))[0]
+        return CaptionSample(
+            pixels=pixels, captions=ids, boxes_xyxy=boxes, bad=(*bad, *unusable), notes=notes
+        )
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, max_tokens: int) -> list[int]:
@@ -141,11 +189,16 @@ class CaptionCollate:
     def __call__(self, streams: Mapping[str, Sequence[CaptionSample]]) -> CaptionBatch:
         """Return the batch."""
         samples = streams["train"]
+        image_N = torch.tensor([image for image, sample in enumerate(samples) for _ in sample.captions])
+        boxes = [box for sample in samples for box in sample.boxes_xyxy]
         return CaptionBatch(
             Images(torch.stack([sample.pixels for sample in samples])),
             Texts.pack([ids for sample in samples for ids in sample.captions]),
-            torch.tensor([image for image, sample in enumerate(samples) for _ in sample.captions]),
+            image_N,
             self.prompt_length,
+            Concepts(image_N, torch.tensor(boxes), torch.ones(len(boxes), dtype=torch.bool))
+            if boxes
+            else None,
         )
 
 
@@ -165,9 +218,14 @@ class Captioning(LossModule):
         """Compute `caption` (): mean cross-entropy of the tokens after the prompt, over the global batch."""
         model, captions = self.model, batch.captions
         features = model.encode_images(batch.images)
-        concepts, _ = model.encode_whole(features)
         caption_N = torch.arange(len(captions), device=captions.ids_T.device)
-        logits_MV = model.caption_decoder(captions, caption_N, concepts, batch.image_N)
+        if batch.concepts is None:
+            concepts, _ = model.encode_whole(features)
+            concept_N = batch.image_N
+        else:
+            concepts, _ = model.encode_concepts(features, batch.concepts)
+            concept_N = caption_N
+        logits_MV = model.caption_decoder(captions, caption_N, concepts, concept_N)
         at_M, text_M = next_token_positions(captions.lengths_N)
         loss_M = next_token_loss(logits_MV, captions.ids_T[at_M + 1], self.smoothing, self.faithful)
         target_M = is_after_prompt(captions.lengths_N, at_M, text_M, batch.prompt_length)
@@ -182,6 +240,7 @@ class CaptioningRun(FinetuneRun):
     Attributes:
         prompt: text that every caption starts with.
         captions_per_image: captions of each image in a step, which encodes the image once.
+        regions: whether the texts of regions are captions, too, each of its box.
         label_smoothing: label smoothing of the cross-entropy.
     """
 
@@ -190,15 +249,23 @@ class CaptioningRun(FinetuneRun):
     data: FinetuneData = field(default_factory=lambda: FinetuneData(batch_size=256))
     prompt: str = PROMPT
     captions_per_image: PositiveInt = 1
+    regions: bool = False
     label_smoothing: Decay = 0.1
 
 
 def build(run: CaptioningRun, out: Path) -> TrainingSetup:
     """Build the model, the losses and the data of a run.  Raises InputError if there are no data."""
     parts, data = prepare_finetuning(run, out), run.data
-    build_sample = CaptionSampleBuilder(
+    captions = CaptionSampleBuilder(
         parts.transform, parts.tokenizer, run.prompt, run.captions_per_image, data.max_words, data.max_tokens
     )
+    build_sample: SampleBuilder = captions
+    if run.regions:
+        one = parts.transform
+        regions = RegionTransform(
+            one.size_hw, one.random_crop, one.random_flip, one.rand_augment, one.flip_rule
+        )
+        build_sample = RegionCaptionSampleBuilder(regions, captions)
     collate = CaptionCollate(len(prompt_ids(parts.tokenizer, run.prompt, data.max_tokens)))
     parts = replace(parts, bundle=replace(parts.bundle, prompt=run.prompt))
     losses = Captioning(parts.bundle.model, run.label_smoothing, run.faithful)

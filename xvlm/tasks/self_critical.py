@@ -302,6 +302,8 @@ class SelfCriticalRun(CaptioningRun):
     def conflicts(self) -> Iterator[str]:
         """Yield a sentence for each pair of settings that exclude each other; see `validate`."""
         yield from super().conflicts()
+        if self.regions:
+            yield "regions is True; the reward is that of captions of whole images, so it must be False"
         if self.baseline == "others" and self.num_samples < 2:
             yield f"num_samples is {self.num_samples}; with baseline 'others' it must be at least 2"
         if self.faithful and self.shard_degree != 1:
