@@ -5,6 +5,7 @@ A block fenced as ```python no-run is only compiled: it needs what a test cannot
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
@@ -17,6 +18,7 @@ import pytest
 from tests.tiny import photo, tiny_loaded, tiny_loaded_for, write_photos
 from xvlm.cli import main
 from xvlm.models.checkpoints.folder import save_model
+from xvlm.models.xvlm import PRETRAINING
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^```python(?P<flags>[^\n]*)\n(?P<code>.*?)^```\s*$", re.MULTILINE | re.DOTALL)
@@ -50,7 +52,8 @@ def documents() -> list[Path]:
 def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     # The snippets use a trained model (a tiny one of the same form here) and a photo.
-    save_model(tiny_loaded(), tmp_path / "runs" / "demo" / "model")
+    everything = tiny_loaded(heads=(*PRETRAINING, "detection"))
+    save_model(everything, tmp_path / "runs" / "demo" / "model")
     photo(64, 48, seed=1).save(tmp_path / "street.jpg")
     run(path.read_text(encoding="utf-8"), str(path))
 
@@ -59,7 +62,7 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Run every `xvlm` line in a bash block of the README; long trainings are parsed but not started."""
     monkeypatch.chdir(tmp_path)
     for run_folder in ("runs/demo", "runs/mine", "runs/retrieval"):
-        save_model(tiny_loaded(), tmp_path / run_folder / "model")
+        save_model(tiny_loaded(heads=(*PRETRAINING, "detection")), tmp_path / run_folder / "model")
     for run_folder, part in (
         ("vqa", "vqa_decoder"),
         ("captioning", "caption_decoder"),
@@ -68,8 +71,9 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         save_model(tiny_loaded_for(part), tmp_path / "runs" / run_folder / "model")
     for seed, name in enumerate(("street.jpg", "left.jpg", "right.jpg")):
         photo(64, 48, seed).save(name)
-    data = write_photos(tmp_path, 2).read_text()
-    for name in ("phrases.json", "captions.json", "held_out.jsonl", "MY_FOLDER/train.jsonl"):
+    rows = [json.loads(line) for line in write_photos(tmp_path, 2).read_text().splitlines()]
+    data = "".join(json.dumps({**row, "absent": ["a large tree above the car"]}) + "\n" for row in rows)
+    for name in ("phrases.json", "captions.json", "held_out.jsonl", "dev.jsonl", "MY_FOLDER/train.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(data)
     Path("questions.json").write_text('[{"image": "street.jpg", "question": "a dog?", "answer": ["a dog"]}]')

@@ -231,10 +231,11 @@ def tiny_tokenizer() -> Tokenizer:
     return Tokenizer.train_wordpiece([" ".join(WORDS)] * 5, 200)
 
 
-def tiny_loaded(kind: str = "cnn", seed: int = 0) -> ModelBundle:
+def tiny_loaded(kind: str = "cnn", seed: int = 0, heads: tuple[str, ...] = PRETRAINING) -> ModelBundle:
     """A model with random weights, ready to predict."""
     tokenizer = tiny_tokenizer()
-    return ModelBundle(tiny_model(kind, seed, vocab_size=tokenizer.vocab_size).eval(), tokenizer, 30, 20)
+    model = tiny_model(kind, seed, vocab_size=tokenizer.vocab_size, heads=heads)
+    return ModelBundle(model.eval(), tokenizer, 30, 20)
 
 
 def tiny_loaded_for(part: str, labels: tuple[str, ...] = ()) -> ModelBundle:

@@ -12,7 +12,7 @@ import pytest
 from tests.tiny import tiny_config
 from xvlm import cli
 from xvlm.data.text.tokenizer import Tokenizer
-from xvlm.experiments import demo, demo_tasks
+from xvlm.experiments import calibrated, demo, demo_tasks
 from xvlm.experiments.demo_tasks import TASKS, run_tasks
 from xvlm.models.checkpoints.folder import ModelBundle, save_model
 from xvlm.models.xvlm import build_model
@@ -21,6 +21,7 @@ from xvlm.tasks.common.sources import SourceConfig, tokenizer_corpus
 
 REQUIRED = {
     "grounding": {"grounding_acc50"},
+    "detection": {"detection_f1", "presence_auroc"},
     "vqa": {"vqa_acc"},
     "nlvr2": {"nlvr2_acc"},
     "captioning": {"caption_cider", "caption_true"},
@@ -47,6 +48,7 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of a finished demo."""
     monkeypatch.setattr(demo_tasks, "NUM_UNSEEN", 3)
     monkeypatch.setattr(demo_tasks, "NUM_TRAINING", 20)
+    monkeypatch.setattr(calibrated, "NUM_SCENES", 5)
     tokenizer = Tokenizer.train_wordpiece(tokenizer_corpus([Scenes("train", 40)], 40), 200)
     model = build_model(tiny_config("cnn", (64, 64), vocab_size=tokenizer.vocab_size, max_positions=64))
     save_model(ModelBundle(model, tokenizer, 40, 40), tmp_path / "model")
@@ -73,7 +75,7 @@ def test_metrics_of_other_tasks_are_kept(out: Path) -> None:
 
 
 def test_an_unknown_task_is_named_before_training(out: Path) -> None:
-    with pytest.raises(ValueError, match="no task 'groundin' on scenes; there is grounding, vqa"):
+    with pytest.raises(ValueError, match="no task 'groundin' on scenes; there is grounding, detection, vqa"):
         run_tasks(out, ["vqa", "groundin"], brief)
     assert not (out / "tasks").exists()
 

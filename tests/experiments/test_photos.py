@@ -37,7 +37,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         vision = VisionConfig("tf_efficientnet_lite0", (64, 64), frozen_stem_blocks=5, freeze_batch_norm=True)
         model = replace(run.model, vision=vision)
         data = replace(run.data, cached_views=2)
-        return replace(run, model=model, data=data, init=InitConfig(model=aligned) if aligned else run.init)
+        if not aligned:
+            return replace(run, model=model, data=data)
+        return replace(
+            run,
+            model=replace(model, heads=(*model.heads, "detection")),
+            data=replace(data, absent_texts=2),
+            losses=replace(run.losses, detection=1.0),
+            init=InitConfig(model=aligned),
+        )
 
     monkeypatch.setattr(experiment.photos_align, "recipe", recipe)
     monkeypatch.setattr(experiment.photos, "recipe", recipe)
@@ -57,11 +65,14 @@ def test_seeds_are_trained_evaluated_and_not_repeated(root: Path, tmp_path: Path
     ]
     assert [run["seed"] for run in used] == [0, 2]
     assert used[0]["data"]["pairs"][0]["path"] == str(out / "split4" / "train.jsonl")
+    final = json.loads((out / "run.json").read_text())
+    assert final["data"]["regions"][0]["path"] == f"absent:{out / 'split4' / 'train.jsonl'}"
     for folder, run in zip((out, out / "seed1"), runs, strict=True):
         bundle = load_model(folder)
         assert (
             bundle.matching_weight == run["matching_weight"] and bundle.phrase_weight == run["phrase_weight"]
         )
+        assert bundle.calibration.presence.scale != 1.0 and run["presence_ece"] <= 1
     weights = (out / "model" / "model.safetensors").read_bytes()
     assert weights != (out / "seed1" / "model" / "model.safetensors").read_bytes()
 

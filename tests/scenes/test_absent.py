@@ -16,7 +16,8 @@ SPLITS = [Scenes("train", 200), Scenes("test", 100), Scenes("heldout", 100)]
 
 def describes_nothing(scene: Scene, text: str) -> bool:
     """Return whether no object fits, by the reader; a relation must clearly not hold."""
-    text = text.removeprefix("the ")
+    text = re.sub(r"^(?:the (?:two |three )?|both )", "", text)
+    text = re.sub(r"(?:furthest left|furthest right|highest|lowest|biggest|smallest)", "", text)
     if match := re.fullmatch(r"(.+) (left of|right of|above|below) the (.+)", text):
         head, relation, anchor = match.groups()
         pairs = [(a, b) for a in fits(scene, head) for b in fits(scene, anchor) if a != b]

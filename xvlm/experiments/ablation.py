@@ -28,6 +28,7 @@ from xvlm.experiments.chosen_weights import choose_score_weights
 from xvlm.experiments.held_out import HeldOutSplit, held_out_split
 from xvlm.experiments.pretraining_results import evaluate_pretrained
 from xvlm.experiments.seeds import OverSeeds, over_seeds
+from xvlm.models.xvlm import PRETRAINING
 from xvlm.recipes import demo as demo_recipe
 from xvlm.recipes.photos import pretrain as photos_recipe
 from xvlm.reports import Bars, bars_svg, read_log, write_svg
@@ -155,15 +156,25 @@ def experiment(on: str, root: Path, out: Path) -> Experiment:
         phrases, captions = JsonSource(root / "dev_grounding.json"), JsonSource(root / "dev.jsonl")
         split = HeldOutSplit(out / "split")
         run_on_main(lambda: held_out_split(root / "train.jsonl", split.folder))
-        run = split.trained_on(photos_recipe.recipe(str(root)), root, out / "stem")
+        run = split.trained_on(without_detection(photos_recipe.recipe(str(root))), root, out / "stem")
         choose = JsonSource(split.choose, str(root))
         # All variants are evaluated alike, and half of the usual candidates take half the time.
         return Experiment(run, phrases, captions, choose, {"rerank_top_k": 16})
     if on == "scenes":
-        run = demo_recipe.recipe()
+        run = without_detection(demo_recipe.recipe())
         unseen = Scenes("test", 500, image_size=run.model.vision.image_hw[0])
         return Experiment(run, SceneGroundingRecords(unseen), unseen, None, {"texts_per_image": 1})
     raise InputError(f"on is {on!r}; it may be 'scenes' or 'photos'")
+
+
+def without_detection(run: PretrainRun) -> PretrainRun:
+    """Return a run with the losses of the paper alone."""
+    return replace(
+        run,
+        model=replace(run.model, heads=PRETRAINING),
+        data=replace(run.data, absent_texts=0),
+        losses=replace(run.losses, detection=0.0),
+    )
 
 
 def fit_steps(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:

@@ -22,7 +22,16 @@ from xvlm.inference.model import InferenceModel
 from xvlm.metrics.presence import auroc, reliability
 from xvlm.models.calibration import Calibration, Platt
 from xvlm.models.checkpoints.folder import ModelBundle, set_calibration
+from xvlm.scenes import SceneDetectionRecords, Scenes
 from xvlm.training.train import log_on_main
+
+NUM_SCENES, SCENES_SEED = 300, 1
+"""Scenes that a model of scenes is calibrated on, of another seed than those of training."""
+
+
+def calibration_scenes(image_size: int) -> SceneDetectionRecords:
+    """Return phrases about scenes that no recipe trains or evaluates on."""
+    return SceneDetectionRecords(Scenes("train", NUM_SCENES, seed=SCENES_SEED, image_size=image_size))
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class ScoredTexts:
 
     log_odds_N: Tensor
     is_true_N: Tensor
+
+    @property
+    def has_both(self) -> bool:
+        """Whether some are true and some are false, without which nothing can be fitted."""
+        return 0 < int(self.is_true_N.sum()) < len(self.is_true_N)
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[float, bool]]) -> ScoredTexts:
@@ -74,6 +88,7 @@ def calibrate(
     Raises:
         InputError: no text or every text describes something, or the model has none of these heads.
     """
+    log_on_main(f"calibrating on {limit or len(source)} images that were not trained on")
     heads = bundle.model.config.heads
     raw = InferenceModel(replace(bundle, calibration=Calibration()))
     scored: dict[str, ScoredTexts] = {}
@@ -90,7 +105,13 @@ def calibrate(
         scored |= matching_scores(raw, source, limit)
     if not scored:
         raise InputError(f"the model has heads {heads}; calibration needs detection, or box and matching")
-    fitted = {name: fit_platt(one.log_odds_N, one.is_true_N, name) for name, one in scored.items()}
+    fitted = {}
+    for name, one in scored.items():
+        if name == "box" and not one.has_both:  # boxes of a model that has hardly been trained
+            log_on_main(f"of {len(one.is_true_N)} boxes none or all are right: boxes are not calibrated")
+            fitted[name] = Platt()
+        else:
+            fitted[name] = fit_platt(one.log_odds_N, one.is_true_N, name)
     thresholds: tuple[tuple[float, float], ...] = ()
     if "box" in scored:
         boxes = scored["box"]
@@ -102,7 +123,7 @@ def calibrate(
             [
                 "| score | cases | AUROC | calibration error before | after | scale | offset |",
                 "|---|---|---|---|---|---|---|",
-                *(one.row(name, fitted[name]) for name, one in scored.items()),
+                *(one.row(name, fitted[name]) for name, one in scored.items() if len(one.is_true_N)),
             ]
         )
     )

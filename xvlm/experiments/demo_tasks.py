@@ -15,14 +15,23 @@ from xvlm.config import Run
 from xvlm.distributed import folder_lock_on_main
 from xvlm.evaluation.captioning import evaluate_captioning
 from xvlm.evaluation.common.results import write_results
+from xvlm.evaluation.detection import evaluate_detection
 from xvlm.evaluation.grounding import evaluate_grounding
 from xvlm.evaluation.layer_search import best_of, search_layers
 from xvlm.evaluation.nlvr2 import evaluate_nlvr2
 from xvlm.evaluation.vqa import evaluate_vqa
 from xvlm.evaluation.weak_grounding import evaluate_weak_grounding
+from xvlm.experiments.calibrated import calibrate, calibration_scenes
 from xvlm.inference.model import InferenceModel
 from xvlm.registry import find
-from xvlm.scenes import SceneGroundingRecords, ScenePairRecords, SceneQuestionRecords, Scenes, is_true
+from xvlm.scenes import (
+    SceneDetectionRecords,
+    SceneGroundingRecords,
+    ScenePairRecords,
+    SceneQuestionRecords,
+    Scenes,
+    is_true,
+)
 from xvlm.tasks.common.task import measure_of
 from xvlm.training.train import log_on_main, train
 
@@ -78,6 +87,10 @@ TASKS = {
         ("scenes/grounding",),
         lambda predictor, unseen: evaluate_grounding(predictor, SceneGroundingRecords(unseen)),
     ),
+    "detection": DemoTask(
+        ("scenes/detection",),
+        lambda predictor, unseen: evaluate_detection(predictor, SceneDetectionRecords(unseen)),
+    ),
     "vqa": DemoTask(("scenes/vqa",), evaluate_vqa_with_candidates),
     "nlvr2": DemoTask(
         ("scenes/vqa", "scenes/nlvr2"),
@@ -130,6 +143,8 @@ def run_task(out: Path, name: str, adjust: Callable[[Any], Run]) -> dict[str, fl
         bundle, state = train(run, folder, resume=True)
         model, seconds = folder / "model", seconds + state.seconds
     size = bundle.model.config.vision.image_hw[0]
+    if "detection" in bundle.model.config.heads:
+        bundle, _ = calibrate(bundle, folder, calibration_scenes(size))
     log_on_main(f"{name}: evaluating on {NUM_UNSEEN} unseen scenes")
     metrics, predictions = task.evaluate(InferenceModel(bundle), Scenes("test", NUM_UNSEEN, image_size=size))
     command = f"xvlm demo --out {out} --tasks {name}"

@@ -48,7 +48,10 @@ class HeldOutSplit:
             cache: folder of the cached features.
         """
         files = (SourceConfig(str(self.train), image_root=str(root)),)
-        return replace(run, data=replace(run.data, pairs=files, regions=files, feature_cache=str(cache)))
+        regions = files
+        if run.losses.detection:
+            regions = (SourceConfig(f"absent:{self.train}", image_root=str(root)),)
+        return replace(run, data=replace(run.data, pairs=files, regions=regions, feature_cache=str(cache)))
 
 
 def held_out_split(lines_file: Path, folder: Path, images: int = HELD_OUT_IMAGES) -> HeldOutSplit:

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xvlm.common.errors import InputError
+from xvlm.data.sources.absent import WithAbsentTexts
 from xvlm.data.sources.json import JsonSource
 from xvlm.distributed import folder_lock_on_main, run_on_main
+from xvlm.experiments.calibrated import calibrate
 from xvlm.experiments.chosen_weights import ChosenWeights, choose_score_weights, recalls_at_1
 from xvlm.experiments.held_out import HELD_OUT_IMAGES, HeldOutSplit, held_out_split
 from xvlm.experiments.pretraining_results import (
@@ -112,6 +114,7 @@ def run_seed(
     bundle, state = train(run, out, resume=True, minutes=left)
     held_out = JsonSource(split.choose, str(root))
     bundle, chosen = choose_score_weights(bundle, out, held_out)
+    bundle, _ = calibrate(bundle, out, WithAbsentTexts(held_out))
     metrics, predictions = evaluate_on_dev(dev, bundle, state, chosen)
     metrics["train_seconds"] += seconds
     lead = (
@@ -131,7 +134,8 @@ def evaluate_on_dev(
 ) -> tuple[dict[str, float], PretrainingPredictions]:
     """Evaluate on `dev`; the metrics include intervals over images, and what was chosen elsewhere."""
     log_on_main(f"evaluating on {len(dev.captions)} unseen images and {len(dev.phrases)} unseen phrases")
-    metrics, predictions = evaluate_pretrained(bundle, state, dev.phrases, dev.captions)
+    wanted = WithAbsentTexts(dev.captions)
+    metrics, predictions = evaluate_pretrained(bundle, state, dev.phrases, dev.captions, wanted=wanted)
     result = predictions.retrieval
     for name in ("matching", "phrases"):
         recalls = recalls_at_1(result.scores, chosen.fitted[name])

@@ -6,7 +6,7 @@ from xvlm.common.ranges import PositiveInt
 from xvlm.config import OptimConfig
 from xvlm.models.text.encoder import TextConfig
 from xvlm.models.vision.encoder import VisionConfig
-from xvlm.models.xvlm import ModelConfig
+from xvlm.models.xvlm import PRETRAINING, ModelConfig
 from xvlm.tasks.common.init import InitConfig
 from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
@@ -38,6 +38,7 @@ def recipe(scenes: PositiveInt = 8000) -> PretrainRun:
             ),
             embed_dim=96,
             box_head="point",
+            heads=(*PRETRAINING, "detection"),
         ),
         init=InitConfig(vocab_size=400, vocab_records=1000),
         data=DataConfig(
@@ -48,13 +49,14 @@ def recipe(scenes: PositiveInt = 8000) -> PretrainRun:
             max_regions=12,
             texts_per_region=3,
             fused_per_image=1,
+            absent_texts=2,
             region_captions=False,
             random_crop=False,
             rand_augment=False,
         ),
-        losses=LossConfig(bbox=5.0, giou=2.0),
+        losses=LossConfig(bbox=5.0, giou=2.0, detection=1.0),
         optim=OptimConfig(
-            steps=1900, lr=1.5e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995, schedule="cosine"
+            steps=1700, lr=1.5e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995, schedule="cosine"
         ),
         workers=1,
         save_every=100,

@@ -6,7 +6,7 @@ They are hard, since all of their other words fit, and certain, since the scene 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,12 +17,15 @@ from xvlm.scenes.phrases import (
     sample_descriptions,
     singular_phrase,
 )
-from xvlm.scenes.scene import COLOURS, RELATIONS, SHAPES, SIZES, TEXTURES, Description, Scene
+from xvlm.scenes.scene import COLOURS, EXTREMES, RELATIONS, SHAPES, SIZES, TEXTURES, Description, Scene
 
 AbsentKind = Literal["attribute", "noun", "relation", "anchor"]
 Combinations = frozenset[tuple[str, str]]
-_TRIES = 4
+_FORMS = {"plain": 45, "label": 7, "group": 18, "extreme": 12, "relation": 9, "anchor": 9}
+"""Sampling weight of each form of a phrase, about that among true ones: the form alone must tell nothing."""
+_TRIES = 6
 """Attempts for each phrase; in a scene of many objects most changes describe another one."""
+_GROUPS = ("the", "the two", "the three", "both")
 
 
 @dataclass(frozen=True)
@@ -36,21 +39,21 @@ class AbsentPhrase:
 def sample_absent(
     rng: random.Random, scene: Scene, combinations: Combinations, count: int
 ) -> list[AbsentPhrase]:
-    """Sample up to `count` different phrases of all kinds that describe nothing in a scene.
+    """Sample up to `count` different phrases that describe nothing in a scene.
 
     Args:
         combinations: (shape, colour) combinations that may be named.
     """
     described = describe_objects(scene)
-    makers: tuple[Callable[..., AbsentPhrase | None], ...] = (
-        _changed_attribute,
-        _changed_noun,
-        _changed_relation,
-        _changed_anchor,
-    )
     found: dict[str, AbsentPhrase] = {}
-    for number in range(_TRIES * count):
-        phrase = makers[number % len(makers)](rng, scene, described, combinations)
+    for _ in range(_TRIES * count):
+        form = rng.choices(tuple(_FORMS), tuple(_FORMS.values()))[0]
+        if form == "relation":
+            phrase = _changed_relation(rng, scene, described)
+        elif form == "anchor":
+            phrase = _changed_anchor(rng, scene, described, combinations)
+        else:
+            phrase = _changed_description(rng, scene, described, combinations, form)
         if phrase is not None:
             found.setdefault(phrase.text, phrase)
         if len(found) == count:
@@ -58,24 +61,38 @@ def sample_absent(
     return list(found.values())
 
 
-def _changed_attribute(
-    rng: random.Random, scene: Scene, described: list[ObjectDescriptions], combinations: Combinations
+def _changed_description(
+    rng: random.Random,
+    scene: Scene,
+    described: list[ObjectDescriptions],
+    combinations: Combinations,
+    form: str,
 ) -> AbsentPhrase | None:
-    """Return "the small blue ring" of a scene whose small ring is red; sometimes in the plural."""
-    words = rng.choice(_changes(rng, scene, described, combinations, noun=False) or [()])
-    return AbsentPhrase(_text(rng, words), "attribute") if words else None
+    """Return "the small blue ring" or "the small red star" of a scene whose small red thing is a ring.
 
-
-def _changed_noun(
-    rng: random.Random, scene: Scene, described: list[ObjectDescriptions], combinations: Combinations
-) -> AbsentPhrase | None:
-    """Return "the small red star" of a scene whose small red thing is a ring; sometimes in the plural."""
-    words = rng.choice(_changes(rng, scene, described, combinations, noun=True) or [()])
-    return AbsentPhrase(_text(rng, words), "noun") if words else None
+    Args:
+        form: "plain"; "label" for a bare shape; "group" for a plural; "extreme" for "the lowest star".
+    """
+    if form == "label":
+        absent = [shape for shape in SHAPES if not scene.matches((shape,))]
+        return AbsentPhrase(rng.choice(absent), "noun") if absent else None
+    noun = rng.random() < 0.5
+    choices = _changes(rng, scene, described, combinations, noun)
+    if not choices:
+        return None
+    words = rng.choice(choices)
+    text = f"the {singular_phrase(words)}"
+    if form == "group":
+        text = f"{rng.choice(_GROUPS)} {plural_phrase(words)}"
+    elif form == "extreme":
+        extreme = rng.choice((*EXTREMES, "biggest", "smallest"))
+        is_after = extreme.startswith("furthest")
+        text = f"{text} {extreme}" if is_after else f"the {extreme} {singular_phrase(words)}"
+    return AbsentPhrase(text, "noun" if noun else "attribute")
 
 
 def _changed_relation(
-    rng: random.Random, scene: Scene, described: list[ObjectDescriptions], combinations: Combinations
+    rng: random.Random, scene: Scene, described: list[ObjectDescriptions]
 ) -> AbsentPhrase | None:
     """Return "the ring left of the box" of a scene whose rings all are elsewhere."""
     index, anchor = rng.sample(range(len(scene.objects)), 2)
@@ -104,8 +121,7 @@ def _changed_anchor(
     """Return "the ring left of the blue box" of a scene that has a ring, but no blue box."""
     own = rng.choice(described)
     heads = sample_descriptions(rng, [*own.unique, *own.ambiguous], 1)
-    noun = rng.random() < 0.5
-    anchors = _changes(rng, scene, described, combinations, noun)
+    anchors = _changes(rng, scene, described, combinations, noun=rng.random() < 0.5)
     if not (heads and anchors):
         return None
     relation, words = rng.choice(list(RELATIONS)), rng.choice(anchors)
@@ -126,8 +142,8 @@ def _changes(
         noun: whether that word is the shape, else an adjective.
     """
     own = rng.choice(described)
-    short = [words for words in (*own.unique, *own.ambiguous) if len(words) <= 3 and words[-1] != "thing"]
-    chosen = sample_descriptions(rng, short, 2)
+    short = [words for words in (*own.unique, *own.ambiguous) if len(words) <= 3]
+    chosen = sample_descriptions(rng, short, 3)
     return [
         words
         for original in chosen
@@ -138,7 +154,7 @@ def _changes(
 
 def _with_one_word_changed(words: Description, noun: bool) -> Iterator[Description]:
     for position, word in enumerate(words):
-        choices = next(group for group in (SHAPES, COLOURS, SIZES, TEXTURES) if word in group)
+        choices = next((group for group in (SHAPES, COLOURS, SIZES, TEXTURES) if word in group), ())
         if (choices is SHAPES) == noun:
             for other in choices:
                 if other != word:
@@ -147,9 +163,4 @@ def _with_one_word_changed(words: Description, noun: bool) -> Iterator[Descripti
 
 def _is_allowed(words: Description, combinations: Combinations) -> bool:
     colour = next((word for word in words if word in COLOURS), None)
-    return colour is None or (words[-1], colour) in combinations
-
-
-def _text(rng: random.Random, words: Description) -> str:
-    """Return "the red ring", or "the red rings", which is as absent."""
-    return f"the {plural_phrase(words) if rng.random() < 0.25 else singular_phrase(words)}"
+    return colour is None or words[-1] == "thing" or (words[-1], colour) in combinations

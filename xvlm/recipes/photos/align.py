@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from xvlm.config import OptimConfig
+from xvlm.models.xvlm import PRETRAINING
 from xvlm.recipes.photos import pretrain as photos
 from xvlm.tasks.pretrain import LossConfig, PretrainRun
 
@@ -23,7 +24,15 @@ def recipe(root: str = "photos") -> PretrainRun:
         run,
         recipe="photos/align",
         seed=0,
-        data=replace(run.data, pairs_batch_size=128, regions_batch_size=32, word_dropout=0.1),
+        model=replace(run.model, heads=PRETRAINING),
+        data=replace(
+            run.data,
+            regions=run.data.pairs,
+            pairs_batch_size=128,
+            regions_batch_size=32,
+            absent_texts=0,
+            word_dropout=0.1,
+        ),
         losses=LossConfig(itm=0.0, mlm=0.0, bbox=0.0, giou=0.0, phrases=1.0),
         optim=OptimConfig(
             steps=650,

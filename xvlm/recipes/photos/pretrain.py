@@ -5,7 +5,7 @@ from __future__ import annotations
 from xvlm.config import OptimConfig
 from xvlm.models.text.encoder import TextConfig
 from xvlm.models.vision.encoder import VisionConfig
-from xvlm.models.xvlm import ModelConfig
+from xvlm.models.xvlm import PRETRAINING, ModelConfig
 from xvlm.tasks.common.init import InitConfig
 from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, LossConfig, PretrainRun
@@ -39,15 +39,17 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
             text=TextConfig(text_layers=6, cross_layers=3, pooling="mean", dropout=0.1),
             embed_dim=256,
             box_head="point",
+            heads=(*PRETRAINING, "detection"),
         ),
         init=InitConfig(model=aligned) if aligned else init,
         data=DataConfig(
             pairs=train,
-            regions=train,
+            regions=(SourceConfig(f"absent:{root}/train.jsonl"),),
             pairs_batch_size=48,
             regions_batch_size=48,
             max_regions=4,
             fused_per_image=1,
+            absent_texts=3,
             region_captions=False,
             max_tokens=30,
             cached_views=6,
@@ -58,6 +60,7 @@ def recipe(root: str = "photos", aligned: str = "") -> PretrainRun:
             mlm=0.5,
             bbox=5.0,
             giou=2.0,
+            detection=1.0,
             uniform_negative_ratio=0.5,
         ),
         optim=OptimConfig(

@@ -28,7 +28,7 @@ def recipe(
         recipe="scenes/grounding",
         model=_scenes.model("box"),
         init=InitConfig(model=model),
-        data=replace(without_stream(data, "pairs"), regions_batch_size=32),
+        data=replace(without_stream(data, "pairs"), regions_batch_size=32, absent_texts=0),
         losses=LossConfig(itc=0.0, itm=0.0, mlm=0.0, bbox=5.0, giou=2.0),
         optim=_scenes.optim(steps),
         workers=1,
