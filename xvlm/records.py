@@ -94,13 +94,13 @@ class Record:
         image: see `ImageData`.
         concepts: captions are concepts without a box.
         extra: further fields that a task reads (questions, answers, ...), by name.
-        absent_texts: texts that describe nothing in the image, although they might.
         bad: elements that cannot be used, each with its reason; the rest of the record can.
+        absent_texts: texts that describe nothing in the image, although they might.
     """
 
     key: str
     image: ImageData
     concepts: tuple[Concept, ...]
     extra: Mapping[str, Any] = field(default_factory=dict)
-    absent_texts: tuple[str, ...] = ()
     bad: tuple[BadRecord, ...] = field(default=(), compare=False)
+    absent_texts: tuple[str, ...] = ()

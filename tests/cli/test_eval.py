@@ -60,6 +60,12 @@ def hypotheses() -> list[dict[str, Any]]:
     ]
 
 
+def regions() -> list[dict[str, Any]]:
+    """Return records with a text that describes two things, and one that describes nothing."""
+    pair = [[2, 2, 20, 20], [30, 20, 20, 20]]
+    return [{"image": name, "elems": [{"caption": ODD, "bb": pair}], "absent": ["a dog"]} for name in NAMES]
+
+
 def labelled() -> list[dict[str, Any]]:
     labels = (["neutral"], ["entailment", "neutral"], ["contradiction"], [])
     return [
@@ -68,6 +74,7 @@ def labelled() -> list[dict[str, Any]]:
 
 
 MEASURES: dict[str, tuple[tuple[str, ...], Callable[[], list[dict[str, Any]]], list[str]]] = {
+    "detection": (("detection",), regions, []),
     "grounding": (("box",), phrases, []),  # as after fine-tuning: without a matching head
     "weak_grounding": (("contrastive", "matching"), phrases, ["--layer", "0"]),
     "retrieval": (("contrastive", "matching"), captions, ["--rerank-top-k", "3"]),
@@ -79,6 +86,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], Callable[[], list[dict[str, Any]]], l
 }
 """Heads of a model, records and options for each task."""
 TEXT_FIELDS = {
+    "detection": "text",
     "grounding": "text",
     "weak_grounding": "text",
     "vqa": "question",
@@ -261,10 +269,13 @@ def test_options_are_the_arguments_of_evaluate(measure: str, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "xvlm eval needs a task first (captioning, entailment, grounding,"),
+        ([], "xvlm eval needs a task first (captioning, detection, entailment, grounding,"),
         (["--model", "x"], "xvlm eval needs a task first"),
         (["groundin"], "did you mean 'grounding'?"),
-        (["pretrain"], "task pretrain has no measure; those that have one are captioning, entailment,"),
+        (
+            ["pretrain"],
+            "task pretrain has no measure; those that have one are captioning, detection, entailment,",
+        ),
     ],
 )
 def test_a_task_must_be_named(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

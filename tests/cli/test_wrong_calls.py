@@ -155,12 +155,15 @@ def measuring() -> Iterator[list[str]]:
         yield ["eval", "weak_grounding", *eval_, "--detections", wrong]
         answers = ["--model", "vqa_decoder", "--data", "photos.jsonl", "--out", "out", "--answers", wrong]
         yield ["eval", "vqa", *answers]
-    for wrong in (*FILES, "list.json", "nowhere:train"):
-        yield ["weights", "--model", "model", "--data", wrong]
-    for wrong in ("gone", "some/repository", "folder", "words"):
-        yield ["weights", "--model", wrong, "--data", "photos.jsonl"]
-    yield ["weights", "--model", "model"]
-    yield ["weights", "--model", "model", "--data", "photos.jsonl", "--image-root", "gone"]
+    for command in ("weights", "calibrate"):
+        for wrong in (*FILES, "list.json", "nowhere:train"):
+            yield [command, "--model", "model", "--data", wrong]
+        for wrong in ("gone", "some/repository", "folder", "words"):
+            yield [command, "--model", wrong, "--data", "photos.jsonl"]
+        yield [command, "--model", "model"]
+        yield [command, "--model", "model", "--data", "photos.jsonl", "--image-root", "gone"]
+    yield ["calibrate", "--model", "detection", "--data", "absent:photos.jsonl?absent_texts=0"]
+    yield ["calibrate", "--model", "caption_decoder", "--data", "photos.jsonl"]
     yield ["eval", "weak_grounding", *eval_, "--layer", "17"]
     yield ["eval", "retrieval", *eval_, "--rerank", "nothing"]
 

@@ -206,7 +206,8 @@ def wrong_command_lines() -> Iterator[tuple[str, list[str], str]]:
             for name, kind, (bounds,) in numbers_in(hint, prefix):
                 value = wrong_values(kind, bounds)[-1]
                 flag = f"--{name.removesuffix('.0').replace('_', '-')}"
-                arguments = [flag, f"{value}", *(["1"] if name == "weights.0" else [])]
+                others = {"weights.0": ["1"], "box.0": ["1", "1", "1"]}.get(name, [])
+                arguments = [flag, f"{value}", *others]
                 required = REQUIRED.get(command) or REQUIRED.get(words[0], [])
                 line = [*words, *required, *arguments]
                 yield name, line, f"xvlm: {name} is {value}; it must be "

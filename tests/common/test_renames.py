@@ -67,7 +67,8 @@ def test_old_options_lead_to_options_that_exist() -> None:
 
 
 def test_old_recipes_tasks_and_heads_lead_to_those_that_exist() -> None:
-    assert {*RECIPES.values(), "demo"} == set(names("recipes"))
+    newer = {"grefcoco", "photos/detection", "scenes/detection"}
+    assert {*RECIPES.values(), "demo", *newer} == set(names("recipes"))
     assert not RECIPES.keys() & set(names("recipes"))
     assert set(TASKS.values()) <= set(names("tasks")) and not TASKS.keys() & set(names("tasks"))
     assert set(HEADS.values()) <= MODEL_HEADS.keys() and not HEADS.keys() & MODEL_HEADS.keys()

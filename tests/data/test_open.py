@@ -77,7 +77,7 @@ def test_a_scheme_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.Mo
     source = open_source("words:cat?count=2", "photos")
     assert len(source) == 2 and source[1].key == "cat/1" and source[1].image == "photos/a.jpg"
     (tmp_path / "a.parquet").touch()
-    with pytest.raises(InputError, match=r"schemes \['refcoco', .*'scenes', 'words'\]"):
+    with pytest.raises(InputError, match=r"schemes \['absent', .*'scenes', 'words'\]"):
         open_source(str(tmp_path / "a.parquet"))
 
 

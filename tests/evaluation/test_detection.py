@@ -122,12 +122,13 @@ def test_from_a_file(photos: Path) -> None:
     assert 0 <= with_ap["detection_ap50"] <= 1
 
 
-def test_a_failed_training_finds_nothing(photos: Path) -> None:
+def test_a_failed_training_is_wrong_about_everything(photos: Path) -> None:
     predictor = predictor_of("detection")
     for parameter in predictor.model.parameters():
         parameter.data.fill_(math.nan)
     metrics, predictions = evaluate_detection(predictor, source_of(photos, items()))
-    assert metrics["detection_t_acc"] == 0 and metrics["detection_n_acc"] == 1
+    assert metrics["detection_f1"] == metrics["detection_n_acc"] == metrics["presence_auroc"] == 0
+    assert metrics["presence_ece"] == 1
     assert all(math.isfinite(value) for value in metrics.values())
     assert all(one.found_xyxy == () for one in predictions)
 

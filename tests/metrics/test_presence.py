@@ -28,9 +28,11 @@ def test_auroc_counts_pairs(drawn: list[tuple[int, bool]]) -> None:
     assert value == pytest.approx(wins / (len(true) * len(false)))
 
 
-def test_nan_is_the_lowest_score() -> None:
+def test_nan_is_wrong() -> None:
     scores = torch.tensor([math.nan, 0.0, 1.0])
     assert auroc(scores, torch.tensor([True, False, False])) == 0.0
+    assert auroc(scores, torch.tensor([False, True, True])) == 0.0
+    assert auroc(torch.full((3,), math.nan), torch.tensor([False, True, True])) == 0.0
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))

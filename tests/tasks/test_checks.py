@@ -9,6 +9,7 @@ import pytest
 
 from xvlm.common.errors import InputError
 from xvlm.common.ranges import validate
+from xvlm.models.xvlm import PRETRAINING
 from xvlm.tasks.captioning import CaptioningRun
 from xvlm.tasks.common.finetuning import FinetuneData
 from xvlm.tasks.common.pretraining_data import STREAM_FIELDS
@@ -59,6 +60,14 @@ ROWS: list[tuple[Any, str, Any, dict[str, Any], str, dict[str, Any]]] = [
         )
     ),
     (REGIONS, "losses.phrases", 1.0, {}, "without data.pairs", {"data.pairs": SOURCE}),
+    (
+        REGIONS,
+        "data.absent_texts",
+        2,
+        {},
+        "if losses.detection is 0",
+        {"losses.detection": 1.0, "model.heads": (*PRETRAINING, "detection")},
+    ),
     (
         PRETRAIN,
         "model.labels",

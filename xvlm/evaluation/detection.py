@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,8 +86,10 @@ class DetectionPrediction(Prediction):
         return tuple(box for box, probability in pairs if probability >= self.threshold)
 
     def outcome(self) -> Outcome:
-        """Return how the chosen boxes fit the targets."""
+        """Return how the chosen boxes fit the targets; an answer that is no number counts as a wrong box."""
         targets = self.wanted.targets_xyxy
+        if math.isnan(self.presence_log_odds):
+            return Outcome(0, 1, len(targets))
         hits = len(match_boxes(boxes_tensor(self.chosen_xyxy), boxes_tensor(targets)))
         return Outcome(hits, len(self.chosen_xyxy), len(targets))
 
@@ -261,10 +264,11 @@ def relative_area(prediction: DetectionPrediction) -> float:
 def reliabilities(predictions: Sequence[DetectionPrediction]) -> tuple[Reliability, Reliability | None]:
     """Return the reliability of presence, and that of boxes, if there are any.
 
-    A presence that is NaN (weights of a failed training) counts as one half.
+    A presence that is NaN (weights of a failed training) counts as that of the wrong answer.
     """
-    presence_N = torch.tensor([one.presence for one in predictions], dtype=torch.float64).nan_to_num(0.5)
+    presence_N = torch.tensor([one.presence for one in predictions], dtype=torch.float64)
     is_present_N = torch.tensor([bool(one.wanted.targets_xyxy) for one in predictions])
+    presence_N = torch.where(presence_N.isnan(), 1 - is_present_N.double(), presence_N)
     probability_X = torch.tensor([p for one in predictions for p in one.probabilities], dtype=torch.float64)
     is_right_X = torch.tensor([right for one in predictions for right in one.are_right()], dtype=torch.bool)
     boxes = reliability(probability_X, is_right_X) if len(probability_X) else None
@@ -284,7 +288,6 @@ HEADLINE = {
     "detection_n_acc": "absent ones that find nothing",
     "anybox_r1": "first box right (any of several)",
     "presence_auroc": "area under the ROC curve of presence",
-    "presence_ece": "calibration error of presence",
 }
 
 

@@ -17,7 +17,7 @@ def auroc(score_N: Tensor, is_true_N: Tensor) -> float:
     """Return the probability that a true case has a higher score than a false one; equal scores count half.
 
     Args:
-        score_N: (N,) scores; NaN is the lowest of all.
+        score_N: (N,) scores; NaN counts as wrong.
         is_true_N: (N,) bool.
     Returns:
         NaN unless there are both true and false cases.
@@ -25,7 +25,8 @@ def auroc(score_N: Tensor, is_true_N: Tensor) -> float:
     positives, negatives = int(is_true_N.sum()), int((~is_true_N).sum())
     if not (positives and negatives):
         return float("nan")
-    score_N = score_N.double().nan_to_num(-torch.inf, torch.inf, -torch.inf)
+    wrong_N = torch.where(is_true_N, -torch.inf, torch.inf).double()
+    score_N = torch.where(score_N.isnan(), wrong_N, score_N.double())
     _, place_N, count_U = score_N.unique(return_inverse=True, return_counts=True)
     last_U = count_U.cumsum(0).double()
     rank_N = (last_U - (count_U - 1) / 2)[place_N]

@@ -106,10 +106,13 @@ def _column(cells: Sequence[str | float]) -> tuple[list[str], bool]:
 def legend(examples: Sequence[GroundingExample | DetectionExample]) -> str:
     """Explain the boxes of the examples."""
     grounding = [one for one in examples if isinstance(one, GroundingExample)]
-    has_scores = any(one.score is not None for one in grounding) or len(grounding) < len(examples)
-    score = ", with its probability" if has_scores else ""
-    chosen = any(example.candidates_xyxy for example in grounding)
-    predicted = "chosen candidate" if chosen else f"predicted box{score}"
+    predicted = "predicted box"
+    if any(example.candidates_xyxy for example in grounding):
+        predicted = "chosen candidate"
+    elif len(grounding) < len(examples):
+        predicted += ", with its probability"
+    elif any(one.score is not None for one in grounding):
+        predicted += ", with its matching probability"
     return (
         '<p class="legend"><span><i class="swatch dashed"></i>true box</span> '
         f'<span><i class="swatch"></i>{predicted}</span></p>'

@@ -111,7 +111,7 @@ def record_from_fields(
     if len(paths := fields.get("images", ())) > 1:
         extra["right"] = storage.join(image_root, paths[1])
     absent = tuple(dict.fromkeys(reader.absent))
-    return Record(key, image, tuple(concepts), extra, absent, tuple(reader.bad))
+    return Record(key, image, tuple(concepts), extra, tuple(reader.bad), absent)
 
 
 def _with_desc(fields: Fields, names: FieldNames) -> FieldNames:
