@@ -19,7 +19,7 @@ from xvlm.data.text.noun_phrases import noun_phrases
 from xvlm.inference.answering import Answer, answer_questions
 from xvlm.inference.captioning import caption_images
 from xvlm.inference.classification import classify_texts, judge_statements
-from xvlm.inference.detection import find_boxes
+from xvlm.inference.detection import FoundBoxes, find_boxes
 from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.inference.model import InferenceModel
 from xvlm.models.calibration import THRESHOLD, Platt
@@ -143,13 +143,7 @@ class Photo:
             InputError: the threshold is no probability.
             MissingHead: the model was not trained for detection.
         """
-        if not 0 <= threshold <= 1:
-            raise InputError(f"threshold is {threshold}; it must be 0 to 1")
-        texts = self.predictor.encode_texts(phrases)
-        self.predictor.reader.warn(phrases)
-        image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
-        model, calibration = self.predictor.model, self.predictor.calibration
-        found = find_boxes(model, self.features, texts, image_N, calibration, threshold)
+        found = self._find(phrases, threshold)
         results: list[list[Detection]] = [[] for _ in phrases]
         columns = (self.in_pixels(found.box_xyxy_X4), found.probability_X.tolist(), found.log_odds_X.tolist())
         for row, *fields in zip(found.row_X.tolist(), *columns, strict=True):
@@ -161,11 +155,16 @@ class Photo:
 
         Raises MissingHead if the model was not trained for detection.
         """
+        return self._find(phrases, 0.0).presence_N.tolist()
+
+    def _find(self, phrases: Sequence[str], threshold: float) -> FoundBoxes:
+        if not 0 <= threshold <= 1:
+            raise InputError(f"threshold is {threshold}; it must be 0 to 1")
         texts = self.predictor.encode_texts(phrases)
         self.predictor.reader.warn(phrases)
         image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
         model, calibration = self.predictor.model, self.predictor.calibration
-        return find_boxes(model, self.features, texts, image_N, calibration).presence_N.tolist()
+        return find_boxes(model, self.features, texts, image_N, calibration, threshold)
 
     def find_all(
         self, text: str, threshold: float = THRESHOLD, spans: Sequence[tuple[int, int]] | None = None
