@@ -25,20 +25,8 @@ def command(
         max_pixels: maximum width x height of an image.
         allow_remote: data files may name images by URL.
     """
-    from xvlm import distributed
-    from xvlm.common.errors import MissingFileError
-    from xvlm.common.outputs import check_writable
-    from xvlm.data.files.limits import change_limits
-    from xvlm.data.sources.open import open_source
+    from xvlm.cli.common.held_out import open_held_out
     from xvlm.experiments.chosen_weights import choose_score_weights
-    from xvlm.models.checkpoints.folder import load_model, local_folder
 
-    change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
-    distributed.init()
-    if not model.is_dir():
-        raise MissingFileError(f"{model} is no folder here; weights are written into the model's own folder")
-    folder = local_folder(model)
-    check_writable(folder)
-    captions, bundle = open_source(data, image_root), load_model(folder)
-    bundle.model.to(distributed.device())
+    bundle, folder, captions = open_held_out(model, data, image_root, max_pixels, allow_remote)
     choose_score_weights(bundle, folder, captions)
