@@ -29,6 +29,11 @@ def area(box_xyxy: Tensor) -> Tensor:
     return size[..., 0] * size[..., 1]
 
 
+def surrounding_box(box_xyxy: Tensor) -> Tensor:
+    """Return the (4,) box around (n, 4) boxes, at least one."""
+    return torch.cat((box_xyxy[:, :2].amin(0), box_xyxy[:, 2:].amax(0)))
+
+
 def iou_and_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (...) IoU and (...) union area of broadcastable (..., 4) boxes; 0/0 gives IoU 0."""
     top_left = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2])

@@ -24,6 +24,7 @@ from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.inference.model import InferenceModel
 from xvlm.models.calibration import THRESHOLD, Platt
 from xvlm.models.generation.config import CAPTION_GENERATION, GenerationConfig
+from xvlm.models.text.encoder import TextFeatures
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BoxXYXY
 
@@ -144,11 +145,13 @@ class Photo:
             MissingHead: the model was not trained for detection.
         """
         found = self._find(phrases, threshold)
-        results: list[list[Detection]] = [[] for _ in phrases]
-        columns = (self.in_pixels(found.box_xyxy_X4), found.probability_X.tolist(), found.log_odds_X.tolist())
-        for row, *fields in zip(found.row_X.tolist(), *columns, strict=True):
-            results[row].append(Detection(*fields))
-        return results
+        return [
+            [
+                Detection(*one)
+                for one in zip(self.in_pixels(boxes), scores.tolist(), log_odds.tolist(), strict=True)
+            ]
+            for boxes, scores, log_odds in found.by_text()
+        ]
 
     def presence(self, phrases: Sequence[str]) -> list[float]:
         """Return the probability that each phrase describes anything in this image.
@@ -160,9 +163,7 @@ class Photo:
     def _find(self, phrases: Sequence[str], threshold: float) -> FoundBoxes:
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold is {threshold}; it must be 0 to 1")
-        texts = self.predictor.encode_texts(phrases)
-        self.predictor.reader.warn(phrases)
-        image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
+        texts, image_N = self._encode(phrases)
         model, calibration = self.predictor.model, self.predictor.calibration
         return find_boxes(model, self.features, texts, image_N, calibration, threshold)
 
@@ -206,9 +207,7 @@ class Photo:
         Raises:
             WeightsError: the model computes no numbers.
         """
-        texts = self.predictor.encode_texts(phrases)
-        self.predictor.reader.warn(phrases)
-        image_N = torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
+        texts, image_N = self._encode(phrases)
         box_N4, log_odds_N = predict_boxes(self.predictor.model, self.features, texts, image_N)
         if not box_N4.isfinite().all():
             raise WeightsError(
@@ -217,6 +216,12 @@ class Photo:
         score_N = self._platt("ground", calibrated).probability(log_odds_N)
         scores = [None if math.isnan(score) else score for score in score_N.tolist()]
         return [GroundingAnswer(*one) for one in zip(self.in_pixels(box_N4), scores, strict=True)]
+
+    def _encode(self, phrases: Sequence[str]) -> tuple[TextFeatures, Tensor]:
+        """Return N encoded phrases, and the (N,) index of this image for each."""
+        texts = self.predictor.encode_texts(phrases)
+        self.predictor.reader.warn(phrases)
+        return texts, torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
 
     def _platt(self, name: str, calibrated: bool) -> Platt:
         return getattr(self.predictor.calibration, name) if calibrated else Platt()

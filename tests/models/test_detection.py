@@ -77,7 +77,7 @@ def test_rows_do_not_influence_each_other() -> None:
     for row in range(3):
         alone_texts = model.encode_texts(Texts.pack([[[2, 7, 8], [2, 9], [2, 10, 11, 12]][row]]))
         alone = find_boxes(model, features, alone_texts, image_N[row : row + 1], Calibration())
-        boxes, probabilities, _ = together.of_text(row)
+        boxes, probabilities, _ = together.by_text()[row]
         assert torch.allclose(boxes, alone.box_xyxy_X4, atol=1e-5)
         assert torch.allclose(probabilities, alone.probability_X, atol=1e-5)
 
@@ -96,7 +96,7 @@ def test_boxes_are_sorted_apart_and_above_the_threshold() -> None:
     some = find_boxes(model, features, texts, image_N, Calibration(), middle)
     assert 0 < len(some.row_X) < len(everything.row_X) and (some.probability_X >= middle).all()
     for row in range(3):
-        boxes, probabilities, _ = everything.of_text(row)
+        boxes, probabilities, _ = everything.by_text()[row]
         assert (probabilities.diff() <= 0).all()
         assert ((boxes >= 0) & (boxes <= 1)).all()
         for a in range(len(boxes)):

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xvlm.boxes import area, iou
+from xvlm.boxes import area, iou, surrounding_box
 from xvlm.common.ranges import PositiveInt, Probability, checked
 from xvlm.data.images.decode import ImageFile
 from xvlm.data.sources.source import Source
 from xvlm.evaluation.common.measure import Measure, Prediction, example_sections
-from xvlm.evaluation.common.queries import batches
+from xvlm.evaluation.common.queries import Query, QueryBatch
 from xvlm.evaluation.common.reading import SampleReader
 from xvlm.evaluation.common.skipped import SkippedSamples
 from xvlm.inference.detection import FoundBoxes, find_boxes
@@ -32,6 +32,8 @@ from xvlm.metrics.detection import (
 from xvlm.metrics.grounding import IOU_THRESHOLD
 from xvlm.metrics.presence import Reliability, auroc, reliability
 from xvlm.models.calibration import THRESHOLD
+from xvlm.models.text.encoder import TextFeatures
+from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BoxXYXY, Record
 from xvlm.reports import DetectionExample, ReliabilityDiagram, Section
 from xvlm.reports.pictures import load_picture
@@ -146,21 +148,27 @@ def evaluate_detection(
     """
     samples = SampleReader(predictor, source, limit, skipped, "detection")
     indexed: list[tuple[int, DetectionPrediction]] = []
-    queries = samples.queries("detection", lambda record, file: wanted_texts(samples, record, file))
-    for batch in batches(queries, batch_size):
-        features = predictor.encode_images(batch.pixels)
-        texts = predictor.encode_texts([wanted.text for wanted in batch.contents])
-        image_N = torch.tensor(batch.image_index, device=predictor.device)
+    for batch, features, texts, image_N in encode_wanted(samples, batch_size):
         found = find_boxes(predictor.model, features, texts, image_N, predictor.calibration)
         files = [batch.images[index].file for index in batch.image_index]
-        for row, (query, file) in enumerate(zip(batch.queries, files, strict=True)):
-            prediction = prediction_of(query.record, query.content, found, row, file, threshold)
+        rows = zip(batch.queries, files, found.by_text(), strict=True)
+        for row, (query, file, boxes) in enumerate(rows):
+            prediction = prediction_of(query, found, row, boxes, file, threshold)
             indexed.append((query.index, prediction))
     predictions = samples.gather(indexed, "text to find")
     metrics = detection_metrics(predictions)
     if categories:
         metrics["detection_ap50"] = average_precision([category_boxes(one) for one in predictions])
     return {**metrics, "detection_skipped": float(len(samples.skipped))}, predictions
+
+
+EncodedWanted = tuple[QueryBatch[Wanted], ImageFeatures, TextFeatures, Tensor]
+
+
+def encode_wanted(samples: SampleReader, batch_size: int) -> Iterator[EncodedWanted]:
+    """Yield the texts of `batch_size` images at a time; see `SampleReader.encoded`."""
+    queries = samples.queries("detection", lambda record, file: wanted_texts(samples, record, file))
+    return samples.encoded(queries, lambda wanted: wanted.text, batch_size)
 
 
 def wanted_texts(samples: SampleReader, record: Record, file: ImageFile) -> Iterator[Wanted]:
@@ -179,15 +187,24 @@ def wanted_texts(samples: SampleReader, record: Record, file: ImageFile) -> Iter
 
 
 def prediction_of(
-    record: Record, wanted: Wanted, found: FoundBoxes, row: int, file: ImageFile, threshold: float
+    query: Query[Wanted],
+    found: FoundBoxes,
+    row: int,
+    boxes: tuple[Tensor, Tensor, Tensor],
+    file: ImageFile,
+    threshold: float,
 ) -> DetectionPrediction:
-    """Return what was found for the text in a row."""
-    box_k4, probability_k, log_odds_k = found.of_text(row)
+    """Return what was found for the text in a row.
+
+    Args:
+        boxes: its boxes (k, 4), their probabilities (k,) and their log-odds (k,), from `by_text`.
+    """
+    box_k4, probability_k, log_odds_k = boxes
     size_4 = torch.tensor([file.width, file.height] * 2, dtype=torch.float64)
     return DetectionPrediction(
-        record.key,
-        record.image,
-        wanted,
+        query.record.key,
+        query.record.image,
+        query.content,
         presence=float(found.presence_N[row]),
         presence_log_odds=float(found.presence_log_odds_N[row]),
         found_xyxy=tuple(tuple(box) for box in (box_k4.double().cpu() * size_4).tolist()),
@@ -250,8 +267,7 @@ def merged_candidates(prediction: DetectionPrediction) -> list[BoxXYXY]:
     chosen_k4 = boxes_tensor(prediction.chosen_xyxy)
     if len(chosen_k4) < 2:
         return list(prediction.found_xyxy)
-    merged_4 = torch.cat((chosen_k4[:, :2].amin(0), chosen_k4[:, 2:].amax(0)))
-    x0, y0, x1, y1 = merged_4.tolist()
+    x0, y0, x1, y1 = surrounding_box(chosen_k4).tolist()
     return [(x0, y0, x1, y1), *prediction.found_xyxy]
 
 

@@ -14,7 +14,7 @@ from xvlm.common.ranges import PositiveInt, checked
 from xvlm.data.images.decode import ImageFile
 from xvlm.data.sources.source import Source
 from xvlm.evaluation.common.measure import Measure, Prediction, example_sections
-from xvlm.evaluation.common.queries import ImageQueries, QueryBatch, batches
+from xvlm.evaluation.common.queries import ImageQueries, QueryBatch
 from xvlm.evaluation.common.reading import SampleReader
 from xvlm.evaluation.common.skipped import SkippedSamples
 from xvlm.inference.grounding import predict_boxes
@@ -122,15 +122,8 @@ EncodedPhrases = tuple[QueryBatch[Phrase], ImageFeatures, TextFeatures, Tensor]
 
 
 def encode_phrases(samples: SampleReader, batch_size: int) -> Iterator[EncodedPhrases]:
-    """Yield N phrases about `batch_size` images at a time.
-
-    Each batch comes with features of its images, features of its phrases, and (N,) int64 image indices.
-    """
-    predictor = samples.predictor
-    for batch in batches(read_phrases(samples), batch_size):
-        features = predictor.encode_images(batch.pixels)
-        texts = predictor.encode_texts([phrase.text for phrase in batch.contents])
-        yield batch, features, texts, torch.tensor(batch.image_index, device=predictor.device)
+    """Yield N phrases about `batch_size` images at a time; see `SampleReader.encoded`."""
+    return samples.encoded(read_phrases(samples), lambda phrase: phrase.text, batch_size)
 
 
 def read_phrases(samples: SampleReader) -> Iterator[ImageQueries[Phrase]]:

@@ -13,10 +13,9 @@ from xvlm.common.errors import InputError
 from xvlm.data.sources.source import Source
 from xvlm.distributed import run_on_main
 from xvlm.evaluation.calibration import fit_platt, precision_thresholds
-from xvlm.evaluation.common.queries import batches
 from xvlm.evaluation.common.ranks import gather_in_order
 from xvlm.evaluation.common.reading import SampleReader
-from xvlm.evaluation.detection import DetectionPrediction, evaluate_detection, wanted_texts
+from xvlm.evaluation.detection import DetectionPrediction, encode_wanted, evaluate_detection
 from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.inference.model import InferenceModel
 from xvlm.metrics.presence import auroc, reliability
@@ -25,6 +24,8 @@ from xvlm.models.checkpoints.folder import ModelBundle, set_calibration
 from xvlm.scenes import SceneDetectionRecords, Scenes
 from xvlm.training.train import log_on_main
 
+BATCH_SIZE = 32
+"""Images that are encoded at a time."""
 NUM_SCENES, SCENES_SEED = 300, 1
 """Scenes that a model of scenes is calibrated on, of another seed than those of training."""
 
@@ -134,11 +135,7 @@ def matching_scores(predictor: InferenceModel, source: Source, limit: int | None
     """Return how well each text matches the box found for it ("ground"), and its whole image ("match")."""
     samples = SampleReader(predictor, source, limit, None, "matching")
     indexed: list[tuple[int, tuple[float, float, bool]]] = []
-    queries = samples.queries("matching", lambda record, file: wanted_texts(samples, record, file))
-    for batch in batches(queries, 32):
-        features = predictor.encode_images(batch.pixels)
-        texts = predictor.encode_texts([wanted.text for wanted in batch.contents])
-        image_N = torch.tensor(batch.image_index, device=predictor.device)
+    for batch, features, texts, image_N in encode_wanted(samples, BATCH_SIZE):
         _, region_N = predict_boxes(predictor.model, features, texts, image_N)
         row_N = torch.arange(len(image_N), device=predictor.device)
         whole = predictor.whole_images(features)

@@ -42,10 +42,11 @@ class FoundBoxes:
     probability_X: Tensor
     log_odds_X: Tensor
 
-    def of_text(self, row: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the boxes (k, 4) of one text, their probabilities (k,) and their log-odds (k,)."""
-        chosen_X = self.row_X == row
-        return self.box_xyxy_X4[chosen_X], self.probability_X[chosen_X], self.log_odds_X[chosen_X]
+    def by_text(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return for each text its boxes (k, 4), their probabilities (k,) and their log-odds (k,)."""
+        counts = self.row_X.bincount(minlength=len(self.presence_N)).tolist()
+        columns = (self.box_xyxy_X4, self.probability_X, self.log_odds_X)
+        return list(zip(*(column.split(counts) for column in columns), strict=True))
 
 
 @torch.no_grad()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from xvlm.boxes import iou
+from xvlm.boxes import iou, surrounding_box
 from xvlm.common.errors import InputError
 from xvlm.metrics.grounding import IOU_THRESHOLD
 
@@ -98,7 +97,7 @@ def first_hits(found_k4: Tensor, target_n4: Tensor) -> tuple[int, int]:
         found_k4: (k, 4) boxes xyxy, the most probable first.
         target_n4: (n, 4) boxes xyxy in the same unit, at least one.
     """
-    merged_4 = torch.cat((target_n4[:, :2].amin(0), target_n4[:, 2:].amax(0)))
+    merged_4 = surrounding_box(target_n4)
     places = []
     for targets_m4 in (target_n4, merged_4[None]):
         fits_k = (iou(found_k4[:, None].double(), targets_m4[None].double()) >= IOU_THRESHOLD).any(1)

@@ -114,10 +114,11 @@ class RegionSampleBuilder:
         absent: tuple[str, ...] = ()
         if self.absent_texts and record.absent_texts:
             order = rng.permutation(len(record.absent_texts))[: self.absent_texts]
+            absent = tuple(record.absent_texts[i] for i in order)
             # As a concept of the whole image, they are flipped with the others.
-            concepts.append(Concept(tuple(record.absent_texts[i] for i in order)))
+            concepts.append(Concept(absent))
         pixels, visible = self.transform(image, concepts, rng)
-        if self.absent_texts and record.absent_texts:
+        if absent:
             absent = visible.pop().concept.texts
         texts = self._sample_texts(record, visible, rng)
         rows, unusable = self.text.build_rows(texts, record.key, rng, self.max_regions, notes)

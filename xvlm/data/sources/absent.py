@@ -6,7 +6,7 @@ record's texts speaks for (`data/text/absent.py`).  They are a function of the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import urlencode
 
@@ -14,14 +14,14 @@ import numpy as np
 
 from xvlm.common.errors import InputError
 from xvlm.data.samples.text_rows import hash_text
-from xvlm.data.sources.source import Opener, Source
+from xvlm.data.sources.source import Opener, Source, WrappedSource
 from xvlm.data.text.absent import MAX_RECORDS, AbsentPhrases, cleaned
 from xvlm.records import BadRecord, Record
 
 DEFAULT_COUNT = 12
 
 
-class WithAbsentTexts:
+class WithAbsentTexts(WrappedSource):
     """A source whose records have absent texts; a record that has some already keeps them.
 
     Args:
@@ -30,7 +30,8 @@ class WithAbsentTexts:
     """
 
     def __init__(self, source: Source, count: int = DEFAULT_COUNT) -> None:
-        self.source, self.count = source, count
+        super().__init__(source)
+        self.count = count
         texts: list[str] = []
         step = max(1, len(source) // MAX_RECORDS)
         for index in range(0, len(source), step):
@@ -42,19 +43,6 @@ class WithAbsentTexts:
                 if concept.box_xyxy is not None:
                     texts += cleaned(concept.texts)
         self.phrases = AbsentPhrases.of(texts)
-
-    @property
-    def name(self) -> str:
-        """Name of the source in logs."""
-        return self.source.name
-
-    @property
-    def shards(self) -> Sequence[int]:
-        """Shards of the source."""
-        return self.source.shards
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int, /) -> Record:
         """Return a record with absent texts."""

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from xvlm.data.sources.source import Source
+from xvlm.data.sources.source import Source, WrappedSource
 from xvlm.records import Record
 
 
-class CachedSource:
+class CachedSource(WrappedSource):
     """A source whose records stay in the memory of each process that reads them."""
 
     def __init__(self, source: Source) -> None:
-        self.source = source
+        super().__init__(source)
         self._cache: dict[int, Record] = {}
-
-    @property
-    def name(self) -> str:
-        """Name of the cached source."""
-        return self.source.name
-
-    @property
-    def shards(self) -> Sequence[int]:
-        """Shards of the cached source."""
-        return self.source.shards
-
-    def __len__(self) -> int:
-        return len(self.source)
 
     def __getitem__(self, index: int, /) -> Record:
         """Return a record from the cache or the source; a bad record is not cached."""

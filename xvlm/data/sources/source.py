@@ -51,5 +51,25 @@ class IndexedSource:
         return shard, index - (int(self._ends[shard - 1]) if shard else 0)
 
 
+class WrappedSource:
+    """Base class of sources that change the records of another one; subclasses define `__getitem__`."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    @property
+    def name(self) -> str:
+        """Name of the wrapped source."""
+        return self.source.name
+
+    @property
+    def shards(self) -> Sequence[int]:
+        """Shards of the wrapped source."""
+        return self.source.shards
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
 Opener = Callable[[str, Mapping[str, str], str | None], Source]
 """A function `open_source(rest, options, image_root)` that opens `scheme:rest?option=value`."""

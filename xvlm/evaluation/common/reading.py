@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from xvlm.common.errors import InputError
 from xvlm.common.progress import progress_bar
@@ -14,11 +15,13 @@ from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.concept_checks import usable_concepts
 from xvlm.data.sources.source import Source
 from xvlm.data.text.query_reader import EncodedQuery
-from xvlm.evaluation.common.queries import DecodedImage, ImageQueries, Query
+from xvlm.evaluation.common.queries import DecodedImage, ImageQueries, Query, QueryBatch, batches
 from xvlm.evaluation.common.ranks import gather_in_order, rank_slice
 from xvlm.evaluation.common.same_images import image_groups, record_count
 from xvlm.evaluation.common.skipped import SkippedSamples
 from xvlm.inference.model import InferenceModel
+from xvlm.models.text.encoder import TextFeatures
+from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BadRecord, Concept, Note, Record
 
 T = TypeVar("T")
@@ -87,6 +90,19 @@ class SampleReader:
                 for content in read(record, image.file)
             ]
             yield image, queries
+
+    def encoded(
+        self, queries: Iterable[ImageQueries[T]], text_of: Callable[[T], str], batch_size: int
+    ) -> Iterator[tuple[QueryBatch[T], ImageFeatures, TextFeatures, Tensor]]:
+        """Yield N queries about `batch_size` images at a time.
+
+        Each batch comes with features of its images, features of its texts, and (N,) int64 image indices.
+        """
+        predictor = self.predictor
+        for batch in batches(queries, batch_size):
+            features = predictor.encode_images(batch.pixels)
+            texts = predictor.encode_texts([text_of(content) for content in batch.contents])
+            yield batch, features, texts, torch.tensor(batch.image_index, device=predictor.device)
 
     def concept_texts(self, record: Record, file: ImageFile, boxed: bool) -> Iterator[tuple[Concept, str]]:
         """Yield each usable text with its concept, of concepts with a box or else of the whole image."""
