@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-LOWEST_EXTRAS := app,dev,export,heic,hf,metrics,photos,remote
+LOWEST_EXTRAS := app,dev,export,heic,hf,metrics,photos,remote,search
 READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
 # Each with one thread: two tests at a time are faster than two threads in one.

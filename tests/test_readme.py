@@ -55,6 +55,7 @@ def test_snippets_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     everything = tiny_loaded(heads=(*PRETRAINING, "detection"))
     save_model(everything, tmp_path / "runs" / "demo" / "model")
     photo(64, 48, seed=1).save(tmp_path / "street.jpg")
+    write_photos(tmp_path / "photos", 3)
     run(path.read_text(encoding="utf-8"), str(path))
 
 
@@ -71,6 +72,7 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         save_model(tiny_loaded_for(part), tmp_path / "runs" / run_folder / "model")
     for seed, name in enumerate(("street.jpg", "left.jpg", "right.jpg")):
         photo(64, 48, seed).save(name)
+    write_photos(tmp_path / "PHOTOS" / "holiday", 2)
     rows = [json.loads(line) for line in write_photos(tmp_path, 2).read_text().splitlines()]
     data = "".join(json.dumps({**row, "absent": ["a large tree above the car"]}) + "\n" for row in rows)
     for name in ("phrases.json", "captions.json", "held_out.jsonl", "dev.jsonl", "MY_FOLDER/train.jsonl"):

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
     "common", "records", "boxes", "batch", "config", "distributed", "registry",
-    "scenes", "data", "models", "losses", "metrics", "reports", "inference", "predict", "evaluation", "tasks",
-    "training", "recipes", "experiments", "bench", "cli", "__main__",
+    "scenes", "data", "models", "losses", "metrics", "reports", "inference", "predict", "search",
+    "evaluation", "tasks", "training", "recipes", "experiments", "bench", "cli", "__main__",
 ]  # fmt: skip
 
 MOST_TOP_LEVEL_FILES = 9

@@ -84,7 +84,7 @@ def tiny_model(kind: str = "cnn", seed: int = 0, **config: Any) -> XVLM:
     torch.manual_seed(seed)
     model = build_model(tiny_config(kind, **config))
     with torch.no_grad():
-        for part in (model.text, model.fusion, model.mlm):
+        for part in (model.text, model.fusion, *([model.mlm] if "mlm" in model.config.heads else [])):
             for name, parameter in part.named_parameters():
                 if "norm" not in name:
                     parameter.normal_(0, 0.2)

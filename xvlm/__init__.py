@@ -4,7 +4,7 @@ Shape legend; names carry these letters as suffixes where tensors meet (`box_xyx
 
     B  images in the batch
     N  texts, or text-concept rows: a text with the object, region or image that it describes
-    C  concepts; channels in BCHW and CHW; cells of the detection head
+    C  concepts; channels in BCHW and CHW; cells of the detection head; windows of an index
     T  packed tokens: the tokens of all texts, one after another, without padding
     L  tokens of one padded text
     P  patches of an image in row-major order, or tokens of a context
@@ -39,12 +39,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xvlm.predict import Detection, GenerationConfig, Photo, Predictor
+    from xvlm.search import Circle, Hit, Index, PhotoFilter
 
-__all__ = ["Detection", "GenerationConfig", "Photo", "Predictor"]
+_SEARCH = ("Circle", "Hit", "Index", "PhotoFilter")
+__all__ = ["Circle", "Detection", "GenerationConfig", "Hit", "Index", "Photo", "PhotoFilter", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:
     """Import `Predictor` and the others on first use, since torch takes seconds."""
+    if name in _SEARCH:
+        from xvlm import search
+
+        return getattr(search, name)
     if name in __all__:
         from xvlm import predict
 

@@ -22,6 +22,7 @@ from xvlm.inference.classification import classify_texts, judge_statements
 from xvlm.inference.detection import FoundBoxes, find_boxes
 from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.inference.model import InferenceModel
+from xvlm.inference.regions import region_box
 from xvlm.models.calibration import THRESHOLD, Platt
 from xvlm.models.generation.config import CAPTION_GENERATION, GenerationConfig
 from xvlm.models.text.encoder import TextFeatures
@@ -289,12 +290,6 @@ class Photo:
         return caption_images(self.predictor, self.features, config, regions=regions)[0]
 
     def _region(self, box_xyxy: BoxXYXY) -> Concepts:
-        x0, y0, x1, y1 = box_xyxy
-        if not (0 <= x0 < x1 <= self.width and 0 <= y0 < y1 <= self.height):
-            raise InputError(
-                f"box_xyxy is {tuple(box_xyxy)}; it must be x0 < x1 and y0 < y1 within an image of "
-                f"{self.width} x {self.height} pixels"
-            )
-        box = [x0 / self.width, y0 / self.height, x1 / self.width, y1 / self.height]
-        concepts = Concepts(torch.zeros(1, dtype=torch.int64), torch.tensor([box]), torch.tensor([True]))
+        box_N4 = region_box(box_xyxy, self.width, self.height)[None]
+        concepts = Concepts(torch.zeros(1, dtype=torch.int64), box_N4, torch.tensor([True]))
         return concepts.to(self.predictor.device)

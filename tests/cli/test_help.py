@@ -33,11 +33,13 @@ POSITIONALS = {
     "eval": "TASK ...",
     "find": "IMAGE PHRASE [PHRASE ...]",
     "ground": "IMAGE PHRASE",
+    "index": "[PHOTOS ...]",
     "layers": "",
     "match": "IMAGE TEXT [TEXT ...]",
     "photos": "FOLDER",
     "predict": "TASK ...",
     "recipes": "",
+    "search": "INDEX [TEXT]",
     "train": "RECIPE ...",
     "weights": "",
 }

@@ -14,6 +14,7 @@ from tests.tiny import tiny_loaded, tiny_loaded_for, write_photos
 from xvlm.cli import main
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.registry import names
+from xvlm.search import Index
 from xvlm.tasks.common.task import measured_tasks, predicting_tasks
 
 FILES = ("gone", "empty", "folder", "noise", "words", "loop", "x" * 300, "a\x1b[31m\u202e")
@@ -31,6 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for head in ("classifier", "multilabel"):
         save_model(tiny_loaded_for(head, ("entailment", "neutral")), folder / head)
     write_photos(folder, 2)
+    Index.create(folder / "index", folder / "model").update([str(folder / "0.jpg")])
     (folder / "empty").touch()
     (folder / "folder").mkdir()
     (folder / "noise").write_bytes(bytes(range(256)) * 8)
@@ -223,7 +225,36 @@ def others() -> Iterator[list[str]]:
     yield ["average", "model", "model", "--weights", "a", "b", "--out", "out"]
 
 
-CALLS = [*predicting(), *predicting_with_tasks(), *measuring(), *training(), *others()]
+def searching() -> Iterator[list[str]]:
+    """Yield wrong calls of `xvlm index` and `xvlm search`."""
+    for wrong in FILES:
+        yield ["index", wrong, "--out", "index"]
+        yield ["index", "0.jpg", "--model", wrong, "--out", "out"]
+        yield ["index", "0.jpg", "--out", wrong]
+        yield ["search", wrong, "a dog"]
+        yield ["search", "index", "--like", wrong]
+        yield ["search", "index", "a dog", "--model", wrong]
+    yield ["index", "0.jpg", "--model", "model", "--out", "folder/../words"]
+    yield ["index", "0.jpg", "--model", "detection", "--out", "out"]
+    yield ["index", "0.jpg", "--model", "vqa_decoder", "--out", "index"]
+    yield ["index", "--out", "index"]
+    yield ["index", "0.jpg", "--check", "--out", "index"]
+    yield ["index", "0.jpg", "--out", "index", "--levels", "0"]
+    yield ["search"]
+    yield ["search", "index"]
+    yield ["search", "index", ""]
+    yield ["search", "index", "a dog", "--k", "0"]
+    yield ["search", "index", "a dog", "--after", "yesterday"]
+    yield ["search", "index", "a dog", "--near", "91", "0", "1"]
+    yield ["search", "index", "a dog", "--near", "9", "0"]
+    yield ["search", "index", "a dog", "--box", "0", "0", "5", "5"]
+    yield ["search", "index", "--like", "0.jpg", "--box", "0", "0", "5000", "5"]
+    yield ["search", "index", "a dog", "--min-probability", "2"]
+    yield ["search", "index", "a dog", "--rerank", "some"]
+    yield ["search", "index", "a dog", "--sheet", "words/sheet.html"]
+
+
+CALLS = [*predicting(), *predicting_with_tasks(), *measuring(), *training(), *searching(), *others()]
 
 
 def test_every_command_is_called_wrongly() -> None:

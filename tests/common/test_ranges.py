@@ -180,6 +180,7 @@ REQUIRED = {
     "predict vqa": ["none.jpg", "a dog?", "--model", "none"],
     "calibrate": ["--model", "none", "--data", "none.json"],
     "find": ["none.jpg", "a dog"],
+    "search": ["none", "a dog"],
     "weights": ["--model", "none", "--data", "none.json"],
     "photos": ["none"],
     "convert": ["none.th", "none"],
@@ -206,7 +207,7 @@ def wrong_command_lines() -> Iterator[tuple[str, list[str], str]]:
             for name, kind, (bounds,) in numbers_in(hint, prefix):
                 value = wrong_values(kind, bounds)[-1]
                 flag = f"--{name.removesuffix('.0').replace('_', '-')}"
-                others = {"weights.0": ["1"], "box.0": ["1", "1", "1"]}.get(name, [])
+                others = {"weights.0": ["1"], "box.0": ["1", "1", "1"], "near.0": ["1", "1"]}.get(name, [])
                 arguments = [flag, f"{value}", *others]
                 required = REQUIRED.get(command) or REQUIRED.get(words[0], [])
                 line = [*words, *required, *arguments]

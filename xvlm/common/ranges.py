@@ -148,7 +148,7 @@ def check_options(hints: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             validate(value)
-        else:
+        elif name != "self":  # of a method
             check_value(hints[name], value, name)
 
 

@@ -57,21 +57,23 @@ def find_boxes(
     image_N: Tensor,
     calibration: Calibration,
     threshold: float = 0.0,
+    text_N: Tensor | None = None,
 ) -> FoundBoxes:
-    """Find everything that each text describes in its image.
+    """Find everything that each of N texts describes in its image.
 
     Args:
         features: B images.
-        texts: N texts.
+        texts: encoded texts.
         image_N: (N,) int64 index of each text's image.
         calibration: how scores become probabilities.
         threshold: smallest probability of a box.
+        text_N: (N,) int64 indices of the texts, if one stands for several images; by default each once.
     Raises:
         MissingHead: the model was not trained for detection.
     """
     images, _ = model.encode_whole(features)
-    row_N = torch.arange(image_N.shape[0], device=image_N.device)
-    found = model.detect(model.fuse_cls(texts, row_N, images, image_N), images, image_N)
+    text_N = torch.arange(image_N.shape[0], device=image_N.device) if text_N is None else text_N
+    found = model.detect(model.fuse_cls(texts, text_N, images, image_N), images, image_N)
     row_X, cell_X = peaks(found)
     box_X4 = cxcywh_to_xyxy(found.boxes(row_X, cell_X)).clamp(0, 1)
     log_odds_X = joint_log_odds(found.presence_R[row_X], found.objectness_RC[row_X, cell_X])

@@ -15,21 +15,27 @@ from xvlm.models.xvlm import XVLM
 
 @torch.no_grad()
 def predict_boxes(
-    model: XVLM, features: ImageFeatures, texts: TextFeatures, image_N: Tensor
+    model: XVLM,
+    features: ImageFeatures,
+    texts: TextFeatures,
+    image_N: Tensor,
+    text_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Predict the box of each text in its image, then how well the text matches the box.
+    """Predict the box of each of N texts in its image, then how well the text matches the box.
 
     Args:
         features: B images.
-        texts: N texts.
+        texts: encoded texts.
         image_N: (N,) int64 index of each text's image.
+        text_N: (N,) int64 indices of the texts, if one stands for several images; by default each once.
     Returns:
         boxes (N, 4), xyxy in [0, 1], and log-odds (N,) that the text matches its box; without a matching
         head those of presence, and without a detection head either NaN.
     """
     row_N = torch.arange(image_N.shape[0], device=image_N.device)
     images, _ = model.encode_whole(features)
-    cls_ND = model.fuse_cls(texts, row_N, images, image_N)
+    text_N = row_N if text_N is None else text_N
+    cls_ND = model.fuse_cls(texts, text_N, images, image_N)
     box_N4 = cxcywh_to_xyxy(model.predict_box(cls_ND, images, image_N)).clamp(0, 1)
     if not hasattr(model, "matching"):
         if hasattr(model, "detection"):
@@ -37,7 +43,7 @@ def predict_boxes(
         return box_N4, torch.full_like(box_N4[:, 0], torch.nan)
     regions = Concepts(image_N, box_N4.float(), torch.ones_like(image_N, dtype=torch.bool))
     tokens, _ = model.encode_concepts(features, regions)
-    return box_N4, match_logits(model, tokens, texts, row_N, row_N)
+    return box_N4, match_logits(model, tokens, texts, row_N, text_N)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.models.xvlm import XVLM
+from xvlm.records import BadRecord
 
 
 class InferenceModel:
@@ -80,6 +81,14 @@ class InferenceModel:
         if isinstance(texts, str) or len(texts) == 0:
             raise InputError(f"texts is {texts!r}; it must be a list of at least one text")
         return Texts.pack([self.reader.encode_caption(text).ids for text in texts]).to(self.device)
+
+    def is_known(self, text: str) -> bool:
+        """Return whether a text has a token that the model knows."""
+        try:
+            self.reader.encode_caption(text)
+        except BadRecord:
+            return False
+        return True
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> TextFeatures:

@@ -24,8 +24,8 @@ EXPECTED, UNEXPECTED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 EXTRAS = {
     "fastapi": "app",
     "uvicorn": "app",
-    "gradio": "app",
-    "lancedb": "app",
+    "lancedb": "search",
+    "pyarrow": "search",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",

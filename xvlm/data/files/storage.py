@@ -216,6 +216,26 @@ def file_state(path: str) -> FileState:
     return FileState(status.st_size, status.st_mtime_ns)
 
 
+def is_folder(path: str) -> bool:
+    """Return whether a path or URL is a folder.  Raises as `open_binary` for a file system that fails."""
+    if not is_remote(path):
+        return os.path.isdir(path.removeprefix("file://"))
+    if path.startswith(("http://", "https://")):
+        return False  # a web server has no folders; fsspec would search the page for links
+    with _remote_errors(path):
+        fs, inner = _filesystem(path)
+        return bool(fs.isdir(inner))
+
+
+def find_remote(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield URL and details, as fsspec gives them, of each file below a remote folder, sorted by URL."""
+    with _remote_errors(root):
+        fs, inner = _filesystem(root)
+        found = fs.find(inner, detail=True)
+    for path in sorted(found):
+        yield fs.unstrip_protocol(path), found[path]
+
+
 def join(root: str, path: str) -> str:
     """Return the path of a data file below `root`, or `path` itself if it is absolute or a URL.
 

@@ -154,7 +154,7 @@ def open_image(
             raise BadRecord("image does not decode", key, detail)
         check_size(image.shape[1], image.shape[0], key, max_pixels)
         return ImageFile(image, key, image.shape[1], image.shape[0])
-    data = image if isinstance(image, bytes) else _read_file(image, key, trusted)
+    data = image if isinstance(image, bytes) else read_encoded(image, key, trusted)
     try:
         scans = headers.check_encoded(data)
         stored = open_pillow(data)
@@ -265,7 +265,8 @@ def _check_exif(image: Image.Image) -> None:
         headers.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))
 
 
-def _read_file(path: str, key: str, trusted: bool) -> bytes:
+def read_encoded(path: str, key: str, trusted: bool = False) -> bytes:
+    """Read the file of an image.  Raises BadRecord if it is missing, unreadable or too large."""
     try:
         return storage.read_image(path, trusted)
     except FileNotFoundError as error:

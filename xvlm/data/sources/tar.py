@@ -68,7 +68,7 @@ class TarSource(IndexedSource):
             raise BadRecord("unknown fields", key, f"found {_list_names(index, members)}; {_NAMING_RULE}")
 
         def read(suffix: str) -> bytes:
-            return self._read_member(shard, by_suffix[suffix], suffix, key)
+            return read_member(path, index, by_suffix[suffix], self._bytes[shard], key)
 
         fields = parse_value(read("json"), "member", key) if "json" in by_suffix else {}
         if "txt" in by_suffix and isinstance(fields, dict):
@@ -82,25 +82,29 @@ class TarSource(IndexedSource):
             image=None if image_suffix is None else read(image_suffix),
         )
 
-    def _read_member(self, shard: int, member: int, suffix: str, key: str) -> bytes:
-        """Return the content of a member.  Raises BadRecord if it is truncated, too large, or another one."""
-        index, path = self._indexes[shard], self._paths[shard]
-        offset, size = int(index.offsets[member]), int(index.sizes[member])
-        available = max(0, min(size, self._bytes[shard] - offset))
-        if available == size > MAX_MEMBER_BYTES:
-            detail = f".{suffix} has {size:,} bytes, at most {MAX_MEMBER_BYTES:,} are allowed"
-            raise BadRecord("tar member is too large", key, detail)
-        data = b""
-        if available == size:
-            data = storage.read_range(path, offset - BLOCKSIZE, BLOCKSIZE + size)
-        if len(data) < BLOCKSIZE + size:
-            available = min(available, max(0, len(data) - BLOCKSIZE)) if data else available
-            raise BadRecord("tar member is truncated", key, f".{suffix} has {available} of {size} bytes")
-        try:
-            check_header(data[:BLOCKSIZE], index, member)
-        except ValueError as error:
-            raise BadRecord("tar index does not fit", key, f"{error}; remove {path}.idx") from error
-        return data[BLOCKSIZE:]
+
+def read_member(path: str, index: TarIndex, member: int, tar_bytes: int, key: str) -> bytes:
+    """Return the content of a member of a tar of `tar_bytes` bytes.
+
+    Raises BadRecord if it is truncated, too large, or another one than the index says.
+    """
+    offset, size = int(index.offsets[member]), int(index.sizes[member])
+    suffix = sample_name(index.name(member))[1]
+    available = max(0, min(size, tar_bytes - offset))
+    if available == size > MAX_MEMBER_BYTES:
+        detail = f".{suffix} has {size:,} bytes, at most {MAX_MEMBER_BYTES:,} are allowed"
+        raise BadRecord("tar member is too large", key, detail)
+    data = b""
+    if available == size:
+        data = storage.read_range(path, offset - BLOCKSIZE, BLOCKSIZE + size)
+    if len(data) < BLOCKSIZE + size:
+        available = min(available, max(0, len(data) - BLOCKSIZE)) if data else available
+        raise BadRecord("tar member is truncated", key, f".{suffix} has {available} of {size} bytes")
+    try:
+        check_header(data[:BLOCKSIZE], index, member)
+    except ValueError as error:
+        raise BadRecord("tar index does not fit", key, f"{error}; remove {path}.idx") from error
+    return data[BLOCKSIZE:]
 
 
 def _decode_text(data: bytes, key: str) -> str:

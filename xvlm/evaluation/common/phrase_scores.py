@@ -19,7 +19,6 @@ from xvlm.evaluation.common.ranks import gather_rows, rank_slice
 from xvlm.inference.model import InferenceModel
 from xvlm.losses.phrases import best_patch_similarity
 from xvlm.models.text.attention import ConceptTokens
-from xvlm.records import BadRecord
 
 SAMPLED_IMAGES = 1024
 """Images that say of a phrase whether it fits any image, or few."""
@@ -43,7 +42,7 @@ class PhraseScorer:
         model, device = predictor.model, predictor.device
         self.contrastive = model.contrastive
         split_N = [split_phrases(text) for text in texts]
-        phrases = [one for one in sorted({one for own in split_N for one in own}) if is_known(predictor, one)]
+        phrases = [one for one in sorted({one for own in split_N for one in own}) if predictor.is_known(one)]
         index = {phrase: u for u, phrase in enumerate(phrases)}
         phrases_N = [[phrase for phrase in own if phrase in index] for own in split_N]
         self.count_N = torch.tensor([len(own) for own in phrases_N], dtype=torch.int64, device=device)
@@ -108,12 +107,3 @@ class PhraseScorer:
             ],
             1,
         )
-
-
-def is_known(predictor: InferenceModel, phrase: str) -> bool:
-    """Return whether a phrase has a token that the model knows."""
-    try:
-        predictor.reader.encode_caption(phrase)
-    except BadRecord:
-        return False
-    return True

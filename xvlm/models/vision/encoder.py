@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -73,6 +73,36 @@ class ImageFeatures:
 
     def __len__(self) -> int:
         return self.tokens_BPD.shape[0]
+
+    @classmethod
+    def cat(cls, parts: Sequence[ImageFeatures]) -> ImageFeatures:
+        """Return the images of all parts, which one encoder encoded at one size."""
+        return cls(
+            torch.cat([part.tokens_BPD for part in parts]),
+            parts[0].grid_hw,
+            _cat_optional([part.before_local_BPD for part in parts]),
+            _cat_optional([part.finer_BChw for part in parts]),
+        )
+
+    def select(self, image_B: Tensor) -> ImageFeatures:
+        """Return the images with the (B,) indices."""
+        return replace(
+            self,
+            tokens_BPD=self.tokens_BPD[image_B],
+            before_local_BPD=None if self.before_local_BPD is None else self.before_local_BPD[image_B],
+            finer_BChw=None if self.finer_BChw is None else self.finer_BChw[image_B],
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        tensors = (self.tokens_BPD, self.before_local_BPD, self.finer_BChw)
+        return sum(one.nbytes for one in tensors if one is not None)
+
+
+def _cat_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
 
 
 class VisionEncoder(nn.Module):

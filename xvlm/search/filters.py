@@ -1,0 +1,85 @@
+"""Conditions on photos that a search may return, applied before the vectors are compared."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from xvlm.common.errors import InputError
+from xvlm.data.files import storage
+
+_EARTH_KM = 6371.0
+
+
+class Circle(NamedTuple):
+    """A circle on the earth: degrees, north and east positive, and kilometres."""
+
+    latitude: float
+    longitude: float
+    radius_km: float
+
+
+@dataclass(frozen=True)
+class PhotoFilter:
+    """Conditions that a photo must meet, all of them; `None` is no condition.
+
+    Attributes:
+        after: taken at this local time or later.
+        before: taken before this local time.
+        folder: path or URL of a folder that it is in or below.
+        near: circle within which it was taken; a photo of unknown place is not.
+    """
+
+    after: datetime | None = None
+    before: datetime | None = None
+    folder: str | None = None
+    near: Circle | None = None
+
+    def __post_init__(self) -> None:
+        if self.near is not None:
+            latitude, longitude, radius = self.near
+            if not (abs(latitude) <= 90 and abs(longitude) <= 180 and 0 < radius < math.inf):
+                raise InputError(
+                    f"near is {tuple(self.near)}; it must be a latitude from -90 to 90, a longitude from "
+                    "-180 to 180 and kilometres above 0"
+                )
+
+    def sql(self) -> str | None:
+        """Return the condition in SQL, or `None` if there is none."""
+        conditions = []
+        if self.after is not None:
+            conditions.append(f"time >= timestamp '{_literal(self.after)}'")
+        if self.before is not None:
+            conditions.append(f"time < timestamp '{_literal(self.before)}'")
+        if self.folder is not None:
+            conditions.append(f"starts_with(path, {quoted(_prefix(self.folder))})")
+        if self.near is not None:
+            latitude, longitude, radius = self.near
+            haversine = (
+                f"pow(sin(radians(latitude - {latitude!r}) / 2), 2) + cos(radians(latitude)) * "
+                f"cos(radians({latitude!r})) * pow(sin(radians(longitude - {longitude!r}) / 2), 2)"
+            )
+            conditions.append(f"latitude is not null and {haversine} <= {_haversine(radius)!r}")
+        return " and ".join(conditions) or None
+
+
+def _haversine(km: float) -> float:
+    """Return sin^2 of half the angle that a distance spans at the centre of the earth."""
+    return math.sin(min(km / _EARTH_KM, math.pi) / 2) ** 2
+
+
+def _literal(time: datetime) -> str:
+    return time.replace(tzinfo=None).isoformat(sep=" ")
+
+
+def _prefix(folder: str) -> str:
+    path = folder if storage.is_remote(folder) else os.path.abspath(folder.removeprefix("file://"))
+    return path.rstrip("/") + "/"
+
+
+def quoted(text: str) -> str:
+    """Return a text as a literal of SQL."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,236 @@
+"""An index of photos: made and brought up to date by `update`, asked by `search`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xvlm.common.errors import InputError, MissingFileError
+from xvlm.common.json_file import json_text, write_text
+from xvlm.common.lock import folder_lock
+from xvlm.common.ranges import NonNegativeInt, PositiveInt, Probability, checked
+from xvlm.data.images.user_images import AnyImage, open_user_image
+from xvlm.inference.model import InferenceModel
+from xvlm.inference.regions import region_box
+from xvlm.records import BoxXYXY
+from xvlm.search.filters import PhotoFilter
+from xvlm.search.manifest import Manifest, fingerprint, model_name, read_manifest, write_manifest
+from xvlm.search.ranking import Hit, hits_by_matching, hits_by_vectors, vector_scores
+from xvlm.search.rerank import PhotoCache
+from xvlm.search.table import PhotoRow, PhotoTable
+from xvlm.search.update import Update, update_table
+from xvlm.search.upkeep import Health, health, maintain, read_approximate, with_recall
+from xvlm.search.windows import LEVELS, image_vectors, pyramid
+
+CANDIDATES = 50
+"""Photos that vectors choose and matching reranks."""
+EVERY_PHOTO = PhotoFilter()
+SAMPLE_PHOTOS = 32
+SAMPLE_TEXTS = (
+    "a dog", "two people", "a man with a red bag", "a woman in a white dress", "children on a beach", "a car",
+    "a cup of coffee on a table", "mountains under a blue sky", "a street at night", "a cat on a sofa",
+    "a yellow flower", "a boat on a lake", "a birthday cake", "a football match", "a building with windows",
+    "a red circle", "a small blue star", "a green triangle left of a yellow square",
+)  # fmt: skip
+"""Texts to measure the recall of approximate search by: their vectors lie apart from those of images."""
+
+
+class Index:
+    """A searchable collection of photos.
+
+    Attributes:
+        folder: folder of the index.
+        manifest: by which model its vectors were made.
+        predictor: that model.
+        table: its photos.
+        cache: photos that were encoded for reranking.
+        approximate: the approximate index; `None` if vectors are compared one by one.
+    """
+
+    def __init__(
+        self, folder: Path, manifest: Manifest, predictor: InferenceModel, cache_gb: float = 1.0
+    ) -> None:
+        """Open the table.  Raises InputError if the model is not the one that made the vectors."""
+        if fingerprint(predictor.model) != manifest.fingerprint:
+            raise InputError(
+                f"{folder} was made by another model ({manifest.model}), so vectors cannot be compared; name "
+                "that model, or another folder"
+            )
+        self.folder, self.manifest, self.predictor = folder, manifest, predictor
+        self.window_C4 = pyramid(manifest.levels)
+        self.table = PhotoTable(folder, manifest.embed_dim)
+        self.cache = PhotoCache(predictor, int(cache_gb * 1e9))
+        self.approximate = read_approximate(folder)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        model: str | Path | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Open an index with its model.
+
+        Args:
+            model: folder or hub repository of the model, if it is no longer where it was.
+            device: device of the model; by default the GPU if there is one.
+        Raises:
+            MissingFileError: there is no such index or model.
+            InputError: the model is not the one that made the vectors.
+        """
+        manifest = read_manifest(Path(folder))
+        return cls(Path(folder), manifest, InferenceModel.load(model or manifest.model, device))
+
+    @classmethod
+    def create(
+        cls,
+        folder: str | Path,
+        model: str | Path,
+        device: torch.device | str | None = None,
+        levels: Sequence[int] = LEVELS,
+    ) -> Self:
+        """Create an index, or open the one that is there.
+
+        Args:
+            model: folder or hub repository of the model.
+            levels: windows a side, of each level of the pyramid; none for whole images alone.
+        Raises:
+            MissingFileError: there is no such model.
+            MissingHead: the model has no contrastive head.
+            InputError: the folder holds something else, or an index by another model.
+        """
+        folder = Path(folder)
+        predictor = InferenceModel.load(model, device)
+        predictor.model.head("contrastive", nn.Module)
+        try:
+            return cls(folder, read_manifest(folder), predictor)
+        except MissingFileError:
+            if folder.exists() and any(folder.iterdir()):
+                raise InputError(f"{folder} is no index and not empty; name another folder") from None
+        dim = predictor.model.config.embed_dim
+        manifest = Manifest(model_name(model), fingerprint(predictor.model), dim, tuple(levels))
+        with folder_lock(folder):
+            write_manifest(folder, manifest)
+        return cls(folder, manifest, predictor)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def bad_photos(self) -> Path:
+        """File with a JSON line for each photo that the last update could not use."""
+        return self.folder / "bad_photos.jsonl"
+
+    def update(
+        self, photos: Sequence[str], batch_size: int = 32, threads: int = 4, allow_empty: bool = False
+    ) -> Update:
+        """Add new photos, replace changed ones, remove those that are gone; see `update_table`.
+
+        What cannot be used is listed in `bad_photos`.
+
+        Raises:
+            InputError: none of the photos can be used; or as `update_table`.
+            OutputError: another process updates the index.
+        """
+        with folder_lock(self.folder):
+            update = update_table(
+                self.table, self.predictor, self.window_C4, photos, batch_size, threads, allow_empty
+            )
+            lines = [{"path": one.key, "reason": one.reason, "detail": one.detail} for one in update.bad]
+            write_text(self.bad_photos, "".join(json_text(line) + "\n" for line in lines))
+        if update.bad and not update.added + update.changed + update.unchanged + update.removed:
+            raise InputError(f"no photo can be used; first problem: {update.bad[0]}")
+        return update
+
+    def maintain(self) -> Health:
+        """Compact the table and bring the approximate index up to date; see `upkeep.py`."""
+        with folder_lock(self.folder):
+            found = maintain(self.folder, self.table, 1 + len(self.window_C4), self._sample_queries())
+        self.approximate = found.approximate
+        return found
+
+    def health(self) -> Health:
+        """Describe the state of the index, with the recall of approximate search measured now."""
+        found = health(self.folder, self.table, 1 + len(self.window_C4))
+        if found.approximate is None:
+            return found
+        return replace(found, approximate=with_recall(self.table, found.approximate, self._sample_queries()))
+
+    @torch.no_grad()
+    def _sample_queries(self) -> np.ndarray:
+        """Return (Q, E) unit vectors like those that people search by: of texts, and of parts of photos."""
+        rows = self.table.sample(SAMPLE_PHOTOS)
+        parts = [row.vectors_CE[number % len(row.vectors_CE)][None] for number, row in enumerate(rows)]
+        texts = [text for text in SAMPLE_TEXTS if self.predictor.is_known(text)]
+        if texts:
+            encoded = self.predictor.encode_texts(texts)
+            parts.append(self.predictor.model.contrastive.embed_texts(encoded.cls_ND).cpu().numpy())
+        return np.concatenate([np.zeros((0, self.manifest.embed_dim)), *parts]).astype(np.float32)
+
+    @checked
+    @torch.no_grad()
+    def search(
+        self,
+        text: str | None = None,
+        like: AnyImage | None = None,
+        box_xyxy: BoxXYXY | None = None,
+        k: PositiveInt = 20,
+        offset: NonNegativeInt = 0,
+        rerank: bool = True,
+        min_probability: Probability = 0.0,
+        allowed: PhotoFilter = EVERY_PHOTO,
+        candidates: PositiveInt = CANDIDATES,
+    ) -> list[Hit]:
+        """Return the photos that a text describes best, that look most like an image, or both; best first.
+
+        Args:
+            text: any text.
+            like: an image, as for `Predictor.image`; with a text, the mean of both vectors is searched by.
+            box_xyxy: region of `like`, in pixels of the upright image; by default the whole image.
+            k: largest number of hits.
+            offset: number of hits to leave out, for the next page.
+            rerank: judge the candidates by matching, if there is a text and the model has the head; else by
+                vectors alone.
+            min_probability: smallest probability of a hit, if candidates are reranked.
+            allowed: photos that may be found.
+            candidates: photos that vectors choose for reranking.
+        Raises:
+            BadRecord: the text has no known token, or the image does not decode.
+            InputError: neither text nor image is given, or a number is out of its range.
+        """
+        texts = None if text is None else self.predictor.encode_texts([text])
+        vectors = [] if like is None else [self._embed_image(like, box_xyxy)]
+        if text is not None and texts is not None:
+            self.predictor.reader.warn([text])
+            vectors.append(self.predictor.model.contrastive.embed_texts(texts.cls_ND)[0].cpu())
+        if not vectors:
+            raise InputError("a search needs a text, an image or both")
+        query_E = F.normalize(torch.stack(vectors).mean(0), dim=0).numpy()
+        if texts is None or not rerank or "matching" not in self.predictor.model.config.heads:
+            rows = self._nearest(query_E, offset + k, allowed)
+            return hits_by_vectors(rows, vector_scores(self.predictor, query_E, rows), offset, k)
+        found = self.cache.encode(self._nearest(query_E, max(candidates, offset + k), allowed))
+        if found is None:
+            return []
+        scores = vector_scores(self.predictor, query_E, found.rows)
+        return hits_by_matching(self.predictor, texts, found, scores, min_probability, offset, k)
+
+    def _embed_image(self, image: AnyImage, box_xyxy: BoxXYXY | None) -> Tensor:
+        """Return the (E,) unit vector of an image or of a region of it."""
+        opened = open_user_image(image)
+        features = self.predictor.encode_images([self.predictor.pixels(opened)])
+        box_C4 = torch.zeros(0, 4)
+        if box_xyxy is not None:
+            box_C4 = region_box(box_xyxy, opened.width, opened.height)[None]
+        return image_vectors(self.predictor, features, box_C4)[0, -1].cpu()
+
+    def _nearest(self, query_E: np.ndarray, count: int, allowed: PhotoFilter) -> list[PhotoRow]:
+        probes = None if self.approximate is None else self.approximate.probes
+        return self.table.nearest(query_E, count, allowed, probes)

@@ -1,0 +1,95 @@
+"""From the photos that vectors chose to hits: order, probability, boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xvlm.inference.model import InferenceModel
+from xvlm.models.text.encoder import TextFeatures
+from xvlm.records import BoxXYXY
+from xvlm.search.rerank import EncodedCandidates, boxes_in_photos, match_photos
+from xvlm.search.table import PhotoRow
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photo that a search found.
+
+    Attributes:
+        path: absolute path or URL.
+        score: what hits are ranked by: cosine over temperature, and after reranking plus the weighted
+            log-odds of matching.
+        probability: probability that the text describes the photo; `None` without reranking.
+        boxes_xyxy: boxes of the text in pixels of the upright photo, most probable first; empty without
+            reranking, or if no part of the photo is what the text describes.
+        width, height: size of the upright photo in pixels.
+        time: local time when it was taken, or without EXIF data modified.
+        latitude, longitude: where it was taken, in degrees.
+    """
+
+    path: str
+    score: float
+    probability: float | None
+    boxes_xyxy: list[BoxXYXY]
+    width: int
+    height: int
+    time: datetime | None
+    latitude: float | None
+    longitude: float | None
+
+
+def vector_scores(predictor: InferenceModel, query_E: np.ndarray, rows: Sequence[PhotoRow]) -> np.ndarray:
+    """Return the (B,) cosines of a query and each photo's nearest vector, over temperature."""
+    temperature = float(predictor.model.contrastive.temperature)
+    nearest = [(row.vectors_CE.astype(np.float32) @ query_E).max() for row in rows]
+    return np.array(nearest, dtype=np.float32) / temperature
+
+
+def hits_by_vectors(rows: Sequence[PhotoRow], score_B: np.ndarray, offset: int, k: int) -> list[Hit]:
+    """Return a page of hits by their (B,) scores by vectors alone, best first."""
+    order = np.argsort(-score_B, kind="stable")[offset : offset + k]
+    return [_hit(rows[index], float(score_B[index]), None, ()) for index in order]
+
+
+def hits_by_matching(
+    predictor: InferenceModel,
+    text: TextFeatures,
+    found: EncodedCandidates,
+    score_B: np.ndarray,
+    min_probability: float,
+    offset: int,
+    k: int,
+) -> list[Hit]:
+    """Return a page of hits after reranking, best first, with the boxes of the text.
+
+    Args:
+        text: the one text of the query.
+        score_B: (B,) scores of the candidates by vectors.
+        min_probability: smallest probability of a hit.
+    """
+    log_odds_B = match_photos(predictor, text, found.features).cpu()
+    probability_B = predictor.calibration.match.probability(log_odds_B)
+    total_B = torch.from_numpy(score_B) + predictor.matching_weight * log_odds_B.float()
+    order_B = total_B.argsort(descending=True, stable=True)
+    page = order_B[probability_B[order_B] >= min_probability][offset : offset + k]
+    if not len(page):
+        return []
+    boxes = boxes_in_photos(predictor, text, found.features.select(page.to(predictor.device)))
+    return [
+        _hit(found.rows[index], float(total_B[index]), float(probability_B[index]), own)
+        for index, own in zip(page.tolist(), boxes, strict=True)
+    ]
+
+
+def _hit(row: PhotoRow, score: float, probability: float | None, boxes: Sequence[Tensor]) -> Hit:
+    """Return the hit; `boxes` are (4,) each, in [0, 1]."""
+    size = torch.tensor([row.width, row.height, row.width, row.height])
+    pixels: list[BoxXYXY] = [tuple((box * size).tolist()) for box in boxes]
+    place = row.latitude, row.longitude
+    return Hit(row.path, score, probability, pixels, row.width, row.height, row.time, *place)

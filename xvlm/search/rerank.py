@@ -1,0 +1,126 @@
+"""Judge the candidates of a search by the cross-modal encoder, and find the boxes of the text in them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from xvlm.data.images.decode import open_image
+from xvlm.inference.detection import find_boxes
+from xvlm.inference.grounding import match_logits, predict_boxes
+from xvlm.inference.model import InferenceModel
+from xvlm.models.calibration import THRESHOLD
+from xvlm.models.text.encoder import TextFeatures
+from xvlm.models.vision.encoder import ImageFeatures
+from xvlm.records import BadRecord
+from xvlm.search.encode import in_threads
+from xvlm.search.photos import read_photo
+from xvlm.search.table import PhotoRow
+
+BATCH_SIZE, THREADS = 16, 4
+
+
+@dataclass(frozen=True)
+class EncodedCandidates:
+    """Candidates whose files could be read.
+
+    Attributes:
+        rows: the candidates, best first.
+        features: their B images.
+    """
+
+    rows: list[PhotoRow]
+    features: ImageFeatures
+
+
+class PhotoCache:
+    """Encoded photos, the latest asked for, within a memory budget.
+
+    Args:
+        budget: bytes.
+    """
+
+    def __init__(self, predictor: InferenceModel, budget: int) -> None:
+        self.predictor, self.budget, self.bytes = predictor, budget, 0
+        self.features: OrderedDict[tuple[str, str], ImageFeatures] = OrderedDict()
+
+    def encode(self, rows: Sequence[PhotoRow]) -> EncodedCandidates | None:
+        """Encode photos that are not cached; those whose files are gone are left out.
+
+        Returns `None` if all of them are gone.
+        """
+        found = {key: self.features[key] for key in map(_key, rows) if key in self.features}
+        missing = [row for row in rows if _key(row) not in found]
+        batch: list[tuple[PhotoRow, Tensor]] = []
+        for row, pixels in zip(missing, in_threads(self._pixels, missing, THREADS, BATCH_SIZE), strict=True):
+            if pixels is not None:
+                batch.append((row, pixels))
+            if len(batch) == BATCH_SIZE:
+                found |= self._encode(batch)
+                batch = []
+        found |= self._encode(batch)
+        there = [row for row in rows if _key(row) in found]
+        for row in reversed(there):
+            self._add(_key(row), found[_key(row)])
+        if not there:
+            return None
+        return EncodedCandidates(there, ImageFeatures.cat([found[_key(row)] for row in there]))
+
+    def _pixels(self, row: PhotoRow) -> Tensor | None:
+        try:
+            return self.predictor.pixels(open_image(read_photo(row.path), key=row.path))
+        except BadRecord:
+            return None
+
+    def _encode(self, batch: list[tuple[PhotoRow, Tensor]]) -> dict[tuple[str, str], ImageFeatures]:
+        if not batch:
+            return {}
+        features = self.predictor.encode_images([pixels for _, pixels in batch])
+        return {
+            _key(row): features.select(torch.tensor([number], device=self.predictor.device))
+            for number, (row, _) in enumerate(batch)
+        }
+
+    def _add(self, key: tuple[str, str], features: ImageFeatures) -> None:
+        if key not in self.features:
+            self.bytes += features.nbytes
+        self.features[key] = features
+        self.features.move_to_end(key)
+        while self.bytes > self.budget:
+            self.bytes -= self.features.popitem(last=False)[1].nbytes
+
+
+def _key(row: PhotoRow) -> tuple[str, str]:
+    return row.path, row.file.hash
+
+
+@torch.no_grad()
+def match_photos(predictor: InferenceModel, text: TextFeatures, features: ImageFeatures) -> Tensor:
+    """Return the (B,) log-odds that one text describes each of B images."""
+    images = predictor.whole_images(features)
+    image_R = torch.arange(len(features), device=predictor.device)
+    return match_logits(predictor.model, images, text, image_R, torch.zeros_like(image_R))
+
+
+@torch.no_grad()
+def boxes_in_photos(
+    predictor: InferenceModel, text: TextFeatures, features: ImageFeatures
+) -> list[list[Tensor]]:
+    """Return for each of B images the boxes (4,) of one text, xyxy in [0, 1], most probable first.
+
+    A model with a detection head finds all or none; one with a box head alone has one box for every image,
+    and one with neither has none.
+    """
+    model, heads = predictor.model, predictor.model.config.heads
+    image_N = torch.arange(len(features), device=predictor.device)
+    text_N = torch.zeros_like(image_N)
+    if "detection" in heads:
+        found = find_boxes(model, features, text, image_N, predictor.calibration, THRESHOLD, text_N)
+        return [list(boxes.cpu()) for boxes, _, _ in found.by_text()]
+    if "box" in heads:
+        return [[box] for box in predict_boxes(model, features, text, image_N, text_N)[0].cpu()]
+    return [[] for _ in range(len(features))]

@@ -1,0 +1,205 @@
+"""The table of an index in LanceDB: one row a photo, with its file, time, place and vectors.
+
+A photo's vectors stand in one list, the whole image's first, so a photo is added, replaced or removed in one
+step, and the nearest photo is that with the nearest vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+
+from xvlm.common.errors import InputError
+from xvlm.search.filters import PhotoFilter, quoted
+
+TABLE, VECTORS = "photos", "vectors"
+_VERSION = ("size", "mtime_ns", "hash", "root")
+_SHOWN = ("time", "has_exif_time", "latitude", "longitude", "width", "height")
+REFINE = 3
+"""Times as many photos as wanted are compared in full precision, since the index has 8 bits a number."""
+_KEYS_AT_ONCE = 1000
+"""Keys in one condition of SQL."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileVersion:
+    """What tells versions of a photo's file apart.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: modification time; 0 if it is unknown.
+        hash: hash of the content.
+        root: folder, list or shard that led to it.
+    """
+
+    size: int
+    mtime_ns: int
+    hash: str
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhotoRow:
+    """A row of the table.
+
+    Attributes:
+        path: absolute path or URL, the key.
+        file: version of the file.
+        time: when it was taken, local time without a time zone; without EXIF data when it was modified.
+        has_exif_time: whether `time` is from EXIF data.
+        latitude, longitude: degrees; `None` if they are unknown.
+        width, height: pixels of the upright image.
+        vectors_CE: (1 + windows, E) float16.
+    """
+
+    path: str
+    file: FileVersion
+    time: datetime | None
+    has_exif_time: bool
+    latitude: float | None
+    longitude: float | None
+    width: int
+    height: int
+    vectors_CE: np.ndarray
+
+
+def schema(embed_dim: int) -> pa.Schema:
+    """Return the columns of the table."""
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("root", pa.string(), nullable=False),
+            pa.field("size", pa.int64(), nullable=False),
+            pa.field("mtime_ns", pa.int64(), nullable=False),
+            pa.field("hash", pa.string(), nullable=False),
+            pa.field("time", pa.timestamp("us")),
+            pa.field("has_exif_time", pa.bool_(), nullable=False),
+            pa.field("latitude", pa.float64()),
+            pa.field("longitude", pa.float64()),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field(VECTORS, pa.list_(pa.list_(pa.float16(), embed_dim))),
+        ]
+    )
+
+
+class PhotoTable:
+    """The photos of an index.  One process may write at a time; others may search meanwhile.
+
+    Args:
+        folder: folder of the database.
+        embed_dim: E, length of the vectors.
+    """
+
+    def __init__(self, folder: Path, embed_dim: int) -> None:
+        """Open the table, or create it."""
+        self.embed_dim = embed_dim
+        database = lancedb.connect(folder)
+        self.lance = database.create_table(TABLE, schema=schema(embed_dim), exist_ok=True)
+
+    def __len__(self) -> int:
+        return int(self.lance.count_rows())
+
+    def versions(self) -> dict[str, FileVersion]:
+        """Return path -> version of the file, of all photos."""
+        found: dict[str, FileVersion] = {}
+        for batch in self.lance.search().select(["path", *_VERSION]).to_batches():
+            columns = [batch.column(name).to_pylist() for name in _VERSION]
+            versions = (FileVersion(*one) for one in zip(*columns, strict=True))
+            found.update(zip(batch.column("path").to_pylist(), versions, strict=True))
+        return found
+
+    def add(self, rows: Sequence[PhotoRow]) -> None:
+        """Append rows whose paths are not in the table, in one transaction."""
+        if rows:
+            self.lance.add(self._to_arrow(rows))
+
+    def replace(self, rows: Sequence[PhotoRow]) -> None:
+        """Replace the rows that have the same paths, and append the others, in one transaction."""
+        if rows:
+            merge = self.lance.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(self._to_arrow(rows))
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Delete the rows with these paths."""
+        for condition in _conditions("path", paths):
+            self.lance.delete(condition)
+
+    def rows(self, column: str, keys: Iterable[str]) -> Iterator[PhotoRow]:
+        """Yield the rows whose `column` has one of the keys."""
+        for condition in _conditions(column, keys):
+            yield from _to_rows(self.lance.search().where(condition).to_arrow())
+
+    def nearest(
+        self, query_E: np.ndarray, count: int, allowed: PhotoFilter, probes: int | None = None
+    ) -> list[PhotoRow]:
+        """Return the photos with the vectors nearest to a unit vector (E,), nearest first.
+
+        Args:
+            count: number of photos.
+            allowed: photos that may be returned.
+            probes: partitions of the approximate index to look into; `None` compares all vectors.
+        """
+        query: Any = self.lance.search(np.asarray(query_E, np.float32), vector_column_name=VECTORS)
+        query = query.distance_type("cosine").limit(count)
+        if condition := allowed.sql():
+            query = query.where(condition, prefilter=True)
+        if probes is None:
+            query = query.bypass_vector_index()
+        else:
+            query = query.nprobes(probes).refine_factor(REFINE)
+        return list(_to_rows(query.to_arrow()))
+
+    def sample(self, count: int) -> list[PhotoRow]:
+        """Return up to `count` photos, evenly spaced in the table."""
+        total = len(self)
+        offsets = sorted({total * number // count for number in range(min(count, total))})
+        return list(_to_rows(self.lance.take_offsets(offsets).to_arrow())) if offsets else []
+
+    def _to_arrow(self, rows: Sequence[PhotoRow]) -> pa.Table:
+        vectors = [np.asarray(row.vectors_CE, np.float16) for row in rows]
+        if any(one.ndim != 2 or one.shape[1] != self.embed_dim for one in vectors):
+            shapes = sorted({one.shape for one in vectors})
+            raise InputError(f"vectors have shapes {shapes}; they must be (windows, {self.embed_dim})")
+        flat = pa.array(np.concatenate(vectors).ravel())
+        offsets = np.cumsum([0, *map(len, vectors)], dtype=np.int32)
+        lists = pa.ListArray.from_arrays(
+            pa.array(offsets), pa.FixedSizeListArray.from_arrays(flat, self.embed_dim)
+        )
+        columns: dict[str, Any] = {
+            "path": [row.path for row in rows],
+            **{name: [getattr(row.file, name) for row in rows] for name in _VERSION},
+            **{name: [getattr(row, name) for row in rows] for name in _SHOWN},
+            VECTORS: lists,
+        }
+        return pa.table(columns, schema=schema(self.embed_dim))
+
+
+def _to_rows(table: pa.Table) -> Iterator[PhotoRow]:
+    lists = [one for chunk in table.column(VECTORS).chunks for one in _vectors(chunk)]
+    for vectors_CE, values in zip(lists, table.drop_columns(VECTORS).to_pylist(), strict=True):
+        version = FileVersion(**{name: values[name] for name in _VERSION})
+        shown = {name: values[name] for name in _SHOWN}
+        yield PhotoRow(values["path"], version, **shown, vectors_CE=vectors_CE)
+
+
+def _vectors(lists: pa.ListArray) -> Iterator[np.ndarray]:
+    """Yield the (1 + windows, E) vectors of each photo."""
+    width = lists.type.value_type.list_size
+    flat = lists.flatten().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+    yield from np.split(flat, ends[:-1]) if len(ends) else []
+
+
+def _conditions(column: str, keys: Iterable[str]) -> Iterator[str]:
+    rest = iter(keys)
+    while some := list(islice(rest, _KEYS_AT_ONCE)):
+        yield f"{column} in ({', '.join(map(quoted, some))})"

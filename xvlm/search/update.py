@@ -1,0 +1,191 @@
+"""Bring the table of an index up to date with the photos: new, changed, moved and removed ones.
+
+Every commit is a transaction of the table, and what is left to do is found by comparing table and files.  So
+an update that was interrupted, also by `kill -9`, goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from xvlm.common.errors import InputError
+from xvlm.common.progress import Progress
+from xvlm.inference.model import InferenceModel
+from xvlm.records import BadRecord
+from xvlm.search.encode import ReadPhoto, encode_photos
+from xvlm.search.photos import SUFFIXES, PhotoFile, absolute, list_photos
+from xvlm.search.table import FileVersion, PhotoRow, PhotoTable
+
+COMMIT_SECONDS, COMMIT_ROWS = 20.0, 4096
+"""Rows are committed after this time or number, whichever comes first."""
+UNREADABLE = (
+    "image file unreadable",
+    "folder unreadable",
+    "tar unreadable",
+    "image needs a package that is not installed",
+)
+"""Reasons for which nothing can be concluded about a photo, so that its row stays."""
+
+
+@dataclass
+class Update:
+    """What an update did.
+
+    Attributes:
+        added, changed: photos that were added, or whose content or date had changed.
+        reused: those of them whose content the index had already, by another name or date, so that nothing
+            was encoded.
+        removed: photos that are no longer there.
+        unchanged: photos whose size and date were those of the table.
+        bad: photos that cannot be used, and what could not be listed.
+        seconds: time of the update.
+    """
+
+    added: int = 0
+    changed: int = 0
+    reused: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    bad: list[BadRecord] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def summary(self) -> str:
+        """Return the counts in words."""
+        parts = [f"{self.added:,} added", f"{self.changed:,} changed", f"{self.removed:,} removed"]
+        parts += [f"{self.unchanged:,} unchanged", f"{len(self.bad):,} cannot be used"]
+        text = ", ".join(parts) + f" in {self.seconds:.1f} s"
+        return text + (f"; {self.reused:,} were known by another name or date" if self.reused else "")
+
+    def reasons(self) -> list[tuple[str, int]]:
+        """Return the reasons of what cannot be used with their counts, most frequent first."""
+        return Counter(one.reason for one in self.bad).most_common()
+
+
+def update_table(
+    table: PhotoTable,
+    predictor: InferenceModel,
+    window_C4: Tensor,
+    roots: Sequence[str],
+    batch_size: int = 32,
+    threads: int = 4,
+    allow_empty: bool = False,
+) -> Update:
+    """Add, replace and remove rows until the table holds the photos of `roots`; those of others stay.
+
+    Args:
+        window_C4: (C, 4) windows that have vectors, xyxy in [0, 1].
+        roots: see `list_photos`.
+        allow_empty: remove all photos of a root that has none any more; else this is an error, since the disk
+            may not be mounted.
+    Raises:
+        MissingFileError: a root does not exist.
+        InputError: a root has no photo, or none any more.
+    """
+    begin, update = time.monotonic(), Update()
+    known = table.versions()
+    listed = list(list_photos(roots))
+    files = [one for one in listed if isinstance(one, PhotoFile)]
+    update.bad = [one for one in listed if isinstance(one, BadRecord)]
+    gone = _missing(known, files, update.bad, roots, allow_empty)
+    due = [one for one in files if _is_due(one, known.get(one.path))]
+    update.unchanged = len(files) - len(due)
+    rows = encode_photos(predictor, due, window_C4, {one.hash for one in known.values()}, batch_size, threads)
+    progress = Progress("indexing photos", len(due))
+    try:
+        for part in _commits(rows, progress):
+            _commit(table, part, known, update, lambda files: encode_photos(predictor, files, window_C4))
+    finally:
+        progress.close()
+    unusable = {one.key for one in update.bad if one.reason not in UNREADABLE}
+    gone |= {path for path in unusable if path in known}
+    table.delete(sorted(gone))
+    update.removed = len(gone)
+    update.seconds = time.monotonic() - begin
+    return update
+
+
+def _is_due(file: PhotoFile, version: FileVersion | None) -> bool:
+    """Return whether a photo is new, or may have changed."""
+    return (
+        version is None or not file.mtime_ns or (version.size, version.mtime_ns) != (file.size, file.mtime_ns)
+    )
+
+
+def _missing(
+    known: dict[str, FileVersion],
+    files: Sequence[PhotoFile],
+    bad: Sequence[BadRecord],
+    roots: Sequence[str],
+    allow_empty: bool,
+) -> set[str]:
+    """Return the paths in the table that a root led to and no longer leads to."""
+    present, full = {file.path for file in files}, {file.root for file in files}
+    unreadable = tuple(f"{one.key}/" for one in bad if one.reason in UNREADABLE)
+    present |= {one.key for one in bad}  # unusable ones are removed once that is certain
+    named = {absolute(root) for root in roots}
+    counts = Counter(version.root for version in known.values())
+    for root in sorted(named - full - {f"{absolute(one.key)}" for one in bad}):
+        if not counts[root] and not any(one.key.startswith(f"{root}/") for one in bad):
+            raise InputError(f"{root} holds no photo; photos end in {', '.join(sorted(SUFFIXES))}")
+        if counts[root] and not allow_empty and not any(f"{root}/".startswith(one) for one in unreadable):
+            raise InputError(
+                f"{root} holds no photo any more, and the index has {counts[root]:,} of it; is its disk "
+                "mounted?  --allow-empty removes them from the index"
+            )
+    return {
+        path
+        for path, version in known.items()
+        if version.root in named and path not in present and not path.startswith(unreadable)
+    }
+
+
+def _commits(
+    rows: Iterable[PhotoRow | ReadPhoto | BadRecord], progress: Progress
+) -> Iterator[list[PhotoRow | ReadPhoto | BadRecord]]:
+    """Yield what is committed at a time; after Ctrl-C what is there, once more."""
+    part: list[PhotoRow | ReadPhoto | BadRecord] = []
+    last, done, begin = time.monotonic(), 0, time.monotonic()
+    try:
+        for row in rows:
+            part.append(row)
+            done += 1
+            now = time.monotonic()
+            progress.update(done, f"{done / (now - begin + 1e-9):.1f} photos/s")
+            if len(part) >= COMMIT_ROWS or now - last > COMMIT_SECONDS:
+                yield part
+                part, last = [], time.monotonic()
+    except KeyboardInterrupt:
+        yield part
+        raise
+    yield part
+
+
+def _commit(
+    table: PhotoTable,
+    part: Sequence[PhotoRow | ReadPhoto | BadRecord],
+    known: dict[str, FileVersion],
+    update: Update,
+    encode: Callable[[Sequence[PhotoFile]], Iterable[PhotoRow | ReadPhoto | BadRecord]],
+) -> None:
+    """Write rows in at most two transactions: one of new photos, one of changed ones."""
+    copies = [one for one in part if isinstance(one, ReadPhoto)]
+    vectors = {row.file.hash: row.vectors_CE for row in table.rows("hash", {one.hash for one in copies})}
+    # The only photo with a content may itself have been replaced since: two files that changed names.
+    lost = encode([one.file for one in copies if one.hash not in vectors])
+    part = [*(one for one in part if not isinstance(one, ReadPhoto)), *lost]
+    copies = [one for one in copies if one.hash in vectors]
+    rows = [one for one in part if isinstance(one, PhotoRow)]
+    rows += [one.row(vectors[one.hash]) for one in copies]
+    added = [row for row in rows if row.path not in known]
+    changed = [row for row in rows if row.path in known]
+    table.add(added)
+    table.replace(changed)
+    update.added += len(added)
+    update.changed += len(changed)
+    update.reused += len(copies)
+    update.bad += [one for one in part if isinstance(one, BadRecord)]
