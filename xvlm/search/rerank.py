@@ -22,6 +22,10 @@ from xvlm.search.photos import read_photo
 from xvlm.search.table import PhotoRow
 
 BATCH_SIZE, THREADS = 16, 4
+Key = tuple[str, str]
+"""Path of a photo and hash of its content."""
+PixelsOf = dict[Key, Tensor]
+"""The (3, height, width) uint8 pixels of photos at the model's size."""
 
 
 @dataclass(frozen=True)
@@ -46,23 +50,25 @@ class PhotoCache:
 
     def __init__(self, predictor: InferenceModel, budget: int) -> None:
         self.predictor, self.budget, self.bytes = predictor, budget, 0
-        self.features: OrderedDict[tuple[str, str], ImageFeatures] = OrderedDict()
+        self.features: OrderedDict[Key, ImageFeatures] = OrderedDict()
 
-    def encode(self, rows: Sequence[PhotoRow]) -> EncodedCandidates | None:
-        """Encode photos that are not cached; those whose files are gone are left out.
+    def read(self, rows: Sequence[PhotoRow]) -> PixelsOf:
+        """Read and decode the photos that are not cached; those whose files are gone are left out."""
+        missing = [row for row in rows if _key(row) not in self.features]
+        pixels = in_threads(self._pixels, missing, THREADS, len(missing))
+        return {_key(row): one for row, one in zip(missing, pixels, strict=True) if one is not None}
 
-        Returns `None` if all of them are gone.
+    def encode(self, rows: Sequence[PhotoRow], pixels: PixelsOf) -> EncodedCandidates | None:
+        """Return the features of photos, `None` if none can be read.
+
+        Args:
+            pixels: what `read` returned for the rows; what was dropped from the cache since is read again.
         """
+        pixels = {**pixels, **self.read([row for row in rows if _key(row) not in pixels])}
         found = {key: self.features[key] for key in map(_key, rows) if key in self.features}
-        missing = [row for row in rows if _key(row) not in found]
-        batch: list[tuple[PhotoRow, Tensor]] = []
-        for row, pixels in zip(missing, in_threads(self._pixels, missing, THREADS, BATCH_SIZE), strict=True):
-            if pixels is not None:
-                batch.append((row, pixels))
-            if len(batch) == BATCH_SIZE:
-                found |= self._encode(batch)
-                batch = []
-        found |= self._encode(batch)
+        due = [key for key in map(_key, rows) if key not in found and key in pixels]
+        for start in range(0, len(due), BATCH_SIZE):
+            found |= self._encode(due[start : start + BATCH_SIZE], pixels)
         there = [row for row in rows if _key(row) in found]
         for row in reversed(there):
             self._add(_key(row), found[_key(row)])
@@ -76,16 +82,14 @@ class PhotoCache:
         except BadRecord:
             return None
 
-    def _encode(self, batch: list[tuple[PhotoRow, Tensor]]) -> dict[tuple[str, str], ImageFeatures]:
-        if not batch:
-            return {}
-        features = self.predictor.encode_images([pixels for _, pixels in batch])
+    def _encode(self, keys: Sequence[Key], pixels: PixelsOf) -> dict[Key, ImageFeatures]:
+        features = self.predictor.encode_images([pixels[key] for key in keys])
         return {
-            _key(row): features.select(torch.tensor([number], device=self.predictor.device))
-            for number, (row, _) in enumerate(batch)
+            key: features.select(torch.tensor([number], device=self.predictor.device))
+            for number, key in enumerate(keys)
         }
 
-    def _add(self, key: tuple[str, str], features: ImageFeatures) -> None:
+    def _add(self, key: Key, features: ImageFeatures) -> None:
         if key not in self.features:
             self.bytes += features.nbytes
         self.features[key] = features
@@ -94,7 +98,7 @@ class PhotoCache:
             self.bytes -= self.features.popitem(last=False)[1].nbytes
 
 
-def _key(row: PhotoRow) -> tuple[str, str]:
+def _key(row: PhotoRow) -> Key:
     return row.path, row.file.hash
 
 

@@ -24,6 +24,7 @@ EXPECTED, UNEXPECTED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
 EXTRAS = {
     "fastapi": "app",
     "uvicorn": "app",
+    "prometheus_client": "app",
     "lancedb": "search",
     "pyarrow": "search",
     "onnx": "export",

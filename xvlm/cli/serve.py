@@ -1,0 +1,59 @@
+"""`xvlm serve`: a model and an index of photos over HTTP, with a page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from xvlm.common.errors import InputError
+from xvlm.common.ranges import PositiveInt
+from xvlm.server.settings import ServerSettings, check_token
+
+TOKEN = "XVLM_TOKEN"
+"""Environment variable with the token, which a command line would show to every process."""
+
+
+def command(
+    index: Path | None = None,
+    model: Path | None = None,
+    settings: Annotated[ServerSettings, tyro.conf.arg(name="")] = ServerSettings(),  # noqa: B008
+    max_pixels: PositiveInt = 100_000_000,
+    device: str | None = None,
+) -> None:
+    """Serve a model, and search in an index of photos, until Ctrl-C.
+
+    The token that callers send is the environment variable XVLM_TOKEN; without one only this machine may ask.
+
+    Args:
+        index: folder that `xvlm index` made.
+        model: model folder, run folder or hub repository; by default that of the index.
+        max_pixels: maximum width x height of an image.
+        device: cpu, cuda or cuda:NUMBER; by default the GPU, if there is one.
+    """
+    token = os.environ.get(TOKEN) or None
+    check_token(settings, token)
+    if index is None and model is None:
+        raise InputError("xvlm serve needs --index, --model or both")
+
+    from xvlm.data.files.limits import change_limits
+    from xvlm.predict import Predictor
+    from xvlm.search.index import Index
+    from xvlm.search.manifest import read_manifest
+    from xvlm.server.app import create_app
+    from xvlm.server.run import serve
+    from xvlm.server.service import Service
+
+    change_limits(max_pixels=max_pixels)
+    manifest = None if index is None else read_manifest(index)
+    name = str(model or (manifest.model if manifest else ""))
+    predictor = Predictor.load(name, device)
+    opened = None if index is None or manifest is None else Index(index, manifest, predictor)
+    service = Service(predictor, opened, settings, Path(name).name)
+    serve(
+        create_app(service, settings, token),
+        settings,
+        lambda url: print(f"serving at {url} (Ctrl-C ends it)", flush=True),
+    )

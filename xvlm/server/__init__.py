@@ -1,0 +1,1 @@
+"""The service: a trained model, and an index of photos, over HTTP."""
