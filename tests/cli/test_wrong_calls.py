@@ -240,6 +240,8 @@ def searching() -> Iterator[list[str]]:
     yield ["index", "--out", "index"]
     yield ["index", "0.jpg", "--check", "--out", "index"]
     yield ["index", "0.jpg", "--out", "index", "--levels", "0"]
+    yield ["app", "--port", "70000"]
+    yield ["app", "--oout", "gone"]
     yield ["serve"]
     yield ["serve", "--index", "gone"]
     yield ["serve", "--index", "index", "--model", "gone"]

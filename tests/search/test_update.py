@@ -149,6 +149,13 @@ def test_photos_of_other_roots_stay(index: Index, photos: Path, tmp_path: Path) 
     assert index.update([str(more)]).removed == 1
 
 
+def test_photos_that_several_roots_lead_to(index: Index, photos: Path) -> None:
+    done = index.update([str(photos), str(photos / "deep"), str(photos / "a.jpg")])
+    assert (done.unchanged, done.removed) == (len(NAMES), 0)
+    (photos / "deep" / "c.webp").unlink()
+    assert index.update([str(photos), str(photos / "deep")]).removed == 1
+
+
 def test_a_root_without_photos_is_an_error(index: Index, photos: Path) -> None:
     for path in sorted(photos.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()

@@ -12,6 +12,7 @@ def command(
     model: Path,
     data: str,
     image_root: str | None = None,
+    search: Flag = False,
     limit: PositiveInt | None = None,
     max_pixels: PositiveInt = 100_000_000,
     allow_remote: Flag = False,
@@ -22,6 +23,7 @@ def command(
         model: model folder or run folder; its `calibration` is replaced.
         data: images with phrases that describe something in them and phrases that do not, as for `xvlm eval
             detection`, that the model was neither trained nor will be evaluated on.
+        search: fit how `xvlm search` ranks and judges photos instead, on images with captions.
         image_root: folder that image paths are relative to; by default that of the file.
         limit: number of records; by default all.
         max_pixels: maximum width x height of an image.
@@ -29,6 +31,10 @@ def command(
     """
     from xvlm.cli.common.held_out import open_held_out
     from xvlm.experiments.calibrated import calibrate
+    from xvlm.experiments.calibrated_search import calibrate_search, judged_captions
 
     bundle, folder, source = open_held_out(model, data, image_root, max_pixels, allow_remote)
-    calibrate(bundle, folder, source, limit)
+    if search:
+        calibrate_search(bundle, folder, judged_captions(source, limit))
+    else:
+        calibrate(bundle, folder, source, limit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -24,6 +24,8 @@ def command(
     batch_size: PositiveInt = 32,
     threads: PositiveInt = 4,
     allow_empty: Flag = False,
+    engine: Literal["local", "ray"] = "local",
+    workers: PositiveInt = 2,
     check: Flag = False,
     max_pixels: PositiveInt = 100_000_000,
     device: str | None = None,
@@ -39,6 +41,9 @@ def command(
         batch_size: photos that are encoded at a time.
         threads: threads that read and decode.
         allow_empty: remove all photos of a folder that has none any more.
+        engine: local: encode in this process; ray: on the workers of a Ray cluster (RAY_ADDRESS, else one
+            on this machine).
+        workers: number of Ray workers.
         check: print the state of the index, and the recall of approximate search measured now.
         max_pixels: maximum width x height of a photo.
         device: cpu, cuda or cuda:NUMBER; by default the GPU, if there is one.
@@ -56,7 +61,7 @@ def command(
     if check:
         print(index.health().summary())
         return
-    update = index.update(photos, batch_size, threads, allow_empty)
+    update = index.update(photos, batch_size, threads, allow_empty, engine, workers)
     print(update.summary())
     for reason, count in update.reasons()[:SHOWN_REASONS]:
         some = [printable(one.key) for one in update.bad if one.reason == reason][:SHOWN_REASONS]

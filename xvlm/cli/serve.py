@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from xvlm.common.errors import InputError
 from xvlm.common.ranges import PositiveInt
 from xvlm.server.settings import ServerSettings, check_token
 
+DEFAULT_SETTINGS = ServerSettings()
 TOKEN = "XVLM_TOKEN"
 """Environment variable with the token, which a command line would show to every process."""
 
@@ -19,7 +21,7 @@ TOKEN = "XVLM_TOKEN"
 def command(
     index: Path | None = None,
     model: Path | None = None,
-    settings: Annotated[ServerSettings, tyro.conf.arg(name="")] = ServerSettings(),  # noqa: B008
+    settings: Annotated[ServerSettings, tyro.conf.arg(name="")] = DEFAULT_SETTINGS,
     max_pixels: PositiveInt = 100_000_000,
     device: str | None = None,
 ) -> None:
@@ -32,6 +34,22 @@ def command(
         model: model folder, run folder or hub repository; by default that of the index.
         max_pixels: maximum width x height of an image.
         device: cpu, cuda or cuda:NUMBER; by default the GPU, if there is one.
+    """
+    run_service(index, model, settings, max_pixels, device)
+
+
+def run_service(
+    index: Path | None,
+    model: Path | None,
+    settings: ServerSettings,
+    max_pixels: int = 100_000_000,
+    device: str | None = None,
+    opened: Callable[[str], object] | None = None,
+) -> None:
+    """Serve as `command` does.
+
+    Args:
+        opened: called with the URL once the service listens.
     """
     token = os.environ.get(TOKEN) or None
     check_token(settings, token)
@@ -50,10 +68,12 @@ def command(
     manifest = None if index is None else read_manifest(index)
     name = str(model or (manifest.model if manifest else ""))
     predictor = Predictor.load(name, device)
-    opened = None if index is None or manifest is None else Index(index, manifest, predictor)
-    service = Service(predictor, opened, settings, Path(name).name)
-    serve(
-        create_app(service, settings, token),
-        settings,
-        lambda url: print(f"serving at {url} (Ctrl-C ends it)", flush=True),
-    )
+    photos = None if index is None or manifest is None else Index(index, manifest, predictor)
+    service = Service(predictor, photos, settings, Path(name).name)
+
+    def started(url: str) -> None:
+        print(f"serving at {url} (Ctrl-C ends it)", flush=True)
+        if opened is not None:
+            opened(url)
+
+    serve(create_app(service, settings, token), settings, started)

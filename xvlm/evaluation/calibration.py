@@ -30,6 +30,17 @@ def fit_platt(log_odds_N: Tensor, is_true_N: Tensor, name: str = "scores") -> Pl
     Raises:
         InputError: there are no true cases, or no false ones.
     """
+    scales, offset = fit_logistic(log_odds_N[:, None], is_true_N, name)
+    return Platt(scales[0], offset)
+
+
+def fit_logistic(score_N3: Tensor, is_true_N: Tensor, name: str = "scores") -> tuple[list[float], float]:
+    """Fit weights, none below 0, and offset of a sum of scores by maximum likelihood; see `fit_platt`.
+
+    Args:
+        score_N3: (N, any number) finite scores.
+        is_true_N: (N,) bool.
+    """
     positives, negatives = int(is_true_N.sum()), int((~is_true_N).sum())
     if not (positives and negatives):
         raise InputError(
@@ -37,23 +48,24 @@ def fit_platt(log_odds_N: Tensor, is_true_N: Tensor, name: str = "scores") -> Pl
             f"{negatives} false ones"
         )
     target_N = torch.where(is_true_N, (positives + 1) / (positives + 2), 1 / (negatives + 2)).double()
-    x_N = log_odds_N.double().clamp(-50, 50)
-    parameters_2 = torch.zeros(2, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([parameters_2], max_iter=MAX_STEPS, line_search_fn="strong_wolfe")
+    x_N3 = score_N3.double().clamp(-50, 50)
+    mean_3 = x_N3.mean(0) if x_N3.shape[1] > 1 else torch.zeros(1, dtype=torch.float64)
+    log_scale_3 = torch.zeros(x_N3.shape[1], dtype=torch.float64, requires_grad=True)
+    offset = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_scale_3, offset], max_iter=MAX_STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        # As a logarithm, the scale stays above 0: a calibration never turns the order around.
-        log_scale, offset = parameters_2.unbind(0)
-        logits_N = log_scale.clamp(-8, 8).exp() * x_N + offset
+        # As a logarithm, a scale stays above 0: a calibration never turns the order around.
+        logits_N = (x_N3 - mean_3) @ log_scale_3.clamp(-8, 8).exp() + offset
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logits_N, target_N)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     with torch.enable_grad():
         optimizer.step(closure)
-    log_scale, offset = parameters_2.detach().unbind(0)
-    return Platt(float(log_scale.clamp(-8, 8).exp()), float(offset))
+    scale_3 = log_scale_3.detach().clamp(-8, 8).exp()
+    return scale_3.tolist(), float(offset.detach() - mean_3 @ scale_3)
 
 
 def precision_thresholds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def calibrate(
         scored |= matching_scores(raw, source, limit)
     if not scored:
         raise InputError(f"the model has heads {heads}; calibration needs detection, or box and matching")
-    fitted = {}
+    fitted: dict[str, Any] = {}
     for name, one in scored.items():
         if name == "box" and not one.has_both:  # boxes of a model that has hardly been trained
             log_on_main(f"of {len(one.is_true_N)} boxes none or all are right: boxes are not calibrated")
@@ -117,7 +118,7 @@ def calibrate(
     if "box" in scored:
         boxes = scored["box"]
         thresholds = precision_thresholds(fitted["box"].probability(boxes.log_odds_N), boxes.is_true_N)
-    calibration = Calibration(**fitted, thresholds=thresholds)
+    calibration = replace(bundle.calibration, thresholds=thresholds, **fitted)
     run_on_main(lambda: set_calibration(folder_or_run, calibration))
     log_on_main(
         "\n".join(

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from xvlm.distributed import folder_lock_on_main
 from xvlm.evaluation import grounding
 from xvlm.experiments.calibrated import calibrate, calibration_scenes
+from xvlm.experiments.calibrated_search import calibrate_search, judged_scenes
 from xvlm.experiments.pretraining_results import (
     LABELS,
     RESULT_FILES,
@@ -58,6 +59,7 @@ def run_demo(out: Path) -> dict[str, float]:
         bundle, state = train(run, out, resume=True)
         size = run.model.vision.image_hw[0]
         bundle, _ = calibrate(bundle, out, calibration_scenes(size))
+        bundle = calibrate_search(bundle, out, judged_scenes(size))
         log_on_main(f"evaluating on {NUM_UNSEEN} unseen scenes")
         unseen = Scenes("test", NUM_UNSEEN, image_size=size)
         metrics, predictions = evaluate_pretrained(

@@ -31,6 +31,31 @@ class Platt:
 
 
 @dataclass(frozen=True)
+class SearchScore:
+    """Log-odds that a text describes an image that a search considers: a weighted sum of what it knows.
+
+    `Calibration.match` is fitted on texts half of which fit.  Hardly any image of a collection fits a text,
+    and those that a search considers are the most similar ones, so it has a calibration of its own.
+
+    Attributes:
+        contrastive: weight of the cosine over temperature.
+        matching: weight of the log-odds of matching.
+        phrases: weight of the mean, over the noun phrases of the text, of the log-odds of its best box.
+        offset: added afterwards.
+    """
+
+    contrastive: NonNegativeFloat
+    matching: NonNegativeFloat
+    phrases: NonNegativeFloat
+    offset: FiniteFloat
+
+    def log_odds(self, terms_B3: Tensor) -> Tensor:
+        """(B, 3) contrastive scores, log-odds of matching and of phrases -> (B,) log-odds."""
+        weights_3 = terms_B3.new_tensor([self.contrastive, self.matching, self.phrases])
+        return terms_B3 @ weights_3 + self.offset
+
+
+@dataclass(frozen=True)
 class Calibration:
     """How the scores of a model become probabilities; the default leaves them as they are.
 
@@ -41,6 +66,7 @@ class Calibration:
         match: that a text describes a whole image.
         thresholds: (precision, threshold) pairs: of the boxes with at least that probability, that share is
             right on the data that the calibration was fitted on.
+        search: how a search ranks and judges images; `None` if that was not fitted.
     """
 
     presence: Platt = field(default_factory=Platt)
@@ -48,6 +74,7 @@ class Calibration:
     ground: Platt = field(default_factory=Platt)
     match: Platt = field(default_factory=Platt)
     thresholds: tuple[tuple[Probability, Probability], ...] = ()
+    search: SearchScore | None = None
 
 
 def joint_log_odds(a_log_odds: Tensor, b_log_odds: Tensor) -> Tensor:

@@ -58,6 +58,10 @@ class ReadPhoto:
         )
 
 
+Encoded = PhotoRow | ReadPhoto | BadRecord
+"""A photo's row; or the photo as it was read, if the vectors of its content are known; or why it has none."""
+
+
 def read_for_index(predictor: InferenceModel, file: PhotoFile, known: Collection[str]) -> ReadPhoto:
     """Read a photo, and decode it unless its hash is in `known`.  Raises BadRecord if that fails."""
     data = read_photo(file.path)
@@ -103,7 +107,7 @@ def encode_photos(
     known: Collection[str] = (),
     batch_size: int = 32,
     threads: int = 4,
-) -> Iterator[PhotoRow | ReadPhoto | BadRecord]:
+) -> Iterator[Encoded]:
     """Yield the row of each photo, a `ReadPhoto` for a content whose hash is `known`, or why it has none.
 
     Args:

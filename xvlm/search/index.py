@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -22,18 +23,21 @@ from xvlm.inference.model import InferenceModel
 from xvlm.inference.regions import region_box
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.records import BoxXYXY
+from xvlm.search.encode import Encoded, encode_photos
 from xvlm.search.filters import PhotoFilter
 from xvlm.search.manifest import Manifest, fingerprint, model_name, read_manifest, write_manifest
+from xvlm.search.photos import PhotoFile
 from xvlm.search.ranking import Hit, hits_by_matching, hits_by_vectors, vector_scores
 from xvlm.search.rerank import PhotoCache, PixelsOf
 from xvlm.search.table import PhotoRow, PhotoTable
-from xvlm.search.update import Update, update_table
+from xvlm.search.update import Encode, Update, update_table
 from xvlm.search.upkeep import Health, health, maintain, read_approximate, with_recall
 from xvlm.search.windows import LEVELS, image_vectors, pyramid
 
 CANDIDATES = 50
 """Photos that vectors choose and matching reranks."""
 EVERY_PHOTO = PhotoFilter()
+Engine = Literal["local", "ray"]
 SAMPLE_PHOTOS = 32
 SAMPLE_TEXTS = (
     "a dog", "two people", "a man with a red bag", "a woman in a white dress", "children on a beach", "a car",
@@ -62,11 +66,12 @@ class Query:
     """What is searched for.
 
     Attributes:
-        texts: the text, encoded; `None` without one.
+        text, encoded: the text; `None` without one.
         vector_E: (E,) unit vector.
     """
 
-    texts: TextFeatures | None
+    text: str | None
+    encoded: TextFeatures | None
     vector_E: np.ndarray
 
 
@@ -157,25 +162,47 @@ class Index:
         return self.folder / "bad_photos.jsonl"
 
     def update(
-        self, photos: Sequence[str], batch_size: int = 32, threads: int = 4, allow_empty: bool = False
+        self,
+        photos: Sequence[str],
+        batch_size: int = 32,
+        threads: int = 4,
+        allow_empty: bool = False,
+        engine: Engine = "local",
+        workers: int = 2,
     ) -> Update:
         """Add new photos, replace changed ones, remove those that are gone; see `update_table`.
 
         What cannot be used is listed in `bad_photos`.
 
+        Args:
+            batch_size: photos that are encoded at a time.
+            threads: threads that read and decode, of each process.
+            engine: "local" encodes in this process, "ray" on the workers of a Ray cluster.
+            workers: number of Ray workers.
         Raises:
             InputError: none of the photos can be used; or as `update_table`.
             OutputError: another process updates the index.
         """
-        with folder_lock(self.folder):
-            update = update_table(
-                self.table, self.predictor, self.window_C4, photos, batch_size, threads, allow_empty
+        if engine == "ray":
+            from xvlm.search.ray_engine import encode_on_ray
+
+            encode: Encode = partial(
+                encode_on_ray, self.manifest, batch_size=batch_size, threads=threads, workers=workers
             )
+        else:
+            encode = partial(self._encode, batch_size=batch_size, threads=threads)
+        with folder_lock(self.folder):
+            update = update_table(self.table, encode, photos, allow_empty)
             lines = [{"path": one.key, "reason": one.reason, "detail": one.detail} for one in update.bad]
             write_text(self.bad_photos, "".join(json_text(line) + "\n" for line in lines))
         if update.bad and not update.added + update.changed + update.unchanged + update.removed:
             raise InputError(f"no photo can be used; first problem: {update.bad[0]}")
         return update
+
+    def _encode(
+        self, files: Sequence[PhotoFile], known: Collection[str], batch_size: int, threads: int
+    ) -> Iterator[Encoded]:
+        return encode_photos(self.predictor, files, self.window_C4, known, batch_size, threads)
 
     def maintain(self) -> Health:
         """Compact the table and bring the approximate index up to date; see `upkeep.py`."""
@@ -237,7 +264,7 @@ class Index:
             raise InputError("a search needs a text, an image or both")
         image = None if like is None else self.read_query_image(like, box_xyxy)
         query = self.encode_query(text, image)
-        if query.texts is None or not rerank or not self.can_rerank:
+        if query.text is None or not rerank or not self.can_rerank:
             return self.by_vectors(query, self.nearest(query, offset + k, allowed), offset, k)
         rows = self.nearest(query, max(candidates, offset + k), allowed)
         return self.by_matching(query, rows, self.cache.read(rows), min_probability, offset, k)
@@ -258,15 +285,15 @@ class Index:
     @torch.no_grad()
     def encode_query(self, text: str | None, image: QueryImage | None) -> Query:
         """Encode what is searched for: a text, an image, or both."""
-        texts, vectors = None, []
+        encoded, vectors = None, []
         if image is not None:
             features = self.predictor.encode_images([image.pixels])
             vectors.append(image_vectors(self.predictor, features, image.box_C4)[0, -1].cpu())
         if text is not None:
-            texts = self.predictor.encode_texts([text])
+            encoded = self.predictor.encode_texts([text])
             self.predictor.reader.warn([text])
-            vectors.append(self.predictor.model.contrastive.embed_texts(texts.cls_ND)[0].cpu())
-        return Query(texts, F.normalize(torch.stack(vectors).mean(0), dim=0).numpy())
+            vectors.append(self.predictor.model.contrastive.embed_texts(encoded.cls_ND)[0].cpu())
+        return Query(text, encoded, F.normalize(torch.stack(vectors).mean(0), dim=0).numpy())
 
     def nearest(self, query: Query, count: int, allowed: PhotoFilter = EVERY_PHOTO) -> list[PhotoRow]:
         """Return the photos whose vectors are nearest to those of a query."""
@@ -293,7 +320,9 @@ class Index:
             pixels: what `cache.read` returned for the rows.
         """
         found = self.cache.encode(rows, pixels)
-        if found is None or query.texts is None:
+        if found is None or query.text is None or query.encoded is None:
             return []
         scores = vector_scores(self.predictor, query.vector_E, found.rows)
-        return hits_by_matching(self.predictor, query.texts, found, scores, min_probability, offset, k)
+        return hits_by_matching(
+            self.predictor, query.text, query.encoded, found, scores, min_probability, offset, k
+        )

@@ -48,9 +48,10 @@ def absolute(path: str) -> str:
 
 
 def list_photos(roots: Sequence[str]) -> Iterator[PhotoFile | BadRecord]:
-    """Yield the photos of each root once, those of a folder sorted by path, and what could not be listed.
+    """Yield the photos of each root, those of a folder sorted by path, and what could not be listed.
 
-    Hidden files are left out, and links to folders are not followed, since they may form a loop.
+    A photo that several roots lead to is listed for each.  Hidden files are left out, and links to folders
+    are not followed, since they may form a loop.
 
     Args:
         roots: folders, which are searched with the folders below them; tar shards (`.tar`); lists (`.txt`)
@@ -59,14 +60,8 @@ def list_photos(roots: Sequence[str]) -> Iterator[PhotoFile | BadRecord]:
         MissingFileError: a root does not exist.
         InputError: a root cannot be read.
     """
-    seen: set[str] = set()
     for root in map(absolute, roots):
-        for one in _list_root(root):
-            if isinstance(one, BadRecord):
-                yield one
-            elif one.path not in seen:
-                seen.add(one.path)
-                yield one
+        yield from _list_root(root)
 
 
 def _list_root(root: str) -> Iterator[PhotoFile | BadRecord]:

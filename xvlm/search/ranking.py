@@ -13,7 +13,7 @@ from torch import Tensor
 from xvlm.inference.model import InferenceModel
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.records import BoxXYXY
-from xvlm.search.rerank import EncodedCandidates, boxes_in_photos, match_photos
+from xvlm.search.rerank import EncodedCandidates, boxes_in_photos, candidate_terms
 from xvlm.search.table import PhotoRow
 
 
@@ -24,8 +24,8 @@ class Hit:
     Attributes:
         path: absolute path or URL.
         hash: hash of the file's content.
-        score: what hits are ranked by: cosine over temperature, and after reranking plus the weighted
-            log-odds of matching.
+        score: what hits are ranked by: cosine over temperature; after reranking plus the weighted log-odds of
+            matching, or the log-odds of `SearchScore` if the model has it.
         probability: probability that the text describes the photo; `None` without reranking.
         boxes_xyxy: boxes of the text in pixels of the upright photo, most probable first; empty without
             reranking, or if no part of the photo is what the text describes.
@@ -61,7 +61,8 @@ def hits_by_vectors(rows: Sequence[PhotoRow], score_B: np.ndarray, offset: int, 
 
 def hits_by_matching(
     predictor: InferenceModel,
-    text: TextFeatures,
+    text: str,
+    encoded: TextFeatures,
     found: EncodedCandidates,
     score_B: np.ndarray,
     min_probability: float,
@@ -71,18 +72,24 @@ def hits_by_matching(
     """Return a page of hits after reranking, best first, with the boxes of the text.
 
     Args:
-        text: the one text of the query.
+        text: text of the query.
+        encoded: the same, encoded.
         score_B: (B,) scores of the candidates by vectors.
         min_probability: smallest probability of a hit.
     """
-    log_odds_B = match_photos(predictor, text, found.features).cpu()
-    probability_B = predictor.calibration.match.probability(log_odds_B)
-    total_B = torch.from_numpy(score_B) + predictor.matching_weight * log_odds_B.float()
+    terms_B3 = candidate_terms(predictor, text, encoded, found.features, torch.from_numpy(score_B))
+    calibration = predictor.calibration
+    if calibration.search is not None:
+        total_B = calibration.search.log_odds(terms_B3)
+        probability_B = total_B.sigmoid()
+    else:
+        total_B = terms_B3[:, 0] + predictor.matching_weight * terms_B3[:, 1]
+        probability_B = calibration.match.probability(terms_B3[:, 1])
     order_B = total_B.argsort(descending=True, stable=True)
     page = order_B[probability_B[order_B] >= min_probability][offset : offset + k]
     if not len(page):
         return []
-    boxes = boxes_in_photos(predictor, text, found.features.select(page.to(predictor.device)))
+    boxes = boxes_in_photos(predictor, encoded, found.features.select(page.to(predictor.device)))
     return [
         _hit(found.rows[index], float(total_B[index]), float(probability_B[index]), own)
         for index, own in zip(page.tolist(), boxes, strict=True)

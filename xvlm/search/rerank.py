@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from xvlm.data.images.decode import open_image
+from xvlm.data.text.noun_phrases import noun_phrases
 from xvlm.inference.detection import find_boxes
 from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.inference.model import InferenceModel
-from xvlm.models.calibration import THRESHOLD
+from xvlm.models.calibration import THRESHOLD, joint_log_odds
+from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BadRecord
@@ -22,6 +24,8 @@ from xvlm.search.photos import read_photo
 from xvlm.search.table import PhotoRow
 
 BATCH_SIZE, THREADS = 16, 4
+MAX_PHRASES = 8
+"""Noun phrases of a text that are looked for in each candidate."""
 Key = tuple[str, str]
 """Path of a photo and hash of its content."""
 PixelsOf = dict[Key, Tensor]
@@ -103,11 +107,34 @@ def _key(row: PhotoRow) -> Key:
 
 
 @torch.no_grad()
-def match_photos(predictor: InferenceModel, text: TextFeatures, features: ImageFeatures) -> Tensor:
-    """Return the (B,) log-odds that one text describes each of B images."""
-    images = predictor.whole_images(features)
+def candidate_terms(
+    predictor: InferenceModel, text: str, encoded: TextFeatures, features: ImageFeatures, score_B: Tensor
+) -> Tensor:
+    """Return what a search knows of a text and each of B images, as (B, 3) float32; see `SearchScore`.
+
+    Args:
+        encoded: the text.
+        score_B: (B,) contrastive scores, cosine over temperature.
+    """
+    model, images = predictor.model, predictor.whole_images(features)
     image_R = torch.arange(len(features), device=predictor.device)
-    return match_logits(predictor.model, images, text, image_R, torch.zeros_like(image_R))
+    matching_B = match_logits(model, images, encoded, image_R, torch.zeros_like(image_R))
+    phrases_B = torch.zeros_like(matching_B)
+    if "detection" in model.config.heads:
+        phrases_B = _phrase_log_odds(predictor, text, images, len(features))
+    return torch.stack((score_B.to(matching_B), matching_B, phrases_B), 1).float().cpu()
+
+
+def _phrase_log_odds(predictor: InferenceModel, text: str, images: ConceptTokens, count: int) -> Tensor:
+    """Return for each image the mean over a text's noun phrases of the log-odds of the best box, (B,)."""
+    phrases = [text[start:end] for start, end in noun_phrases(text)][:MAX_PHRASES]
+    phrases = [one for one in phrases if predictor.is_known(one)] or [text]
+    texts = predictor.encode_texts(phrases)
+    image_R = torch.arange(count, device=predictor.device).repeat(len(phrases))
+    text_R = torch.arange(len(phrases), device=predictor.device).repeat_interleave(count)
+    found = predictor.model.detect(predictor.model.fuse_cls(texts, text_R, images, image_R), images, image_R)
+    best_R = joint_log_odds(found.presence_R, found.objectness_RC.max(1).values)
+    return best_R.view(len(phrases), count).mean(0)
 
 
 @torch.no_grad()

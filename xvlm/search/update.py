@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-
-from torch import Tensor
 
 from xvlm.common.errors import InputError
 from xvlm.common.progress import Progress
-from xvlm.inference.model import InferenceModel
 from xvlm.records import BadRecord
-from xvlm.search.encode import ReadPhoto, encode_photos
+from xvlm.search.encode import Encoded, ReadPhoto
 from xvlm.search.photos import SUFFIXES, PhotoFile, absolute, list_photos
 from xvlm.search.table import FileVersion, PhotoRow, PhotoTable
 
+Encode = Callable[[Sequence[PhotoFile], Collection[str]], Iterable[Encoded]]
 COMMIT_SECONDS, COMMIT_ROWS = 20.0, 4096
 """Rows are committed after this time or number, whichever comes first."""
 UNREADABLE = (
@@ -67,18 +65,12 @@ class Update:
 
 
 def update_table(
-    table: PhotoTable,
-    predictor: InferenceModel,
-    window_C4: Tensor,
-    roots: Sequence[str],
-    batch_size: int = 32,
-    threads: int = 4,
-    allow_empty: bool = False,
+    table: PhotoTable, encode: Encode, roots: Sequence[str], allow_empty: bool = False
 ) -> Update:
     """Add, replace and remove rows until the table holds the photos of `roots`; those of others stay.
 
     Args:
-        window_C4: (C, 4) windows that have vectors, xyxy in [0, 1].
+        encode: yields rows for photos, given the hashes of contents that have vectors already.
         roots: see `list_photos`.
         allow_empty: remove all photos of a root that has none any more; else this is an error, since the disk
             may not be mounted.
@@ -89,16 +81,18 @@ def update_table(
     begin, update = time.monotonic(), Update()
     known = table.versions()
     listed = list(list_photos(roots))
-    files = [one for one in listed if isinstance(one, PhotoFile)]
+    files: dict[str, PhotoFile] = {}
+    for one in listed:
+        if isinstance(one, PhotoFile):
+            files.setdefault(one.path, one)
     update.bad = [one for one in listed if isinstance(one, BadRecord)]
-    gone = _missing(known, files, update.bad, roots, allow_empty)
-    due = [one for one in files if _is_due(one, known.get(one.path))]
+    gone = _missing(known, listed, roots, allow_empty)
+    due = [one for one in files.values() if _is_due(one, known.get(one.path))]
     update.unchanged = len(files) - len(due)
-    rows = encode_photos(predictor, due, window_C4, {one.hash for one in known.values()}, batch_size, threads)
     progress = Progress("indexing photos", len(due))
     try:
-        for part in _commits(rows, progress):
-            _commit(table, part, known, update, lambda files: encode_photos(predictor, files, window_C4))
+        for part in _commits(encode(due, {one.hash for one in known.values()}), progress):
+            _commit(table, part, known, update, encode)
     finally:
         progress.close()
     unusable = {one.key for one in update.bad if one.reason not in UNREADABLE}
@@ -118,12 +112,13 @@ def _is_due(file: PhotoFile, version: FileVersion | None) -> bool:
 
 def _missing(
     known: dict[str, FileVersion],
-    files: Sequence[PhotoFile],
-    bad: Sequence[BadRecord],
+    listed: Sequence[PhotoFile | BadRecord],
     roots: Sequence[str],
     allow_empty: bool,
 ) -> set[str]:
     """Return the paths in the table that a root led to and no longer leads to."""
+    files = [one for one in listed if isinstance(one, PhotoFile)]
+    bad = [one for one in listed if isinstance(one, BadRecord)]
     present, full = {file.path for file in files}, {file.root for file in files}
     unreadable = tuple(f"{one.key}/" for one in bad if one.reason in UNREADABLE)
     present |= {one.key for one in bad}  # unusable ones are removed once that is certain
@@ -144,11 +139,9 @@ def _missing(
     }
 
 
-def _commits(
-    rows: Iterable[PhotoRow | ReadPhoto | BadRecord], progress: Progress
-) -> Iterator[list[PhotoRow | ReadPhoto | BadRecord]]:
+def _commits(rows: Iterable[Encoded], progress: Progress) -> Iterator[list[Encoded]]:
     """Yield what is committed at a time; after Ctrl-C what is there, once more."""
-    part: list[PhotoRow | ReadPhoto | BadRecord] = []
+    part: list[Encoded] = []
     last, done, begin = time.monotonic(), 0, time.monotonic()
     try:
         for row in rows:
@@ -167,16 +160,16 @@ def _commits(
 
 def _commit(
     table: PhotoTable,
-    part: Sequence[PhotoRow | ReadPhoto | BadRecord],
+    part: Sequence[Encoded],
     known: dict[str, FileVersion],
     update: Update,
-    encode: Callable[[Sequence[PhotoFile]], Iterable[PhotoRow | ReadPhoto | BadRecord]],
+    encode: Encode,
 ) -> None:
     """Write rows in at most two transactions: one of new photos, one of changed ones."""
     copies = [one for one in part if isinstance(one, ReadPhoto)]
     vectors = {row.file.hash: row.vectors_CE for row in table.rows("hash", {one.hash for one in copies})}
     # The only photo with a content may itself have been replaced since: two files that changed names.
-    lost = encode([one.file for one in copies if one.hash not in vectors])
+    lost = encode([one.file for one in copies if one.hash not in vectors], ())
     part = [*(one for one in part if not isinstance(one, ReadPhoto)), *lost]
     copies = [one for one in copies if one.hash in vectors]
     rows = [one for one in part if isinstance(one, PhotoRow)]

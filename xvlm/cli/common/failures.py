@@ -27,6 +27,7 @@ EXTRAS = {
     "prometheus_client": "app",
     "lancedb": "search",
     "pyarrow": "search",
+    "ray": "scale",
     "onnx": "export",
     "onnxruntime": "export",
     "onnxscript": "export",

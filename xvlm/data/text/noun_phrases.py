@@ -23,6 +23,8 @@ _IN_ING = """
 _VERBS = frozenset(_CAPTION_VERBS.split())
 """Verbs of captions that end a noun phrase, beside those of `PHRASE_STARTS` and words in -ing."""
 _NOUNS_IN_ING = frozenset(_IN_ING.split())
+_PICTURES = frozenset(("picture", "photo", "photograph", "image"))
+_SIDES = frozenset(("left", "right"))
 _FORMS_OF_BE = frozenset(("is", "are", "was", "were", "be", "been", "being"))
 
 
@@ -32,19 +34,25 @@ def noun_phrases(text: str) -> list[tuple[int, int]]:
     A phrase ends at punctuation, a preposition, a conjunction or a verb, and before a determiner: "a man with
     a red bag next to two dogs" has "a man", "a red bag" and "two dogs".  Verbs are known by a list and by
     their ending, so an unusual one stays in a phrase ("a man whittles"); a caller who has a parser gives
-    spans of its own to `Photo.find_all`.
+    spans of its own to `Photo.find_all`.  The picture itself is no thing in it ("a photo of a dog").
     """
     spans: list[tuple[int, int]] = []
     start = end = -1
     has_noun, previous = False, ""
-    for token in [*_TOKEN.finditer(text), None]:
+    tokens = list(_TOKEN.finditer(text))
+    words = [token.group().lower() for token in tokens]
+    for number, token in enumerate([*tokens, None]):
+        before_of = words[number + 1 : number + 2] == ["of"]
         word = "" if token is None else token.group().lower()
         is_word = bool(word) and word[0].isalnum()
         begins = is_word and word in DETERMINERS
         follows = (start >= 0 and has_noun) or previous in _FORMS_OF_BE
-        ends, previous = not is_word or _ends_phrase(word, follows), word
+        beside = before_of and has_noun and word in _SIDES  # "a cup left of a plate"
+        ends = not is_word or beside or _ends_phrase(word, follows)
+        is_picture = word == "of" and not spans and previous in _PICTURES
+        previous = word
         if start >= 0 and (ends or (begins and has_noun)):
-            if has_noun:
+            if has_noun and not is_picture:
                 spans.append((start, end))
             start, has_noun = -1, False
         if token is None or ends:
