@@ -3,7 +3,7 @@
 Each phrase is searched for in an index of all photos; the photo that it was written for counts as the only
 right one, so figures are lower bounds: "a man" fits many.  For example:
 
-    python benchmarks/search_photos.py --model runs/photos --photos photos/images --phrases photos/dev_grounding.json
+    python benchmarks/search_photos.py --model runs/photos --phrases photos/dev_grounding.json --root photos
         --out runs/search
 """
 
