@@ -93,9 +93,7 @@ def main(study: Study) -> None:
     chosen = [text for text in texts if index.predictor.is_known(text)]
     chosen = chosen[:: max(1, len(chosen) // study.queries)][: study.queries]
     queries_QE = np.stack([index.encode_query(text, None).vector_E for text in chosen])
-    print(
-        f"{len(real)} real photos, {count} made of them, {windows} vectors of {dim}; {len(chosen)} phrases"
-    )
+    print(f"{len(real)} real photos, {count} made of them, {windows} vectors of {dim}; {len(chosen)} phrases")
     print(f"| search | build, s | p50, ms | p99, ms | recall@{RECALL_AT} | size | {MORE:.0%} more, s |")
     print("|---|---|---|---|---|---|---|")
     made = np.concatenate([noisy(real, min(BATCH, count - n), n) for n in range(0, count, BATCH)])

@@ -58,6 +58,16 @@ def test_pages_follow_each_other(index: Index) -> None:
         assert len(every) == len(NAMES)
 
 
+def test_pages_follow_each_other_beyond_the_candidates(index: Index) -> None:
+    """Those that were judged come first, then the others in the order of their vectors, none twice."""
+    every = index.search("a red dog", candidates=2)
+    assert [hit.probability is not None for hit in every] == [True, True, False, False, False]
+    pages = [index.search("a red dog", k=2, offset=start, candidates=2) for start in (0, 2, 4, 6)]
+    assert [hit.path for page in pages for hit in page] == [hit.path for hit in every]
+    assert {hit.path for hit in every} == {hit.path for hit in index.search("a red dog")}
+    assert len(index.search("a red dog", candidates=2, min_probability=1e-9)) == 2
+
+
 def test_the_cut_off(index: Index) -> None:
     every = index.search("a red dog")
     threshold = sorted(hit.probability for hit in every)[2]  # type: ignore[type-var]

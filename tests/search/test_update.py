@@ -134,7 +134,7 @@ def change(rng: random.Random, photos: Path, number: int) -> None:
         shutil.copy(some, new)
     elif kind == "touch":
         os.utime(some, ns=(1, 10**18 + rng.randrange(10**9)))
-    elif kind == "damage":
+    elif kind == "damage" and some != there[0]:  # one can always be used
         some.write_bytes(some.read_bytes()[: rng.randrange(1, 400)])
     elif len(there) > 2:
         some.unlink()

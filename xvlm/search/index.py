@@ -27,15 +27,13 @@ from xvlm.search.encode import Encoded, encode_photos
 from xvlm.search.filters import PhotoFilter
 from xvlm.search.manifest import Manifest, fingerprint, model_name, read_manifest, write_manifest
 from xvlm.search.photos import PhotoFile
-from xvlm.search.ranking import Hit, hits_by_matching, hits_by_vectors, vector_scores
+from xvlm.search.ranking import Hit, Page, hits_by_matching, hits_by_vectors, vector_scores
 from xvlm.search.rerank import PhotoCache, PixelsOf
 from xvlm.search.table import PhotoRow, PhotoTable
 from xvlm.search.update import Encode, Update, update_table
 from xvlm.search.upkeep import Health, health, maintain, read_approximate, with_recall
 from xvlm.search.windows import LEVELS, image_vectors, pyramid
 
-CANDIDATES = 50
-"""Photos that vectors choose and matching reranks."""
 EVERY_PHOTO = PhotoFilter()
 Engine = Literal["local", "ray"]
 SAMPLE_PHOTOS = 32
@@ -241,7 +239,7 @@ class Index:
         rerank: bool = True,
         min_probability: Probability = 0.0,
         allowed: PhotoFilter = EVERY_PHOTO,
-        candidates: PositiveInt = CANDIDATES,
+        candidates: PositiveInt = Page.candidates,
     ) -> list[Hit]:
         """Return the photos that a text describes best, that look most like an image, or both; best first.
 
@@ -264,10 +262,12 @@ class Index:
             raise InputError("a search needs a text, an image or both")
         image = None if like is None else self.read_query_image(like, box_xyxy)
         query = self.encode_query(text, image)
-        if query.text is None or not rerank or not self.can_rerank:
-            return self.by_vectors(query, self.nearest(query, offset + k, allowed), offset, k)
-        rows = self.nearest(query, max(candidates, offset + k), allowed)
-        return self.by_matching(query, rows, self.cache.read(rows), min_probability, offset, k)
+        page = Page(k, offset, min_probability, candidates)
+        reranked = query.text is not None and rerank and self.can_rerank
+        rows = self.nearest(query, page.count(reranked), allowed)
+        if not reranked:
+            return self.by_vectors(query, rows, page)
+        return self.by_matching(query, rows, self.cache.read(rows[:candidates]), page)
 
     @property
     def can_rerank(self) -> bool:
@@ -300,29 +300,25 @@ class Index:
         probes = None if self.approximate is None else self.approximate.probes
         return self.table.nearest(query.vector_E, count, allowed, probes)
 
-    def by_vectors(self, query: Query, rows: Sequence[PhotoRow], offset: int, k: int) -> list[Hit]:
+    def by_vectors(self, query: Query, rows: Sequence[PhotoRow], page: Page) -> list[Hit]:
         """Return a page of hits by vectors alone."""
-        return hits_by_vectors(rows, vector_scores(self.predictor, query.vector_E, rows), offset, k)
+        return hits_by_vectors(rows, vector_scores(self.predictor, query.vector_E, rows), page)
 
     @torch.no_grad()
-    def by_matching(
-        self,
-        query: Query,
-        rows: Sequence[PhotoRow],
-        pixels: PixelsOf,
-        min_probability: float,
-        offset: int,
-        k: int,
-    ) -> list[Hit]:
+    def by_matching(self, query: Query, rows: Sequence[PhotoRow], pixels: PixelsOf, page: Page) -> list[Hit]:
         """Return a page of hits after reranking.
 
         Args:
-            pixels: what `cache.read` returned for the rows.
+            rows: the nearest photos.
+            pixels: what `cache.read` returned for those that are candidates.
         """
-        found = self.cache.encode(rows, pixels)
-        if found is None or query.text is None or query.encoded is None:
-            return []
-        scores = vector_scores(self.predictor, query.vector_E, found.rows)
-        return hits_by_matching(
-            self.predictor, query.text, query.encoded, found, scores, min_probability, offset, k
-        )
+        found = self.cache.encode(rows[: page.candidates], pixels)
+        hits: list[Hit] = []
+        judged = 0
+        if found is not None and query.text is not None and query.encoded is not None:
+            scores = vector_scores(self.predictor, query.vector_E, found.rows)
+            hits, judged = hits_by_matching(self.predictor, query.text, query.encoded, found, scores, page)
+        if page.min_probability > 0:
+            return hits
+        rest = replace(page, offset=max(0, page.offset - judged), k=page.k - len(hits))
+        return hits + self.by_vectors(query, rows[page.candidates :], rest)

@@ -46,6 +46,28 @@ class Hit:
     longitude: float | None
 
 
+@dataclass(frozen=True)
+class Page:
+    """Which hits are wanted.
+
+    Attributes:
+        k: largest number of hits.
+        offset: number of hits to leave out.
+        min_probability: smallest probability of a hit, if candidates are reranked.
+        candidates: nearest photos that are reranked, the same for all pages; farther ones follow them in the
+            order of their vectors, unless a probability is asked for.
+    """
+
+    k: int = 20
+    offset: int = 0
+    min_probability: float = 0.0
+    candidates: int = 50
+
+    def count(self, reranked: bool) -> int:
+        """Return the number of nearest photos that the page needs."""
+        return max(self.candidates if reranked else 0, self.offset + self.k)
+
+
 def vector_scores(predictor: InferenceModel, query_E: np.ndarray, rows: Sequence[PhotoRow]) -> np.ndarray:
     """Return the (B,) cosines of a query and each photo's nearest vector, over temperature."""
     temperature = float(predictor.model.contrastive.temperature.detach())
@@ -53,9 +75,9 @@ def vector_scores(predictor: InferenceModel, query_E: np.ndarray, rows: Sequence
     return np.array(nearest, dtype=np.float32) / temperature
 
 
-def hits_by_vectors(rows: Sequence[PhotoRow], score_B: np.ndarray, offset: int, k: int) -> list[Hit]:
+def hits_by_vectors(rows: Sequence[PhotoRow], score_B: np.ndarray, page: Page) -> list[Hit]:
     """Return a page of hits by their (B,) scores by vectors alone, best first."""
-    order = np.argsort(-score_B, kind="stable")[offset : offset + k]
+    order = np.argsort(-score_B, kind="stable")[page.offset : page.offset + page.k]
     return [_hit(rows[index], float(score_B[index]), None, ()) for index in order]
 
 
@@ -65,17 +87,14 @@ def hits_by_matching(
     encoded: TextFeatures,
     found: EncodedCandidates,
     score_B: np.ndarray,
-    min_probability: float,
-    offset: int,
-    k: int,
-) -> list[Hit]:
-    """Return a page of hits after reranking, best first, with the boxes of the text.
+    page: Page,
+) -> tuple[list[Hit], int]:
+    """Return a page of hits after reranking, best first, with the boxes of the text, and how many there are.
 
     Args:
         text: text of the query.
         encoded: the same, encoded.
         score_B: (B,) scores of the candidates by vectors.
-        min_probability: smallest probability of a hit.
     """
     terms_B3 = candidate_terms(predictor, text, encoded, found.features, torch.from_numpy(score_B))
     calibration = predictor.calibration
@@ -86,14 +105,16 @@ def hits_by_matching(
         total_B = terms_B3[:, 0] + predictor.matching_weight * terms_B3[:, 1]
         probability_B = calibration.match.probability(terms_B3[:, 1])
     order_B = total_B.argsort(descending=True, stable=True)
-    page = order_B[probability_B[order_B] >= min_probability][offset : offset + k]
-    if not len(page):
-        return []
-    boxes = boxes_in_photos(predictor, encoded, found.features.select(page.to(predictor.device)))
-    return [
+    kept = order_B[probability_B[order_B] >= page.min_probability]
+    shown = kept[page.offset : page.offset + page.k]
+    if not len(shown):
+        return [], len(kept)
+    boxes = boxes_in_photos(predictor, encoded, found.features.select(shown.to(predictor.device)))
+    hits = [
         _hit(found.rows[index], float(total_B[index]), float(probability_B[index]), own)
-        for index, own in zip(page.tolist(), boxes, strict=True)
+        for index, own in zip(shown.tolist(), boxes, strict=True)
     ]
+    return hits, len(kept)
 
 
 def _hit(row: PhotoRow, score: float, probability: float | None, boxes: Sequence[Tensor]) -> Hit:

@@ -19,8 +19,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from xvlm.models.generation.config import GenerationConfig
 from xvlm.search.filters import Circle, PhotoFilter
-from xvlm.search.index import CANDIDATES, Index
-from xvlm.search.ranking import Hit
+from xvlm.search.index import Index
+from xvlm.search.ranking import Hit, Page
 from xvlm.search.windows import image_vectors
 from xvlm.server import schemas
 from xvlm.server.errors import ApiError, add_error_handlers
@@ -220,16 +220,14 @@ async def _search(
     answer = await service.call(index.encode_query, body.text, image)
     query, waited = answer.value, answer.waited
     reranked = body.rerank and body.text is not None and index.can_rerank
-    count = body.offset + body.k
-    rows = await service.in_pool(index.nearest, query, max(CANDIDATES if reranked else 0, count), allowed)
+    page = Page(body.k, body.offset, body.min_probability)
+    rows = await service.in_pool(index.nearest, query, page.count(reranked), allowed)
     if body.stream or not reranked:
-        hits = index.by_vectors(query, rows, body.offset, body.k)
+        hits = index.by_vectors(query, rows, page)
         yield _search_answer(hits, False, _times(begin, waited))
     if reranked:
-        pixels = await service.in_pool(index.cache.read, rows)
-        answer = await service.call(
-            index.by_matching, query, rows, pixels, body.min_probability, body.offset, body.k
-        )
+        pixels = await service.in_pool(index.cache.read, rows[: page.candidates])
+        answer = await service.call(index.by_matching, query, rows, pixels, page)
         yield _search_answer(answer.value, True, _times(begin, waited + answer.waited))
 
 
