@@ -13,9 +13,13 @@ from tests.search.collection import write_collection
 from tests.tiny import photo, phrase, tiny_loaded
 from xvlm.common.errors import InputError
 from xvlm.data.sources.json import JsonSource
+from xvlm.data.text.absent import named_kinds, names_another_thing
 from xvlm.evaluation.calibration import fit_logistic
 from xvlm.experiments.calibrated_search import (
+    JudgedText,
     JudgedTexts,
+    SearchTerms,
+    balanced_threshold,
     calibrate_search,
     judged_captions,
     judged_scenes,
@@ -53,17 +57,19 @@ def test_scenes_are_judged_by_their_drawing() -> None:
     judged = judged_scenes(64)
     scenes = Scenes("train", len(judged.images), seed=1, image_size=64)
     drawn = [scenes.scene(index) for index in range(len(scenes))]
-    described = [images for _, images in judged.texts]
+    described = [one.described for one in judged.texts]
     assert sum(map(bool, described)) == sum(not one for one in described) == 100
-    for text, images in judged.texts[::17]:
-        assert images == {index for index, scene in enumerate(drawn) if is_true(text, scene)}
+    for one in judged.texts[::17]:
+        assert one.described == {index for index, scene in enumerate(drawn) if is_true(one.text, scene)}
+        assert not one.uncertain
 
 
 def write_captions(folder: Path, count: int) -> JsonSource:
     rng, lines = np.random.default_rng(0), []
     for number in range(count):
         photo(40, 30, number).save(folder / f"{number}.jpg")
-        lines.append({"image": f"{number}.jpg", "caption": [phrase(rng, 4), phrase(rng, 4)]})
+        elems = [{"caption": phrase(rng, 2), "bb": [1, 1, 20, 20]}]
+        lines.append({"image": f"{number}.jpg", "caption": [phrase(rng, 4), phrase(rng, 4)], "elems": elems})
     lines.append({"image": "gone.jpg", "caption": "a dog"})
     (folder / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
     return JsonSource(folder / "captions.jsonl")
@@ -73,9 +79,10 @@ def test_captions_describe_their_own_image(tmp_path: Path) -> None:
     source = write_captions(tmp_path, 30)
     judged = judged_captions(source)
     assert len(judged.images) == 15
-    assert all(len(images) <= 1 for _, images in judged.texts)
-    assert {image for _, images in judged.texts for image in images} == set(range(15))
-    assert sum(not images for _, images in judged.texts) == 15
+    assert {image for one in judged.texts for image in one.described} == set(range(15))
+    assert sum(not one.described for one in judged.texts) >= 15, "those of images that are left out"
+    assert all(not one.described & one.uncertain for one in judged.texts)
+    assert any(one.uncertain for one in judged.texts) and any(len(one.uncertain) < 14 for one in judged.texts)
     with pytest.raises(InputError, match=r"captions\.jsonl has 10 images"):
         judged_captions(source, 10)
 
@@ -92,13 +99,16 @@ def test_a_calibrated_search_ranks_and_judges_by_what_was_fitted(
 
     index = Index.create(tmp_path / "index", tmp_path / "model", levels=(2, 3))
     index.update([str(write_collection(tmp_path / "photos"))])
-    paths = [hit.path for hit in index.search("a red dog")]
-    images = JudgedTexts(paths, [("a red dog", frozenset([0]))])
-    terms_B3, is_true_B = search_terms(InferenceModel(bundle), images)
-    assert is_true_B.sum() == 1
+    paths = [hit.path for hit in index.search("a red dog", min_probability=0.0)]
+    by_default = index.search("a red dog")
+    assert all(hit.probability >= fitted.threshold for hit in by_default)
+    images = JudgedTexts(paths, [JudgedText("a red dog", frozenset([0]))])
+    terms = search_terms(InferenceModel(bundle), images)
+    terms_B3 = terms.terms_N3
+    assert terms.is_true_N.sum() == 1 and terms.fits_Q.tolist() == [True]
     assert (terms_B3[:, 2] == 0).all() == ("detection" not in heads)
     expected = sorted(fitted.log_odds(terms_B3).tolist(), reverse=True)
-    hits = index.search("a red dog")
+    hits = index.search("a red dog", min_probability=0.0)
     assert [hit.score for hit in hits] == pytest.approx(expected, abs=2e-2)
     for hit in hits:
         assert hit.probability == pytest.approx(1 / (1 + np.exp(-hit.score)), abs=1e-4)
@@ -108,7 +118,25 @@ def test_a_model_without_known_texts(tmp_path: Path) -> None:
     predictor = InferenceModel(tiny_loaded())
     images = [np.zeros((8, 8, 3), np.uint8)]
     with pytest.raises(InputError, match="no text"):
-        search_terms(predictor, JudgedTexts(images, [("...", frozenset())]))
+        search_terms(predictor, JudgedTexts(images, [JudgedText("...", frozenset())]))
+
+
+def test_the_threshold_balances_what_is_kept_and_what_is_left_out() -> None:
+    """Of four images that fit one has 0.2; of four texts that fit nothing one has a candidate with 0.6."""
+    wanted = torch.tensor([0.9, 0.8, 0.7, 0.2, 0.1, 0.6, 0.05, 0.3])
+    terms_N3 = torch.zeros(8, 3)
+    terms_N3[:, 0] = wanted.logit()
+    is_true_N = torch.tensor([True] * 4 + [False] * 4)
+    terms = SearchTerms(terms_N3, is_true_N, torch.arange(8), is_true_N)
+    threshold, share = balanced_threshold(SearchScore(1.0, 0.0, 0.0, 0.0), terms)
+    assert 0.3 < threshold <= 0.7 and share == 0.75
+
+
+def test_things_that_no_text_of_an_image_names() -> None:
+    named = named_kinds(["A man rides a red bike .", "the road"])
+    assert not names_another_thing("a woman on a bicycle", named), "another word for what is named"
+    assert names_another_thing("a man with a dog", named)
+    assert not names_another_thing("a man under the sky", named), "hardly ever named"
 
 
 def test_log_odds_are_the_weighted_sum() -> None:

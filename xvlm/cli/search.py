@@ -23,7 +23,7 @@ def command(
     k: PositiveInt = 20,
     offset: NonNegativeInt = 0,
     rerank: Literal["both", "none"] = "both",
-    min_probability: Probability = 0.0,
+    min_probability: Probability | None = None,
     after: str | None = None,
     before: str | None = None,
     folder: str | None = None,
@@ -45,7 +45,8 @@ def command(
         offset: number of hits to leave out, for the next page.
         rerank: both: order candidates by contrastive score and matching, and find the boxes of the text;
             none: by vectors alone.
-        min_probability: smallest probability of a hit.
+        min_probability: smallest probability of a hit; by default that of the model's search calibration, if
+            it has one; 0 shows all candidates.
         after: taken at this day or time or later, such as 2024-05-31 or 2024-05-31T18:00.
         before: taken before this day or time.
         folder: folder that photos are in or below.

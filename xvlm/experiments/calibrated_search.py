@@ -13,11 +13,11 @@ from torch import Tensor
 from xvlm.common.errors import InputError
 from xvlm.data.images.decode import open_image
 from xvlm.data.sources.source import Source
-from xvlm.data.text.cleaning import clean_caption
+from xvlm.data.text.absent import cleaned, named_kinds, names_another_thing
 from xvlm.distributed import run_on_main
 from xvlm.evaluation.calibration import fit_logistic
 from xvlm.inference.model import InferenceModel
-from xvlm.models.calibration import SearchScore
+from xvlm.models.calibration import THRESHOLD, SearchScore
 from xvlm.models.checkpoints.folder import ModelBundle, set_calibration
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BadRecord, ImageData, Record
@@ -28,6 +28,8 @@ from xvlm.training.train import log_on_main
 
 CANDIDATES, BATCH_SIZE = 30, 32
 MIN_IMAGES = 20
+PHRASES = 2
+"""Phrases of an image that are searched for, beside a caption."""
 NUM_TEXTS = 100
 """Texts that describe an image of the collection, and as many that describe none."""
 NUM_SCENES, SCENES_SEED = 200, 1
@@ -36,16 +38,26 @@ OTHER_SEED = 2
 
 
 @dataclass(frozen=True)
-class JudgedTexts:
-    """A collection, and texts of which is known what they describe in it.
+class JudgedText:
+    """A text, and what is known of the images that it describes.
 
     Attributes:
-        images: the images.
-        texts: the texts, each with the indices of the images that it describes.
+        text: the text.
+        described: indices of images that it describes.
+        uncertain: indices of images that it may describe, too.
     """
 
+    text: str
+    described: frozenset[int]
+    uncertain: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class JudgedTexts:
+    """A collection, and texts of which is known what they describe in it."""
+
     images: Sequence[ImageData]
-    texts: Sequence[tuple[str, frozenset[int]]]
+    texts: Sequence[JudgedText]
 
 
 def judged_scenes(image_size: int) -> JudgedTexts:
@@ -54,36 +66,39 @@ def judged_scenes(image_size: int) -> JudgedTexts:
     others = Scenes("train", 4 * NUM_SCENES, seed=OTHER_SEED, image_size=image_size)
     drawn = [scenes.scene(index) for index in range(NUM_SCENES)]
 
-    def described(text: str) -> frozenset[int]:
-        return frozenset(index for index, scene in enumerate(drawn) if is_true(text, scene))
+    def judged(text: str) -> JudgedText:
+        return JudgedText(text, frozenset(i for i, scene in enumerate(drawn) if is_true(text, scene)))
 
-    own = [(text, described(text)) for text in _captions(scenes, NUM_TEXTS)]
-    foreign = ((text, described(text)) for text in _captions(others, len(others)))
-    none = list(islice((pair for pair in foreign if not pair[1]), NUM_TEXTS))
+    own = map(judged, _captions(scenes, NUM_TEXTS))
+    foreign = map(judged, _captions(others, len(others)))
+    none = islice((one for one in foreign if not one.described), NUM_TEXTS)
     return JudgedTexts([scenes[index].image for index in range(NUM_SCENES)], [*own, *none])
 
 
 def judged_captions(source: Source, limit: int | None = None) -> JudgedTexts:
-    """Return the images of a source with their captions; a caption is taken to describe its own image alone.
+    """Return every other image of a source, and a caption and phrases of all its images.
 
-    The captions of every other image describe nothing, since their image is left out.
+    The texts of the images that are left out describe nothing in the collection, as far as is known: a text
+    describes its own image, and may describe each image whose texts name everything that it names.
 
     Raises InputError if there are fewer than `MIN_IMAGES` images with captions.
     """
-    records = [record for record in _readable(source, limit) if _whole_texts(record)]
+    records = [record for record in _readable(source, limit) if _texts(record, boxed=False)]
     if len(records) < MIN_IMAGES:
         raise InputError(
             f"{source.name} has {len(records)} images with captions; a search is calibrated on at least "
             f"{MIN_IMAGES}"
         )
-    kept, left_out = records[::2], records[1::2]
+    kept = records[::2]
+    named = [named_kinds([text for one in record.concepts for text in one.texts]) for record in kept]
     own: dict[str, set[int]] = {}
-    for index, record in enumerate(kept):
-        for text in _whole_texts(record)[:1]:
-            own.setdefault(clean_caption(text), set()).add(index)
-    none = [clean_caption(text) for record in left_out for text in _whole_texts(record)[:1]]
-    texts = [(text, frozenset(images)) for text, images in own.items()]
-    texts += [(text, frozenset()) for text in none if text not in own]
+    for number, record in enumerate(records):
+        for text in cleaned([*_texts(record, False)[:1], *_texts(record, True)[:PHRASES]]):
+            own.setdefault(text, set()).update([number // 2] if number % 2 == 0 else [])
+    texts = []
+    for text, described in own.items():
+        possible = {image for image, kinds in enumerate(named) if not names_another_thing(text, kinds)}
+        texts.append(JudgedText(text, frozenset(described), frozenset(possible - described)))
     return JudgedTexts([record.image for record in kept], texts)
 
 
@@ -96,38 +111,81 @@ def calibrate_search(bundle: ModelBundle, folder_or_run: Path, judged: JudgedTex
         InputError: the texts describe no image of the collection, or all that were considered.
     """
     predictor = InferenceModel(bundle)
-    terms_N3, is_true_N = search_terms(predictor, judged)
-    weights, offset = fit_logistic(terms_N3, is_true_N, "search")
+    terms = search_terms(predictor, judged)
+    weights, offset = fit_logistic(terms.terms_N3, terms.is_true_N, "search")
     contrastive, matching, phrases = weights
     score = SearchScore(contrastive, matching, phrases, offset)
+    threshold, share = balanced_threshold(score, terms)
+    score = replace(score, threshold=threshold)
     calibration = replace(bundle.calibration, search=score)
     run_on_main(lambda: set_calibration(folder_or_run, calibration))
+    named = ", ".join(f"{weight:.3f}" for weight in weights)
     log_on_main(
         f"search: {len(judged.texts)} texts, {len(judged.images)} images; weights of vectors, matching and "
-        f"phrases {', '.join(f'{weight:.3f}' for weight in weights)}, offset {offset:.2f}"
+        f"phrases {named}, offset {offset:.2f}; a hit has probability {threshold:.2f} or more, which keeps "
+        f"{share:.1%} of what fits, and finds nothing for as many texts that fit nothing"
     )
     return replace(bundle, calibration=calibration)
 
 
+@dataclass(frozen=True)
+class SearchTerms:
+    """What a search knows of the candidates of texts, without those of which it is uncertain if they fit.
+
+    Attributes:
+        terms_N3: (N, 3) terms of `SearchScore`.
+        is_true_N: (N,) bool: the text describes the image.
+        text_N: (N,) int64 index of the text.
+        fits_Q: (Q,) bool: each text describes an image of the collection.
+    """
+
+    terms_N3: Tensor
+    is_true_N: Tensor
+    text_N: Tensor
+    fits_Q: Tensor
+
+
+def balanced_threshold(score: SearchScore, terms: SearchTerms) -> tuple[float, float]:
+    """Return the probability at which two shares are most equal, and the smaller of them.
+
+    They are that of the images that fit and are kept, and that of texts that fit nothing and find nothing.
+    """
+    probability_N = score.log_odds(terms.terms_N3).sigmoid()
+    best_Q = torch.zeros(len(terms.fits_Q)).scatter_reduce_(0, terms.text_N, probability_N, "amax")
+    none_Q, true_N = best_Q[~terms.fits_Q], probability_N[terms.is_true_N]
+    if not (len(none_Q) and len(true_N)):
+        return THRESHOLD, 0.0
+    steps = torch.arange(0.02, 1.0, 0.01)
+    nothing = (none_Q[:, None] < steps).float().mean(0)
+    kept = (true_N[:, None] >= steps).float().mean(0)
+    smaller = torch.minimum(nothing, kept)
+    return round(float(steps[smaller.argmax()]), 2), float(smaller.max())
+
+
 @torch.no_grad()
-def search_terms(predictor: InferenceModel, judged: JudgedTexts) -> tuple[Tensor, Tensor]:
-    """Return the (N, 3) terms of each text's candidates, and (N,) whether the text describes them."""
+def search_terms(predictor: InferenceModel, judged: JudgedTexts) -> SearchTerms:
+    """Return what a search knows of each text's candidates.  Raises InputError if no text is known."""
     features, vector_ICE = _encode(predictor, judged.images)
     contrastive = predictor.model.contrastive
-    terms, truths = [], []
-    for text, described in judged.texts:
-        if not predictor.is_known(text):
+    terms, truths, owners = [], [], []
+    fits: list[bool] = []
+    for one in judged.texts:
+        if not predictor.is_known(one.text):
             continue
-        encoded = predictor.encode_texts([text])
+        encoded = predictor.encode_texts([one.text])
         query_E = contrastive.embed_texts(encoded.cls_ND)[0]
         score_I = (vector_ICE @ query_E).amax(1) / contrastive.temperature
         best = score_I.topk(min(CANDIDATES, len(score_I)))
-        chosen = features.select(best.indices)
-        terms.append(candidate_terms(predictor, text, encoded, chosen, best.values))
-        truths.append(torch.tensor([index in described for index in best.indices.tolist()]))
+        terms_B3 = candidate_terms(predictor, one.text, encoded, features.select(best.indices), best.values)
+        certain_B = torch.tensor([index not in one.uncertain for index in best.indices.tolist()])
+        truth_B = torch.tensor([index in one.described for index in best.indices.tolist()])
+        terms.append(terms_B3[certain_B])
+        truths.append(truth_B[certain_B])
+        owners.append(torch.full((int(certain_B.sum()),), len(fits)))
+        fits.append(bool(one.described))
     if not terms:
         raise InputError("no text of the collection has a token that the model knows")
-    return torch.cat(terms), torch.cat(truths)
+    return SearchTerms(torch.cat(terms), torch.cat(truths), torch.cat(owners), torch.tensor(fits))
 
 
 def _encode(predictor: InferenceModel, images: Sequence[ImageData]) -> tuple[ImageFeatures, Tensor]:
@@ -143,11 +201,13 @@ def _encode(predictor: InferenceModel, images: Sequence[ImageData]) -> tuple[Ima
 
 def _captions(scenes: Scenes, count: int) -> Iterator[str]:
     for index in range(min(count, len(scenes))):
-        yield _whole_texts(scenes[index])[0]
+        yield _texts(scenes[index], boxed=False)[0]
 
 
-def _whole_texts(record: Record) -> list[str]:
-    return [text for concept in record.concepts if concept.box_xyxy is None for text in concept.texts]
+def _texts(record: Record, boxed: bool) -> list[str]:
+    """Return the texts of the whole image, or the first text of each region."""
+    concepts = [one for one in record.concepts if (one.box_xyxy is not None) == boxed]
+    return [text for one in concepts for text in (one.texts[:1] if boxed else one.texts)]
 
 
 def _readable(source: Source, limit: int | None) -> list[Record]:

@@ -42,12 +42,14 @@ class SearchScore:
         matching: weight of the log-odds of matching.
         phrases: weight of the mean, over the noun phrases of the text, of the log-odds of its best box.
         offset: added afterwards.
+        threshold: probability from which an image is a hit, unless a caller asks for another one.
     """
 
     contrastive: NonNegativeFloat
     matching: NonNegativeFloat
     phrases: NonNegativeFloat
     offset: FiniteFloat
+    threshold: Probability = THRESHOLD
 
     def log_odds(self, terms_B3: Tensor) -> Tensor:
         """(B, 3) contrastive scores, log-odds of matching and of phrases -> (B,) log-odds."""

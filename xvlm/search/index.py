@@ -237,7 +237,7 @@ class Index:
         k: PositiveInt = 20,
         offset: NonNegativeInt = 0,
         rerank: bool = True,
-        min_probability: Probability = 0.0,
+        min_probability: Probability | None = None,
         allowed: PhotoFilter = EVERY_PHOTO,
         candidates: PositiveInt = Page.candidates,
     ) -> list[Hit]:
@@ -251,7 +251,8 @@ class Index:
             offset: number of hits to leave out, for the next page.
             rerank: judge the candidates by matching, if there is a text and the model has the head; else by
                 vectors alone.
-            min_probability: smallest probability of a hit, if candidates are reranked.
+            min_probability: smallest probability of a hit, if candidates are reranked; by default that of the
+                model's search calibration (`xvlm calibrate --search`), if it has one.
             allowed: photos that may be found.
             candidates: photos that vectors choose for reranking.
         Raises:
@@ -318,7 +319,7 @@ class Index:
         if found is not None and query.text is not None and query.encoded is not None:
             scores = vector_scores(self.predictor, query.vector_E, found.rows)
             hits, judged = hits_by_matching(self.predictor, query.text, query.encoded, found, scores, page)
-        if page.min_probability > 0:
+        if page.cut_off(self.predictor.calibration) > 0:
             return hits
         rest = replace(page, offset=max(0, page.offset - judged), k=page.k - len(hits))
         return hits + self.by_vectors(query, rows[page.candidates :], rest)

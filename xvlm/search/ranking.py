@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xvlm.inference.model import InferenceModel
+from xvlm.models.calibration import Calibration
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.records import BoxXYXY
 from xvlm.search.rerank import EncodedCandidates, boxes_in_photos, candidate_terms
@@ -53,15 +54,22 @@ class Page:
     Attributes:
         k: largest number of hits.
         offset: number of hits to leave out.
-        min_probability: smallest probability of a hit, if candidates are reranked.
+        min_probability: smallest probability of a hit, if candidates are reranked; by default that of the
+            model's search calibration, if it has one.
         candidates: nearest photos that are reranked, the same for all pages; farther ones follow them in the
             order of their vectors, unless a probability is asked for.
     """
 
     k: int = 20
     offset: int = 0
-    min_probability: float = 0.0
+    min_probability: float | None = None
     candidates: int = 50
+
+    def cut_off(self, calibration: Calibration) -> float:
+        """Return the smallest probability of a hit."""
+        if self.min_probability is not None:
+            return self.min_probability
+        return 0.0 if calibration.search is None else calibration.search.threshold
 
     def count(self, reranked: bool) -> int:
         """Return the number of nearest photos that the page needs."""
@@ -105,7 +113,7 @@ def hits_by_matching(
         total_B = terms_B3[:, 0] + predictor.matching_weight * terms_B3[:, 1]
         probability_B = calibration.match.probability(terms_B3[:, 1])
     order_B = total_B.argsort(descending=True, stable=True)
-    kept = order_B[probability_B[order_B] >= page.min_probability]
+    kept = order_B[probability_B[order_B] >= page.cut_off(calibration)]
     shown = kept[page.offset : page.offset + page.k]
     if not len(shown):
         return [], len(kept)

@@ -77,7 +77,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         """The model, in OpenAI's form, with what it can do."""
-        index = service.index
+        index, search = service.index, service.predictor.calibration.search
         model = {
             "id": service.name,
             "object": "model",
@@ -85,6 +85,7 @@ def _add_state(app: FastAPI, service: Service, metrics: Metrics) -> None:
             "owned_by": "xvlm",
             "heads": list(service.predictor.model.config.heads),
             "photos": None if index is None else await service.in_pool(len, index),
+            "min_probability": 0.0 if search is None else search.threshold,
         }
         return {"object": "list", "data": [model]}
 

@@ -41,7 +41,9 @@ class SearchRequest(ImageRequest):
     k: Annotated[int, Field(ge=1, le=200)] = 20
     offset: Annotated[int, Field(ge=0, le=10000)] = 0
     rerank: bool = True
-    min_probability: Probability = 0.0
+    min_probability: Annotated[
+        Probability | None, Field(description="by default that of the model's search calibration")
+    ] = None
     after: datetime | None = None
     before: datetime | None = None
     folder: str | None = None

@@ -8,13 +8,14 @@ well, if no text names the new one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 from xvlm.data.text.cleaning import clean_caption
+from xvlm.data.text.noun_phrases import noun_phrases
 from xvlm.data.text.phrases import DETERMINERS, PHRASE_STARTS
 from xvlm.records import BadRecord, Record
 
@@ -95,6 +96,25 @@ def head(phrase: str) -> str:
             break
         last = word
     return "" if last in DETERMINERS or last in PHRASE_STARTS or last in _COLOURS else last
+
+
+def named_kinds(texts: Sequence[str]) -> set[str]:
+    """Return the kinds of all words of an image's texts."""
+    return {kind(word) for text in cleaned(texts) for word in text.split()}
+
+
+def names_another_thing(text: str, named: Set[str]) -> bool:
+    """Return whether a text names a thing that no text of an image speaks for, whose absence can be told.
+
+    Args:
+        named: `named_kinds` of the image's texts.
+    """
+    never = {kind(word) for word in _NEVER_ABSENT.split()}
+    for start, end in noun_phrases(text):
+        noun = head(next(iter(cleaned([text[start:end]])), ""))
+        if noun and kind(noun) not in named and kind(noun) not in never:
+            return True
+    return False
 
 
 @dataclass(frozen=True)

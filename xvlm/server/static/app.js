@@ -30,15 +30,19 @@ async function ask(path, body, signal) {
   return answer;
 }
 
+let loggingIn = null;
+
 function login() {
-  const dialog = byId("login");
-  dialog.showModal();
-  return new Promise((done) => {
+  loggingIn ??= new Promise((done) => {
+    const dialog = byId("login");
+    dialog.showModal();
     dialog.addEventListener("close", () => {
       sessionStorage.setItem("token", byId("token").value);
+      loggingIn = null;
       done();
     }, { once: true });
   });
+  return loggingIn;
 }
 
 async function* lines(answer) {
@@ -76,7 +80,8 @@ async function search(offset = 0) {
   const request = (state.request = new AbortController());
   const began = performance.now();
   byId("state").textContent = "searching …";
-  const body = { k: PAGE, offset, stream: true, ...(text ? { text } : {}), ...(state.like ?? {}) };
+  // The slider hides what is less certain, so that it can be moved without asking again.
+  const body = { k: PAGE, offset, stream: true, min_probability: 0, ...(text ? { text } : {}), ...(state.like ?? {}) };
   const before = offset ? state.hits.slice(0, offset) : [];
   try {
     const answer = await ask("/v1/search", body, request.signal);
@@ -290,5 +295,15 @@ byId("question").addEventListener("submit", askPhoto);
 byId("like").addEventListener("click", () => searchLike(null));
 byId("like-part").addEventListener("click", () => searchLike(state.part));
 dragging();
+
+function setCut(value) {
+  byId("cut").value = String(value);
+  byId("cut-value").textContent = `${value} %`;
+}
+
+ask("/v1/models").then((answer) => answer.json()).then(({ data }) => {
+  setCut(Math.round(100 * data[0].min_probability));
+  if (state.hits.length) show("", !byId("more").hidden);
+}).catch(() => {});
 byId("text").value = new URL(location.href).searchParams.get("q") ?? "";
 search();
