@@ -110,7 +110,7 @@ def main(study: Study) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         index = Index.create(folder, study.model, levels=tuple(map(int, levels)))
         update = index.update([str(listed)])
-        health = index.maintain()
+        health = index.health()
         cases = read_cases(study, index)
         queries = [index.encode_query(case.phrase, None) for case in cases]
         begin = time.perf_counter()

@@ -21,7 +21,6 @@ def main(folder: Path) -> None:
     index = Index.create(folder / "index", folder / "model", levels=(2,))
     print("started", flush=True)
     index.update([str(folder / "photos")], batch_size=2, threads=1)
-    index.maintain()
     print("finished", flush=True)
 
 

@@ -68,4 +68,5 @@ def command(
         print(f"  {count:,} x {reason}: {', '.join(some)}{', ...' if count > len(some) else ''}")
     if update.bad:
         print(f"  all of them are in {index.bad_photos}")
-    print(index.maintain().summary())
+    if update.health is not None:
+        print(update.health.summary())

@@ -32,7 +32,6 @@ def prepare_app(out: Path, demo: Path) -> Path:
     pictures = write_scenes(out / "pictures")
     index = Index.create(out / "index", model)
     log_on_main(index.update([str(pictures)]).summary())
-    log_on_main(index.maintain().summary())
     return out / "index"
 
 

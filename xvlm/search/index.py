@@ -168,17 +168,20 @@ class Index:
         engine: Engine = "local",
         workers: int = 2,
     ) -> Update:
-        """Add new photos, replace changed ones, remove those that are gone; see `update_table`.
+        """Add new photos, replace changed ones, remove those that are gone, then `maintain` the index.
 
         What cannot be used is listed in `bad_photos`.
 
         Args:
+            photos: folders, lists, shards or photos; see `list_photos`.
             batch_size: photos that are encoded at a time.
             threads: threads that read and decode, of each process.
+            allow_empty: remove all photos of a root that has none any more; else this is an error.
             engine: "local" encodes in this process, "ray" on the workers of a Ray cluster.
             workers: number of Ray workers.
         Raises:
-            InputError: none of the photos can be used; or as `update_table`.
+            MissingFileError: a root does not exist.
+            InputError: a root has no photo, or none any more, or none of the photos can be used.
             OutputError: another process updates the index.
         """
         if engine == "ray":
@@ -195,6 +198,7 @@ class Index:
             write_text(self.bad_photos, "".join(json_text(line) + "\n" for line in lines))
         if update.bad and not update.added + update.changed + update.unchanged + update.removed:
             raise InputError(f"no photo can be used; first problem: {update.bad[0]}")
+        update.health = self.maintain()
         return update
 
     def _encode(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from xvlm.search.filters import PhotoFilter, quoted
 TABLE, VECTORS = "photos", "vectors"
 _VERSION = ("size", "mtime_ns", "hash", "root")
 _SHOWN = ("time", "has_exif_time", "latitude", "longitude", "width", "height")
+OLD_VERSIONS = timedelta(hours=1)
+"""Versions older than this are deleted; a search that is running reads a version of some seconds ago."""
 REFINE = 3
 """Times as many photos as wanted are compared in full precision, since the index has 8 bits a number."""
 _KEYS_AT_ONCE = 1000
@@ -132,6 +134,10 @@ class PhotoTable:
         """Delete the rows with these paths."""
         for condition in _conditions("path", paths):
             self.lance.delete(condition)
+
+    def compact(self) -> None:
+        """Join small files, delete old versions, and add new rows to the approximate index, if any."""
+        self.lance.optimize(cleanup_older_than=OLD_VERSIONS)
 
     def rows(self, column: str, keys: Iterable[str]) -> Iterator[PhotoRow]:
         """Yield the rows whose `column` has one of the keys."""

@@ -17,10 +17,13 @@ from xvlm.records import BadRecord
 from xvlm.search.encode import Encoded, ReadPhoto
 from xvlm.search.photos import SUFFIXES, PhotoFile, absolute, list_photos
 from xvlm.search.table import FileVersion, PhotoRow, PhotoTable
+from xvlm.search.upkeep import Health
 
 Encode = Callable[[Sequence[PhotoFile], Collection[str]], Iterable[Encoded]]
 COMMIT_SECONDS, COMMIT_ROWS = 20.0, 4096
 """Rows are committed after this time or number, whichever comes first."""
+COMPACT_EVERY = 100
+"""Commits after which the table is compacted."""
 UNREADABLE = (
     "image file unreadable",
     "folder unreadable",
@@ -42,6 +45,7 @@ class Update:
         unchanged: photos whose size and date were those of the table.
         bad: photos that cannot be used, and what could not be listed.
         seconds: time of the update.
+        health: state of the index afterwards.
     """
 
     added: int = 0
@@ -51,6 +55,7 @@ class Update:
     unchanged: int = 0
     bad: list[BadRecord] = field(default_factory=list)
     seconds: float = 0.0
+    health: Health | None = None
 
     def summary(self) -> str:
         """Return the counts in words."""
@@ -91,8 +96,11 @@ def update_table(
     update.unchanged = len(files) - len(due)
     progress = Progress("indexing photos", len(due))
     try:
-        for part in _commits(encode(due, {one.hash for one in known.values()}), progress):
+        parts = _commits(encode(due, {one.hash for one in known.values()}), progress)
+        for number, part in enumerate(parts, 1):
             _commit(table, part, known, update, encode)
+            if number % COMPACT_EVERY == 0:
+                table.compact()  # a table of thousands of small files is slow to search meanwhile
     finally:
         progress.close()
     unusable = {one.key for one in update.bad if one.reason not in UNREADABLE}

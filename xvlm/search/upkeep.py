@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,6 @@ REBUILD_GROWTH = 2.0
 """The index is built anew when the table has grown by this factor, since its partitions no longer fit."""
 WANTED_RECALL = 0.97
 RECALL_AT = 10
-OLD_VERSIONS = timedelta(hours=1)
-"""Versions older than this are deleted; a search that is running reads a version of some seconds ago."""
 FEWEST_PROBES = 8
 
 
@@ -99,7 +96,7 @@ def maintain(folder: Path, table: PhotoTable, windows: int, queries_QE: np.ndarr
         windows: vectors of a photo.
         queries_QE: (Q, E) unit vectors to measure the recall by.
     """
-    table.lance.optimize(cleanup_older_than=OLD_VERSIONS)
+    table.compact()
     rows, state = len(table), read_approximate(folder)
     if rows * windows >= APPROXIMATE_FROM and (state is None or rows > REBUILD_GROWTH * state.rows):
         state = Approximate(max(1, math.isqrt(rows * windows)), FEWEST_PROBES, rows, 0.0)
