@@ -34,7 +34,8 @@ def reliability_svg(diagram: ReliabilityDiagram) -> str:
         y = bottom - tick * _SIDE
         body.append(f'<line class="v-grid" x1="{_LEFT}" x2="{_LEFT + _SIDE}" y1="{y:.1f}" y2="{y:.1f}"/>')
         body.append(text(_LEFT - 7, y + 4, f"{100 * tick:.0f} %", anchor="end"))
-        body.append(text(_LEFT + tick * _SIDE, bottom + 16, f"{100 * tick:.0f} %", anchor="middle"))
+        anchor = "end" if tick == 1 else "middle"  # the last one would stick out
+        body.append(text(_LEFT + tick * _SIDE, bottom + 16, f"{100 * tick:.0f} %", anchor=anchor))
     for place, (count, share) in enumerate(zip(one.counts, one.shares, strict=True)):
         if count:
             # Faint bars are of few cases.
@@ -46,6 +47,6 @@ def reliability_svg(diagram: ReliabilityDiagram) -> str:
     body.append(f'<path class="v-whisker" d="M{_LEFT} {bottom}L{_LEFT + _SIDE} {_TOP}"/>')
     body.append(text(_LEFT + _SIDE / 2, bottom + 32, "predicted probability", anchor="middle"))
     error = f"expected calibration error {one.error:.3f}"
-    body.append(text(_LEFT + _SIDE, 20, f"{one.error:.3f}", "v-ink", "end"))
+    body.append(text(_LEFT + 8, _TOP + 18, f"error {one.error:.3f}", "v-ink"))
     total = sum(one.counts)
     return svg_document(body, _LEFT + _SIDE + 16, bottom + _BELOW, f"{diagram.title}: {error}, {total} cases")
