@@ -64,10 +64,10 @@ def judged_scenes(image_size: int) -> JudgedTexts:
     """Return scenes, captions of some of them, and captions of other scenes that describe none of them."""
     scenes = Scenes("train", NUM_SCENES, seed=SCENES_SEED, image_size=image_size)
     others = Scenes("train", 4 * NUM_SCENES, seed=OTHER_SEED, image_size=image_size)
-    drawn = [scenes.scene(index) for index in range(NUM_SCENES)]
+    scene_list = [scenes.scene(index) for index in range(NUM_SCENES)]
 
     def judged(text: str) -> JudgedText:
-        return JudgedText(text, frozenset(i for i, scene in enumerate(drawn) if is_true(text, scene)))
+        return JudgedText(text, frozenset(i for i, scene in enumerate(scene_list) if is_true(text, scene)))
 
     own = map(judged, _captions(scenes, NUM_TEXTS))
     foreign = map(judged, _captions(others, len(others)))
@@ -89,8 +89,8 @@ def judged_captions(source: Source, limit: int | None = None) -> JudgedTexts:
             f"{source.name} has {len(records)} images with captions; a search is calibrated on at least "
             f"{MIN_IMAGES}"
         )
-    kept = records[::2]
-    named = [named_kinds([text for one in record.concepts for text in one.texts]) for record in kept]
+    selected = records[::2]
+    named = [named_kinds([text for one in record.concepts for text in one.texts]) for record in selected]
     own: dict[str, set[int]] = {}
     for number, record in enumerate(records):
         for text in cleaned([*_texts(record, False)[:1], *_texts(record, True)[:PHRASES]]):
@@ -99,7 +99,7 @@ def judged_captions(source: Source, limit: int | None = None) -> JudgedTexts:
     for text, described in own.items():
         possible = {image for image, kinds in enumerate(named) if not names_another_thing(text, kinds)}
         texts.append(JudgedText(text, frozenset(described), frozenset(possible - described)))
-    return JudgedTexts([record.image for record in kept], texts)
+    return JudgedTexts([record.image for record in selected], texts)
 
 
 def calibrate_search(bundle: ModelBundle, folder_or_run: Path, judged: JudgedTexts) -> ModelBundle:
@@ -148,7 +148,7 @@ class SearchTerms:
 def balanced_threshold(score: SearchScore, terms: SearchTerms) -> tuple[float, float]:
     """Return the probability at which two shares are most equal, and the smaller of them.
 
-    They are that of the images that fit and are kept, and that of texts that fit nothing and find nothing.
+    They are the share of images that fit and are found, and that of texts that fit nothing and find nothing.
     """
     probability_N = score.log_odds(terms.terms_N3).sigmoid()
     best_Q = torch.zeros(len(terms.fits_Q)).scatter_reduce_(0, terms.text_N, probability_N, "amax")
@@ -157,8 +157,8 @@ def balanced_threshold(score: SearchScore, terms: SearchTerms) -> tuple[float, f
         return THRESHOLD, 0.0
     steps = torch.arange(0.02, 1.0, 0.01)
     nothing = (none_Q[:, None] < steps).float().mean(0)
-    kept = (true_N[:, None] >= steps).float().mean(0)
-    smaller = torch.minimum(nothing, kept)
+    found = (true_N[:, None] >= steps).float().mean(0)
+    smaller = torch.minimum(nothing, found)
     return round(float(steps[smaller.argmax()]), 2), float(smaller.max())
 
 

@@ -113,16 +113,16 @@ def hits_by_matching(
         total_B = terms_B3[:, 0] + predictor.matching_weight * terms_B3[:, 1]
         probability_B = calibration.match.probability(terms_B3[:, 1])
     order_B = total_B.argsort(descending=True, stable=True)
-    kept = order_B[probability_B[order_B] >= page.cut_off(calibration)]
-    shown = kept[page.offset : page.offset + page.k]
+    selected = order_B[probability_B[order_B] >= page.cut_off(calibration)]
+    shown = selected[page.offset : page.offset + page.k]
     if not len(shown):
-        return [], len(kept)
+        return [], len(selected)
     boxes = boxes_in_photos(predictor, encoded, found.features.select(shown.to(predictor.device)))
     hits = [
         _hit(found.rows[index], float(total_B[index]), float(probability_B[index]), own)
         for index, own in zip(shown.tolist(), boxes, strict=True)
     ]
-    return hits, len(kept)
+    return hits, len(selected)
 
 
 def _hit(row: PhotoRow, score: float, probability: float | None, boxes: Sequence[Tensor]) -> Hit:
