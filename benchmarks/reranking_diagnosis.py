@@ -70,7 +70,7 @@ def accuracy_chart(model: InferenceModel, study: Study) -> str:
             series[f"{label}, {seen}"] = [100 * sum(pair) / 2 for pair in zip(*both, strict=True)]
     groups = [f"false candidate at place {a}" + (f" to {b}" if b > a else "") for a, b in PLACES]
     print_series(groups, series)
-    return bars_svg(Bars("True candidate above a false one (chance: 50 %)", groups, series, " %"))
+    return bars_svg(Bars("True above false candidate (chance: 50 %)", groups, series, " %"))
 
 
 def attention_chart(model: InferenceModel, study: Study) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from xvlm.common.errors import InputError
 from xvlm.reports.svg import SERIES, format_column, svg_document, text
 
-_WIDTH = 360.0
+_WIDTH, _MAX_LABEL = 360.0, 200.0
 _ROW, _GAP, _HEADING, _LETTER = 20.0, 14.0, 24.0, 6.6
 
 
@@ -56,7 +56,7 @@ def bars_svg(bars: Bars) -> str:
         if name in bars.deviations
     ]
     largest = max((value for value in (*values, *reaches) if math.isfinite(value)), default=0.0) or 1.0
-    left = 14 + min(max((len(name) for name in bars.series), default=0) * _LETTER + 8, 130)
+    left = 14 + min(max((len(name) for name in bars.series), default=0) * _LETTER + 8, _MAX_LABEL)
     max_width = _WIDTH - left - 14 - _LETTER * (5 + len(bars.unit))
     body = [text(14, 20, bars.title, "v-ink v-title")]
     y = 34.0
