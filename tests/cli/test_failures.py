@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -144,7 +145,7 @@ def test_a_lost_peer_of_a_job_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
 def test_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert {
-        requirement.split(">=")[0].replace("-", "_"): extra
+        re.split(r">=|\[", requirement)[0].replace("-", "_"): extra
         for extra, requirements in project["optional-dependencies"].items()
         for requirement in requirements
         if extra != "dev"

@@ -17,7 +17,7 @@ from tests.search.test_update import assert_same
 from xvlm.search import Index
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("XVLM_KILLS", "3"))
+KILLS = int(os.environ.get("XVLM_KILLS", "2"))
 PHOTOS = 40
 
 

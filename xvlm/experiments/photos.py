@@ -14,7 +14,7 @@ from xvlm.data.sources.absent import WithAbsentTexts
 from xvlm.data.sources.json import JsonSource
 from xvlm.distributed import folder_lock_on_main, run_on_main
 from xvlm.experiments.calibrated import calibrate
-from xvlm.experiments.calibrated_search import calibrate_search, judged_captions
+from xvlm.experiments.calibrated_search import MIN_IMAGES, calibrate_search, judged_captions
 from xvlm.experiments.chosen_weights import ChosenWeights, choose_score_weights, recalls_at_1
 from xvlm.experiments.held_out import HELD_OUT_IMAGES, HeldOutSplit, held_out_split
 from xvlm.experiments.pretraining_results import (
@@ -116,7 +116,8 @@ def run_seed(
     held_out = JsonSource(split.choose, str(root))
     bundle, chosen = choose_score_weights(bundle, out, held_out)
     bundle, _ = calibrate(bundle, out, WithAbsentTexts(held_out))
-    bundle = calibrate_search(bundle, out, judged_captions(held_out))
+    if len(held_out) >= MIN_IMAGES:
+        bundle = calibrate_search(bundle, out, judged_captions(held_out))
     metrics, predictions = evaluate_on_dev(dev, bundle, state, chosen)
     metrics["train_seconds"] += seconds
     lead = (

@@ -17,6 +17,8 @@ from xvlm.server.settings import ServerSettings
 
 BACKLOG = 2048
 """Connections that wait to be accepted."""
+KEEP_ALIVE_SECONDS = 60
+"""Seconds of an idle connection; one that is closed too soon is closed while a client uses it again."""
 
 
 class ImpatientProtocol(H11Protocol):
@@ -57,7 +59,7 @@ def serve(app: FastAPI, settings: ServerSettings, started: Callable[[str], None]
         access_log=False,
         log_config=None,
         server_header=False,
-        timeout_keep_alive=5,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.timeout),
     )
     host, port = listening.getsockname()[:2]
