@@ -142,7 +142,7 @@ def rerank(study: Study, index: Index, cases: Sequence[Case]) -> None:
         pixels = index.cache.read(rows)
         index.cache.encode(rows, pixels)
         begin = time.perf_counter()
-        hits = index.search(case.phrase, k=max(KS))
+        hits = index.search(case.phrase, k=max(KS), min_probability=0.0)
         seconds += time.perf_counter() - begin
         place = next((number for number, hit in enumerate(hits) if hit.path == case.path), None)
         ranks.append(place)

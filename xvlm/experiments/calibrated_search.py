@@ -28,8 +28,8 @@ from xvlm.training.train import log_on_main
 
 CANDIDATES, BATCH_SIZE = 30, 32
 MIN_IMAGES = 20
-PHRASES = 2
-"""Phrases of an image that are searched for, beside a caption."""
+PHRASES = 1
+"""Phrases of an image that are searched for, beside one of its captions."""
 NUM_TEXTS = 100
 """Texts that describe an image of the collection, and as many that describe none."""
 NUM_SCENES, SCENES_SEED = 200, 1
