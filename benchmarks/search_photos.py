@@ -130,7 +130,7 @@ def main(study: Study) -> None:
 
 def rerank(study: Study, index: Index, cases: Sequence[Case]) -> None:
     """Print the row of reranked hits, and the accuracy of boxes in the right photo where it was found."""
-    index.cache.budget = 12 * 10**9
+    index.cache.features.budget = 12 * 10**9
     index.search(cases[0].phrase)
     ranks, right, seconds = [], [], 0.0
     by_vectors = []

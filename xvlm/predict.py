@@ -146,13 +146,12 @@ class Photo:
             MissingHead: the model was not trained for detection.
         """
         found = self._find(phrases, threshold)
-        return [
-            [
-                Detection(*one)
-                for one in zip(self.in_pixels(boxes), scores.tolist(), log_odds.tolist(), strict=True)
-            ]
-            for boxes, scores, log_odds in found.by_text()
-        ]
+        return [self.detections(*columns) for columns in found.by_text()]
+
+    def detections(self, box_X4: Tensor, score_X: Tensor, log_odds_X: Tensor) -> list[Detection]:
+        """Return (X, 4) boxes in [0, 1], their (X,) probabilities and (X,) log-odds as detections."""
+        rows = zip(self.in_pixels(box_X4), score_X.tolist(), log_odds_X.tolist(), strict=True)
+        return [Detection(*row) for row in rows]
 
     def presence(self, phrases: Sequence[str]) -> list[float]:
         """Return the probability that each phrase describes anything in this image.

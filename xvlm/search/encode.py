@@ -62,10 +62,15 @@ Encoded = PhotoRow | ReadPhoto | BadRecord
 """A photo's row; or the photo as it was read, if the vectors of its content are known; or why it has none."""
 
 
+def content_hash(data: bytes) -> str:
+    """Return the hash by which the content of a photo is known."""
+    return hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
+
+
 def read_for_index(predictor: InferenceModel, file: PhotoFile, known: Collection[str]) -> ReadPhoto:
     """Read a photo, and decode it unless its hash is in `known`.  Raises BadRecord if that fails."""
     data = read_photo(file.path)
-    digest = hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
+    digest = content_hash(data)
     opened = open_image(data, key=file.path)
     pixels = None if digest in known else predictor.pixels(opened)
     return ReadPhoto(file, digest, read_exif(data), opened.width, opened.height, pixels)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
 from xvlm.common.errors import InputError
-from xvlm.data.files import storage
+from xvlm.search.photos import absolute
 
 _EARTH_KM = 6371.0
 
@@ -76,8 +75,7 @@ def _literal(time: datetime) -> str:
 
 
 def _prefix(folder: str) -> str:
-    path = folder if storage.is_remote(folder) else os.path.abspath(folder.removeprefix("file://"))
-    return path.rstrip("/") + "/"
+    return absolute(folder).rstrip("/") + "/"
 
 
 def quoted(text: str) -> str:

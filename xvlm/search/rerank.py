@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from xvlm.common.byte_cache import ByteCache
 from xvlm.data.images.decode import open_image
 from xvlm.data.text.noun_phrases import noun_phrases
 from xvlm.inference.detection import find_boxes
@@ -53,8 +53,8 @@ class PhotoCache:
     """
 
     def __init__(self, predictor: InferenceModel, budget: int) -> None:
-        self.predictor, self.budget, self.bytes = predictor, budget, 0
-        self.features: OrderedDict[Key, ImageFeatures] = OrderedDict()
+        self.predictor = predictor
+        self.features = ByteCache[ImageFeatures](budget)
 
     def read(self, rows: Sequence[PhotoRow]) -> PixelsOf:
         """Read and decode the photos that are not cached; those whose files are gone are left out."""
@@ -69,13 +69,14 @@ class PhotoCache:
             pixels: what `read` returned for the rows; what was dropped from the cache since is read again.
         """
         pixels = {**pixels, **self.read([row for row in rows if _key(row) not in pixels])}
-        found = {key: self.features[key] for key in map(_key, rows) if key in self.features}
+        cached = {key: self.features.get(key) for key in map(_key, rows)}
+        found = {key: features for key, features in cached.items() if features is not None}
         due = [key for key in map(_key, rows) if key not in found and key in pixels]
         for start in range(0, len(due), BATCH_SIZE):
             found |= self._encode(due[start : start + BATCH_SIZE], pixels)
         there = [row for row in rows if _key(row) in found]
         for row in reversed(there):
-            self._add(_key(row), found[_key(row)])
+            self.features.put(_key(row), found[_key(row)], found[_key(row)].nbytes)
         if not there:
             return None
         return EncodedCandidates(there, ImageFeatures.cat([found[_key(row)] for row in there]))
@@ -92,14 +93,6 @@ class PhotoCache:
             key: features.select(torch.tensor([number], device=self.predictor.device))
             for number, key in enumerate(keys)
         }
-
-    def _add(self, key: Key, features: ImageFeatures) -> None:
-        if key not in self.features:
-            self.bytes += features.nbytes
-        self.features[key] = features
-        self.features.move_to_end(key)
-        while self.bytes > self.budget:
-            self.bytes -= self.features.popitem(last=False)[1].nbytes
 
 
 def _key(row: PhotoRow) -> Key:

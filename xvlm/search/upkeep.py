@@ -109,11 +109,10 @@ def maintain(folder: Path, table: PhotoTable, windows: int, queries_QE: np.ndarr
 
 def with_recall(table: PhotoTable, state: Approximate, queries_QE: np.ndarray) -> Approximate:
     """Return the state with the fewest probes that reach `WANTED_RECALL`, and the recall."""
-    everything = PhotoFilter()
-    exact = [_paths(table, query_E, everything, None) for query_E in queries_QE]
+    exact = [_paths(table, query_E, None) for query_E in queries_QE]
     probes = FEWEST_PROBES
     while True:
-        found = [_paths(table, query_E, everything, probes) for query_E in queries_QE]
+        found = [_paths(table, query_E, probes) for query_E in queries_QE]
         recall = recall_of(exact, found)
         if recall >= WANTED_RECALL or probes >= state.partitions:
             return replace(state, probes=probes, recall=recall)
@@ -126,8 +125,8 @@ def recall_of(exact: Sequence[set[str]], found: Sequence[set[str]]) -> float:
     return sum(len(a & b) for a, b in zip(exact, found, strict=True)) / total if total else 1.0
 
 
-def _paths(table: PhotoTable, query_E: np.ndarray, allowed: PhotoFilter, probes: int | None) -> set[str]:
-    return {row.path for row in table.nearest(query_E, RECALL_AT, allowed, probes)}
+def _paths(table: PhotoTable, query_E: np.ndarray, probes: int | None) -> set[str]:
+    return {row.path for row in table.nearest(query_E, RECALL_AT, PhotoFilter(), probes)}
 
 
 def health(folder: Path, table: PhotoTable, windows: int) -> Health:

@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from xvlm.models.generation.config import GenerationConfig
+from xvlm.predict import Photo
 from xvlm.search.filters import Circle, PhotoFilter
 from xvlm.search.index import Index
 from xvlm.search.ranking import Hit, Page
@@ -25,7 +26,7 @@ from xvlm.search.windows import image_vectors
 from xvlm.server import schemas
 from xvlm.server.errors import ApiError, add_error_handlers
 from xvlm.server.guard import Guard, Metrics
-from xvlm.server.service import Service, decode_image
+from xvlm.server.service import Service
 from xvlm.server.settings import ServerSettings
 
 STATIC = Path(__file__).parent / "static"
@@ -94,9 +95,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/ground")
     async def ground(body: schemas.GroundRequest, request: Request) -> schemas.GroundAnswer:
         """Find everything in an image that each phrase describes."""
-        begin = _begin(request, body.phrases)
-        service.check_texts(body.phrases)
-        photo, waited = await service.photo(body.image, body.photo)
+        begin, photo, waited = await _open(service, request, body, body.phrases)
         answer = await service.ask("find", (photo, body.phrases))
         phrases = [
             schemas.PhraseAnswer(
@@ -115,9 +114,7 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/match")
     async def match(body: schemas.MatchRequest, request: Request) -> schemas.MatchAnswer:
         """How probable it is that each text describes an image."""
-        begin = _begin(request, body.texts)
-        service.check_texts(body.texts)
-        photo, waited = await service.photo(body.image, body.photo)
+        begin, photo, waited = await _open(service, request, body, body.texts)
         answer = await service.ask("match", (photo, body.texts))
         return schemas.MatchAnswer(scores=answer.value, **_times(begin, waited + answer.waited))
 
@@ -133,9 +130,8 @@ def _add_questions(app: FastAPI, service: Service) -> None:
     @app.post("/v1/ask")
     async def ask(body: schemas.AskRequest, request: Request) -> schemas.AskAnswer:
         """Answer a question about an image."""
-        begin = _begin(request, (body.question, *(body.answers or ())))
-        service.check_texts([body.question, *(body.answers or ())])
-        photo, waited = await service.photo(body.image, body.photo)
+        texts = [body.question, *(body.answers or ())]
+        begin, photo, waited = await _open(service, request, body, texts)
         answer = await service.call(photo.ask_all, body.question, body.answers)
         answers = [schemas.ScoredAnswer(text=one.text, score=one.score) for one in answer.value]
         return schemas.AskAnswer(answers=answers, **_times(begin, waited + answer.waited))
@@ -171,10 +167,8 @@ def _add_questions(app: FastAPI, service: Service) -> None:
 
 
 async def _embed_image(service: Service, image: str) -> np.ndarray:
-    opened = await service.in_pool(decode_image, image)
-    pixels = await service.in_pool(service.predictor.pixels, opened)
-    features = (await service.ask("encode", pixels)).value
-    answer = await service.call(image_vectors, service.predictor, features, torch.zeros(0, 4))
+    photo, _ = await service.photo(image, None)
+    answer = await service.call(image_vectors, service.predictor, photo.features, torch.zeros(0, 4))
     return answer.value[0, 0].cpu().numpy()  # type: ignore[no-any-return]
 
 
@@ -249,19 +243,20 @@ def _search_answer(hits: Sequence[Hit], reranked: bool, times: dict[str, float])
     answers = [
         schemas.HitAnswer(
             photo=hit.hash,
-            path=hit.path,
-            score=hit.score,
-            probability=hit.probability,
-            boxes_xyxy=hit.boxes_xyxy,
-            width=hit.width,
-            height=hit.height,
-            time=hit.time,
-            latitude=hit.latitude,
-            longitude=hit.longitude,
+            **{name: getattr(hit, name) for name in schemas.HitAnswer.model_fields.keys() - {"photo"}},
         )
         for hit in hits
     ]
     return schemas.SearchAnswer(hits=answers, reranked=reranked, **times)
+
+
+async def _open(
+    service: Service, request: Request, body: schemas.ImageRequest, texts: Sequence[str]
+) -> tuple[float, Photo, float]:
+    """Check the texts of a question; return when it began, its image, and the seconds in the queue."""
+    begin = _begin(request, texts)
+    service.check_texts(texts)
+    return begin, *await service.photo(body.image, body.photo)
 
 
 def _begin(request: Request, texts: Sequence[str]) -> float:

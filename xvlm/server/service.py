@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hashlib
 import io
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,12 +16,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from xvlm.common.byte_cache import ByteCache
 from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.inference.detection import find_boxes
 from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.predict import Detection, Photo, Predictor
 from xvlm.reports.draw import thumbnail
+from xvlm.search.encode import content_hash
 from xvlm.search.index import Index
 from xvlm.search.photos import read_photo
 from xvlm.search.table import PhotoRow
@@ -37,33 +36,6 @@ POOL_THREADS = 8
 ENCODED_BYTES, THUMBNAIL_BYTES = 512 * 2**20, 64 * 2**20
 """Memory for encoded images and for thumbnails."""
 JPEG_QUALITY = 85
-
-
-class ByteCache:
-    """The values used last, within a number of bytes; several threads may use it."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget, self.bytes = budget, 0
-        self.values: OrderedDict[Any, tuple[Any, int]] = OrderedDict()
-        self.lock = threading.Lock()
-
-    def get(self, key: Any) -> Any:
-        """Return a value, or `None` if it is not there."""
-        with self.lock:
-            if key not in self.values:
-                return None
-            self.values.move_to_end(key)
-            return self.values[key][0]
-
-    def put(self, key: Any, value: Any, size: int) -> None:
-        """Add a value of `size` bytes."""
-        with self.lock:
-            if key in self.values:
-                self.bytes -= self.values.pop(key)[1]
-            self.values[key] = value, size
-            self.bytes += size
-            while self.bytes > self.budget:
-                self.bytes -= self.values.popitem(last=False)[1][1]
 
 
 @dataclass(frozen=True)
@@ -99,8 +71,8 @@ class Service:
         }
         self.model = ModelThread(handlers, settings.max_queue, settings.max_batch)
         self.pool = ThreadPoolExecutor(POOL_THREADS, "xvlm-serve")
-        self.encoded = ByteCache(ENCODED_BYTES)
-        self.thumbnails = ByteCache(THUMBNAIL_BYTES)
+        self.encoded = ByteCache[ImageFeatures](ENCODED_BYTES)
+        self.thumbnails = ByteCache[bytes](THUMBNAIL_BYTES)
 
     def start(self) -> None:
         """Start the model's thread."""
@@ -160,7 +132,7 @@ class Service:
     async def photo(self, image: str | None, photo: str | None) -> tuple[Photo, float]:
         """Return the encoded image of a request, from the cache if it was asked about before."""
         opened = await self.read_image(image, photo)
-        key = hashlib.blake2b(bytes(opened.data), digest_size=16).digest()
+        key = content_hash(bytes(opened.data))
         cached, waited = self.encoded.get(key), 0.0
         if cached is None:
             pixels = await self.in_pool(self.predictor.pixels, opened)
@@ -176,7 +148,7 @@ class Service:
             row = await self.row(photo)
             data = await self.in_pool(_thumbnail, row, size)
             self.thumbnails.put(key, data, len(data))
-        return data  # type: ignore[no-any-return]
+        return data
 
     @torch.no_grad()
     def _encode_images(self, pixels: Sequence[Tensor]) -> list[ImageFeatures]:
@@ -209,7 +181,7 @@ class Service:
         if "detection" in self.predictor.model.config.heads:
             found = find_boxes(self.predictor.model, features, texts, image_N, self.predictor.calibration)
             answers = [
-                (presence, _detections(photo, *columns))
+                (presence, photo.detections(*columns))
                 for photo, presence, columns in zip(
                     photos, found.presence_N.tolist(), found.by_text(), strict=True
                 )
@@ -218,7 +190,7 @@ class Service:
             box_N4, log_odds_N = predict_boxes(self.predictor.model, features, texts, image_N)
             score_N = self.predictor.calibration.ground.probability(log_odds_N)
             columns = zip(box_N4.split(1), score_N.split(1), log_odds_N.split(1), strict=True)
-            answers = [(None, _detections(photo, *one)) for photo, one in zip(photos, columns, strict=True)]
+            answers = [(None, photo.detections(*one)) for photo, one in zip(photos, columns, strict=True)]
         ends = list(accumulate(len(own) for _, own in items))
         return [answers[end - len(own) : end] for end, (_, own) in zip(ends, items, strict=True)]
 
@@ -238,11 +210,6 @@ def decode_image(text: str) -> ImageFile:
     except (binascii.Error, ValueError) as error:
         raise ApiError(400, f"image is not base64: {error}") from error
     return open_image(data, key="image")
-
-
-def _detections(photo: Photo, box_X4: Tensor, score_X: Tensor, log_odds_X: Tensor) -> list[Detection]:
-    rows = zip(photo.in_pixels(box_X4), score_X.tolist(), log_odds_X.tolist(), strict=True)
-    return [Detection(*row) for row in rows]
 
 
 def _call(functions: Sequence[Callable[[], Any]]) -> list[Any]:
