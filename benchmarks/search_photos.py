@@ -23,8 +23,7 @@ import tyro
 from xvlm.boxes import iou
 from xvlm.common.progress import progress_bar
 from xvlm.data.sources.json import JsonSource
-from xvlm.search import Index
-from xvlm.search.index import EVERY_PHOTO
+from xvlm.search.index import EVERY_PHOTO, Index
 from xvlm.search.ranking import vector_scores
 
 KS = (1, 5, 10)

@@ -23,8 +23,10 @@ import tyro
 
 from xvlm.common.progress import progress_bar
 from xvlm.data.sources.json import JsonSource
-from xvlm.search import Index, PhotoFilter
-from xvlm.search.table import FileVersion, PhotoRow, PhotoTable
+from xvlm.search.filters import PhotoFilter
+from xvlm.search.index import Index
+from xvlm.search.rows import FileVersion, PhotoRow
+from xvlm.search.table import PhotoTable
 from xvlm.search.upkeep import RECALL_AT, maintain, recall_of
 
 NOISE = 0.5

@@ -35,24 +35,27 @@ same as upper-case ones within a bucket or block.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xvlm.predict import Detection, GenerationConfig, Photo, Predictor
-    from xvlm.search import Circle, Hit, Index, PhotoFilter
+    from xvlm.search.filters import Circle, PhotoFilter
+    from xvlm.search.index import Index
+    from xvlm.search.ranking import Hit
 
-_SEARCH = ("Circle", "Hit", "Index", "PhotoFilter")
+_MODULES = {
+    "Circle": "search.filters",
+    "Hit": "search.ranking",
+    "Index": "search.index",
+    "PhotoFilter": "search.filters",
+}
+"""Modules of the names that are not in `predict`."""
 __all__ = ["Circle", "Detection", "GenerationConfig", "Hit", "Index", "Photo", "PhotoFilter", "Predictor"]
 
 
 def __getattr__(name: str) -> Any:
     """Import `Predictor` and the others on first use, since torch takes seconds."""
-    if name in _SEARCH:
-        from xvlm import search
-
-        return getattr(search, name)
     if name in __all__:
-        from xvlm import predict
-
-        return getattr(predict, name)
+        return getattr(import_module(f"xvlm.{_MODULES.get(name, 'predict')}"), name)
     raise AttributeError(f"module 'xvlm' has no attribute {name!r}")

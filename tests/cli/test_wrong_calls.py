@@ -14,7 +14,7 @@ from tests.tiny import tiny_loaded, tiny_loaded_for, write_photos
 from xvlm.cli import main
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.registry import names
-from xvlm.search import Index
+from xvlm.search.index import Index
 from xvlm.tasks.common.task import measured_tasks, predicting_tasks
 
 FILES = ("gone", "empty", "folder", "noise", "words", "loop", "x" * 300, "a\x1b[31m\u202e")

@@ -30,7 +30,7 @@ from xvlm.models.calibration import SearchScore
 from xvlm.models.checkpoints.folder import load_model, save_model
 from xvlm.models.xvlm import PRETRAINING
 from xvlm.scenes import Scenes, is_true
-from xvlm.search import Index
+from xvlm.search.index import Index
 
 
 def test_weights_of_several_scores_are_recovered() -> None:

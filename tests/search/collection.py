@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.tiny import photo, tiny_loaded
 from xvlm.models.checkpoints.folder import save_model
-from xvlm.search import Index
+from xvlm.search.index import Index
 
 NAMES = ("a.jpg", "b.png", "deep/c.webp", "deep/er/d.jpg", "e.jpg")
 

@@ -6,7 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from xvlm.search import Index, encode, update
+from xvlm.search import encode, update
+from xvlm.search.index import Index
 
 
 def main(folder: Path) -> None:

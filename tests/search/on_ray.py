@@ -11,7 +11,8 @@ from pathlib import Path
 
 import ray
 
-from xvlm.search import Index, ray_engine
+from xvlm.search import ray_engine
+from xvlm.search.index import Index
 
 
 def main(folder: Path, kill: bool) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.search.collection import tiny_index, write_collection
 from tests.search.test_update import assert_same
-from xvlm.search import Index
+from xvlm.search.index import Index
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = int(os.environ.get("XVLM_KILLS", "2"))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.search.collection import tiny_index, write_collection
 from tests.search.test_update import assert_same
-from xvlm.search import Index
+from xvlm.search.index import Index
 
 pytest.importorskip("ray")
 ROOT = Path(__file__).resolve().parents[2]

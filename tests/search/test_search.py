@@ -15,7 +15,9 @@ from xvlm.models.checkpoints.folder import save_model
 from xvlm.models.xvlm import MissingHead
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord
-from xvlm.search import Hit, Index, PhotoFilter
+from xvlm.search.filters import PhotoFilter
+from xvlm.search.index import Index
+from xvlm.search.ranking import Hit
 from xvlm.search.windows import image_vectors, pyramid
 
 

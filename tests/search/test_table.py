@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from xvlm.common.errors import InputError
 from xvlm.search import upkeep
 from xvlm.search.filters import Circle, PhotoFilter
-from xvlm.search.table import FileVersion, PhotoRow, PhotoTable
+from xvlm.search.rows import FileVersion, PhotoRow
+from xvlm.search.table import PhotoTable
 from xvlm.search.upkeep import maintain, recall_of
 
 DIM, WINDOWS = 16, 3

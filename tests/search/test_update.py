@@ -12,11 +12,16 @@ import numpy as np
 import pytest
 
 from tests.search.collection import NAMES, tiny_index, write_collection
-from tests.tiny import photo
-from xvlm.common.errors import InputError, MissingFileError, OutputError
+from tests.small_disk import fill, small_disk
+from tests.tiny import photo, tiny_loaded
+from xvlm.common.errors import DamagedIndexError, InputError, MissingFileError, OutputError
 from xvlm.common.lock import folder_lock
-from xvlm.search import Index, update
-from xvlm.search.table import PhotoRow
+from xvlm.models.checkpoints.folder import save_model
+from xvlm.search import update
+from xvlm.search.index import Index
+from xvlm.search.rows import PhotoRow
+
+__all__ = ["small_disk"]
 
 
 @pytest.fixture
@@ -156,6 +161,17 @@ def test_photos_that_several_roots_lead_to(index: Index, photos: Path) -> None:
     assert index.update([str(photos), str(photos / "deep")]).removed == 1
 
 
+def test_a_folder_above_an_indexed_one(tmp_path: Path, photos: Path) -> None:
+    """Removed photos leave the index, whichever root led to them; what a folder does not list may stay."""
+    index = tiny_index(tmp_path, photos=photos / "deep")
+    write_collection(photos, (".hidden/x.jpg",))
+    index.update([str(photos / ".hidden")])
+    (photos / "deep" / "c.webp").unlink()
+    done = index.update([str(photos)])
+    assert (done.added, done.removed, done.unchanged) == (3, 1, 1)
+    assert str(photos / ".hidden" / "x.jpg") in rows(index)
+
+
 def test_a_root_without_photos_is_an_error(index: Index, photos: Path) -> None:
     for path in sorted(photos.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
@@ -246,6 +262,35 @@ def test_a_second_process_is_refused(index: Index, photos: Path) -> None:
         holder.communicate()
     with folder_lock(index.folder):
         pass
+
+
+def test_a_full_disk(tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One sentence; the index can be searched, and goes on when there is room."""
+    monkeypatch.setattr(update, "COMMIT_ROWS", 1)
+    photos = write_collection(tmp_path / "photos")
+    save_model(tiny_loaded(), tmp_path / "model")
+    index = Index.create(small_disk / "index", tmp_path / "model", levels=(2,))
+    index.update([str(photos)])
+    write_collection(photos, (*NAMES, "new.jpg", "newer.jpg"))
+    ballast = fill(small_disk, 8192)
+    with pytest.raises(OutputError, match=r"index cannot be written: .*No space left.*goes on from there"):
+        index.update([str(photos)])
+    assert index.search("a red dog")
+    ballast.unlink()
+    index.update([str(photos)])
+    assert_same(Index.open(small_disk / "index"), fresh(tmp_path, photos))
+
+
+@pytest.mark.parametrize("how", ["cut", "zeros", "missing"])
+def test_damaged_files_are_named(index: Index, how: str) -> None:
+    for path in index.folder.rglob("*.lance"):
+        if path.is_file():
+            data = path.read_bytes()
+            path.unlink() if how == "missing" else path.write_bytes(
+                data[: len(data) // 2] if how == "cut" else bytes(len(data))
+            )
+    with pytest.raises(DamagedIndexError, match=r"index is damaged: .*index the photos again"):
+        Index.open(index.folder).search("a red dog")
 
 
 def test_a_root_that_does_not_exist(index: Index) -> None:

@@ -285,6 +285,16 @@ def test_large_bodies_are_refused(folder: Path) -> None:
         assert web.get("/healthz").status_code == 200
 
 
+def test_a_damaged_index_is_a_fault_of_the_service(tmp_path: Path) -> None:
+    with client(write_index(tmp_path)) as web:
+        for path in (tmp_path / "index").rglob("*.lance"):
+            if path.is_file():
+                path.unlink()
+        answer = web.post("/v1/search", json={"text": "a red dog"})
+    assert answer.status_code == 503
+    assert "damaged" in answer.json()["error"]["message"]
+
+
 def test_unexpected_errors_keep_their_traceback_in_the_log(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

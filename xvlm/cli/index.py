@@ -49,7 +49,7 @@ def command(
         device: cpu, cuda or cuda:NUMBER; by default the GPU, if there is one.
     """
     from xvlm.data.files.limits import change_limits
-    from xvlm.search import Index
+    from xvlm.search.index import Index
 
     if bool(photos) == check:
         raise InputError("xvlm index needs photos, or --check alone")

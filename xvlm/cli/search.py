@@ -58,7 +58,8 @@ def command(
         device: cpu, cuda or cuda:NUMBER; by default the GPU, if there is one.
     """
     from xvlm.common.outputs import check_writable
-    from xvlm.search import Circle, Index, PhotoFilter
+    from xvlm.search.filters import Circle, PhotoFilter
+    from xvlm.search.index import Index
     from xvlm.search.sheet import write_sheet
 
     if text is None and like is None:

@@ -29,6 +29,10 @@ class OutputError(XVLMError, OSError):
     """An output cannot be written: the folder is in use or not a folder of xvlm, or the disk is full."""
 
 
+class DamagedIndexError(XVLMError, RuntimeError):
+    """Files of an index are missing or cannot be read."""
+
+
 class WorkerDiedError(XVLMError, RuntimeError):
     """A data worker was killed: by the system, for lack of memory, or by a user."""
 

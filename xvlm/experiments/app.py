@@ -12,7 +12,6 @@ from xvlm.experiments.calibrated import calibrate, calibration_scenes
 from xvlm.experiments.calibrated_search import calibrate_search, judged_scenes
 from xvlm.recipes import demo as demo_recipe
 from xvlm.scenes import Scenes
-from xvlm.search import Index
 from xvlm.training.train import log_on_main, train
 
 NUM_SCENES, SCENE_SIZE = 1000, 256
@@ -30,6 +29,9 @@ def prepare_app(out: Path, demo: Path) -> Path:
     """
     model = demo if (demo / "metrics.json").exists() else short_demo(out / "model")
     pictures = write_scenes(out / "pictures")
+    # Imported after the training, whose workers are forks: LanceDB warns of these, and may deadlock in them.
+    from xvlm.search.index import Index
+
     index = Index.create(out / "index", model)
     log_on_main(index.update([str(pictures)]).summary())
     return out / "index"

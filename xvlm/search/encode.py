@@ -18,7 +18,7 @@ from xvlm.inference.model import InferenceModel
 from xvlm.records import BadRecord
 from xvlm.search.exif import Exif, read_exif
 from xvlm.search.photos import PhotoFile, read_photo
-from xvlm.search.table import FileVersion, PhotoRow
+from xvlm.search.rows import FileVersion, PhotoRow
 from xvlm.search.windows import image_vectors
 
 T = TypeVar("T")

@@ -29,7 +29,8 @@ from xvlm.search.manifest import Manifest, fingerprint, model_name, read_manifes
 from xvlm.search.photos import PhotoFile
 from xvlm.search.ranking import Hit, Page, hits_by_matching, hits_by_vectors, vector_scores
 from xvlm.search.rerank import PhotoCache, PixelsOf
-from xvlm.search.table import PhotoRow, PhotoTable
+from xvlm.search.rows import PhotoRow
+from xvlm.search.table import PhotoTable
 from xvlm.search.update import Encode, Update, update_table
 from xvlm.search.upkeep import Health, health, maintain, read_approximate, with_recall
 from xvlm.search.windows import LEVELS, image_vectors, pyramid

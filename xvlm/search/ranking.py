@@ -15,7 +15,7 @@ from xvlm.models.calibration import Calibration
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.records import BoxXYXY
 from xvlm.search.rerank import EncodedCandidates, boxes_in_photos, candidate_terms
-from xvlm.search.table import PhotoRow
+from xvlm.search.rows import PhotoRow
 
 
 @dataclass(frozen=True)

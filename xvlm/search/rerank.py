@@ -21,7 +21,7 @@ from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BadRecord
 from xvlm.search.encode import in_threads
 from xvlm.search.photos import read_photo
-from xvlm.search.table import PhotoRow
+from xvlm.search.rows import PhotoRow
 
 BATCH_SIZE, THREADS = 16, 4
 MAX_PHRASES = 8

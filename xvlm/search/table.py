@@ -7,8 +7,8 @@ step, and the nearest photo is that with the nearest vector.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from contextlib import contextmanager
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ from typing import Any
 import lancedb
 import numpy as np
 import pyarrow as pa
+from lancedb.index import IvfSq
 
-from xvlm.common.errors import InputError
+from xvlm.common.errors import DamagedIndexError, InputError, OutputError, first_line
 from xvlm.search.filters import PhotoFilter, quoted
+from xvlm.search.rows import FileVersion, PhotoRow
 
 TABLE, VECTORS = "photos", "vectors"
 _VERSION = ("size", "mtime_ns", "hash", "root")
@@ -30,47 +32,9 @@ REFINE = 3
 _KEYS_AT_ONCE = 1000
 """Keys in one condition of SQL."""
 
-
-@dataclass(frozen=True, slots=True)
-class FileVersion:
-    """What tells versions of a photo's file apart.
-
-    Attributes:
-        size: bytes.
-        mtime_ns: modification time; 0 if it is unknown.
-        hash: hash of the content.
-        root: folder, list or shard that led to it.
-    """
-
-    size: int
-    mtime_ns: int
-    hash: str
-    root: str
-
-
-@dataclass(frozen=True, slots=True)
-class PhotoRow:
-    """A row of the table.
-
-    Attributes:
-        path: absolute path or URL, the key.
-        file: version of the file.
-        time: when it was taken, local time without a time zone; without EXIF data when it was modified.
-        has_exif_time: whether `time` is from EXIF data.
-        latitude, longitude: degrees; `None` if they are unknown.
-        width, height: pixels of the upright image.
-        vectors_CE: (1 + windows, E) float16.
-    """
-
-    path: str
-    file: FileVersion
-    time: datetime | None
-    has_exif_time: bool
-    latitude: float | None
-    longitude: float | None
-    width: int
-    height: int
-    vectors_CE: np.ndarray
+_CANNOT_WRITE = ("No space left", "quota", "Permission denied", "Read-only file system")
+_DAMAGED = ("Not found", "LanceError(IO)", "invalid magic", "Schema Error")
+"""Parts of LanceDB's messages, which has no classes of errors."""
 
 
 def schema(embed_dim: int) -> pa.Schema:
@@ -103,46 +67,80 @@ class PhotoTable:
 
     def __init__(self, folder: Path, embed_dim: int) -> None:
         """Open the table, or create it."""
-        self.embed_dim = embed_dim
-        database = lancedb.connect(folder)
-        self.lance = database.create_table(TABLE, schema=schema(embed_dim), exist_ok=True)
+        self.folder, self.embed_dim = folder, embed_dim
+        with self._lance_errors():
+            database = lancedb.connect(folder)
+            self.lance = database.create_table(TABLE, schema=schema(embed_dim), exist_ok=True)
 
     def __len__(self) -> int:
         return int(self.lance.count_rows())
 
+    @contextmanager
+    def _lance_errors(self) -> Iterator[None]:
+        """Name the folder in errors of files, and how to go on."""
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            reason = first_line(error).partition(", /")[0].removeprefix("lance error: ")
+            if any(one in reason for one in _CANNOT_WRITE):
+                raise OutputError(
+                    f"{self.folder} cannot be written: {reason}; what was committed stays, and the next "
+                    "`xvlm index` goes on from there"
+                ) from error
+            if any(one in reason for one in _DAMAGED):
+                raise DamagedIndexError(
+                    f"{self.folder} is damaged: {reason}; index the photos again into another folder"
+                ) from error
+            raise
+
     def versions(self) -> dict[str, FileVersion]:
         """Return path -> version of the file, of all photos."""
         found: dict[str, FileVersion] = {}
-        for batch in self.lance.search().select(["path", *_VERSION]).to_batches():
-            columns = [batch.column(name).to_pylist() for name in _VERSION]
-            versions = (FileVersion(*one) for one in zip(*columns, strict=True))
-            found.update(zip(batch.column("path").to_pylist(), versions, strict=True))
+        with self._lance_errors():
+            for batch in self.lance.search().select(["path", *_VERSION]).to_batches():
+                columns = [batch.column(name).to_pylist() for name in _VERSION]
+                versions = (FileVersion(*one) for one in zip(*columns, strict=True))
+                found.update(zip(batch.column("path").to_pylist(), versions, strict=True))
         return found
 
     def add(self, rows: Sequence[PhotoRow]) -> None:
         """Append rows whose paths are not in the table, in one transaction."""
         if rows:
-            self.lance.add(self._to_arrow(rows))
+            table = self._to_arrow(rows)
+            with self._lance_errors():
+                self.lance.add(table)
 
     def replace(self, rows: Sequence[PhotoRow]) -> None:
         """Replace the rows that have the same paths, and append the others, in one transaction."""
         if rows:
+            table = self._to_arrow(rows)
             merge = self.lance.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(self._to_arrow(rows))
+            with self._lance_errors():
+                merge.execute(table)
 
     def delete(self, paths: Iterable[str]) -> None:
         """Delete the rows with these paths."""
         for condition in _conditions("path", paths):
-            self.lance.delete(condition)
+            with self._lance_errors():
+                self.lance.delete(condition)
 
     def compact(self) -> None:
         """Join small files, delete old versions, and add new rows to the approximate index, if any."""
-        self.lance.optimize(cleanup_older_than=OLD_VERSIONS)
+        with self._lance_errors():
+            self.lance.optimize(cleanup_older_than=OLD_VERSIONS)
+
+    def build_approximate(self, partitions: int) -> None:
+        """Build the approximate index anew, with 8 bits a number."""
+        with self._lance_errors():
+            index = IvfSq(distance_type="cosine", num_partitions=partitions)
+            self.lance.create_index(VECTORS, config=index, replace=True)
 
     def rows(self, column: str, keys: Iterable[str]) -> Iterator[PhotoRow]:
         """Yield the rows whose `column` has one of the keys."""
         for condition in _conditions(column, keys):
-            yield from _to_rows(self.lance.search().where(condition).to_arrow())
+            with self._lance_errors():
+                found = self.lance.search().where(condition).to_arrow()
+            yield from _to_rows(found)
 
     def nearest(
         self, query_E: np.ndarray, count: int, allowed: PhotoFilter, probes: int | None = None
@@ -162,13 +160,19 @@ class PhotoTable:
             query = query.bypass_vector_index()
         else:
             query = query.nprobes(probes).refine_factor(REFINE)
-        return list(_to_rows(query.to_arrow()))
+        with self._lance_errors():
+            found = query.to_arrow()
+        return list(_to_rows(found))
 
     def sample(self, count: int) -> list[PhotoRow]:
         """Return up to `count` photos, evenly spaced in the table."""
         total = len(self)
         offsets = sorted({total * number // count for number in range(min(count, total))})
-        return list(_to_rows(self.lance.take_offsets(offsets).to_arrow())) if offsets else []
+        if not offsets:
+            return []
+        with self._lance_errors():
+            found = self.lance.take_offsets(offsets).to_arrow()
+        return list(_to_rows(found))
 
     def _to_arrow(self, rows: Sequence[PhotoRow]) -> pa.Table:
         vectors = [np.asarray(row.vectors_CE, np.float16) for row in rows]

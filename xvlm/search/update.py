@@ -6,6 +6,7 @@ an update that was interrupted, also by `kill -9`, goes on where it was.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field
 
 from xvlm.common.errors import InputError
 from xvlm.common.progress import Progress
+from xvlm.data.files import storage
 from xvlm.records import BadRecord
 from xvlm.search.encode import Encoded, ReadPhoto
-from xvlm.search.photos import SUFFIXES, PhotoFile, absolute, list_photos
-from xvlm.search.table import FileVersion, PhotoRow, PhotoTable
+from xvlm.search.photos import SUFFIXES, PhotoFile, absolute, list_photos, split_tar
+from xvlm.search.rows import FileVersion, PhotoRow
+from xvlm.search.table import PhotoTable
 from xvlm.search.upkeep import Health
 
 Encode = Callable[[Sequence[PhotoFile], Collection[str]], Iterable[Encoded]]
@@ -124,7 +127,7 @@ def _missing(
     roots: Sequence[str],
     allow_empty: bool,
 ) -> set[str]:
-    """Return the paths in the table that a root led to and no longer leads to."""
+    """Return the paths in the table that a root no longer leads to, or of deleted files below it."""
     files = [one for one in listed if isinstance(one, PhotoFile)]
     bad = [one for one in listed if isinstance(one, BadRecord)]
     present, full = {file.path for file in files}, {file.root for file in files}
@@ -140,11 +143,23 @@ def _missing(
                 f"{root} holds no photo any more, and the index has {counts[root]:,} of it; is its disk "
                 "mounted?  --allow-empty removes them from the index"
             )
+    above = tuple(f"{root}/" for root in named)
     return {
         path
         for path, version in known.items()
-        if version.root in named and path not in present and not path.startswith(unreadable)
+        if path not in present
+        and not path.startswith(unreadable)
+        and (version.root in named or (path.startswith(above) and _is_deleted(path)))
     }
+
+
+def _is_deleted(path: str) -> bool:
+    """Return whether a photo on disk does not exist, which another root led to.
+
+    One that exists may be hidden or linked, so that the folder above does not list it.
+    """
+    inside = split_tar(path)
+    return not storage.is_remote(path) and not os.path.lexists(path if inside is None else inside[0])
 
 
 def _commits(rows: Iterable[Encoded], progress: Progress) -> Iterator[list[Encoded]]:

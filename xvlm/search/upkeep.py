@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lancedb.index import IvfSq
 
 from xvlm.common.json_file import read_json, write_json
 from xvlm.config import from_json
 from xvlm.search.filters import PhotoFilter
-from xvlm.search.table import VECTORS, PhotoTable
+from xvlm.search.table import PhotoTable
 
 FILE = "approximate.json"
 APPROXIMATE_FROM = 50_000
@@ -100,8 +99,7 @@ def maintain(folder: Path, table: PhotoTable, windows: int, queries_QE: np.ndarr
     rows, state = len(table), read_approximate(folder)
     if rows * windows >= APPROXIMATE_FROM and (state is None or rows > REBUILD_GROWTH * state.rows):
         state = Approximate(max(1, math.isqrt(rows * windows)), FEWEST_PROBES, rows, 0.0)
-        index = IvfSq(distance_type="cosine", num_partitions=state.partitions)
-        table.lance.create_index(VECTORS, config=index, replace=True)
+        table.build_approximate(state.partitions)
     if state is not None:
         write_json(folder / FILE, with_recall(table, state, queries_QE))
     return health(folder, table, windows)

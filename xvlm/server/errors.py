@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from xvlm.common.errors import XVLMError, printable
+from xvlm.common.errors import DamagedIndexError, XVLMError, printable
 from xvlm.models.xvlm import MissingHead
 
 _log = logging.getLogger(__name__)
@@ -76,6 +76,11 @@ def add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(XVLMError)
     async def _expected(request: Request, error: XVLMError) -> JSONResponse:
         return error_response(400, str(error))
+
+    @app.exception_handler(DamagedIndexError)
+    async def _damaged(request: Request, error: DamagedIndexError) -> JSONResponse:
+        _log.error("%s", error)
+        return error_response(503, "the index is damaged; the log of the service has the details")
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> JSONResponse:

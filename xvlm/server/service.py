@@ -26,7 +26,7 @@ from xvlm.reports.draw import thumbnail
 from xvlm.search.encode import content_hash
 from xvlm.search.index import Index
 from xvlm.search.photos import read_photo
-from xvlm.search.table import PhotoRow
+from xvlm.search.rows import PhotoRow
 from xvlm.server.errors import ApiError
 from xvlm.server.model_thread import ModelThread
 from xvlm.server.settings import ServerSettings
