@@ -74,6 +74,7 @@ async function search(offset = 0) {
   remember(text);
   if (!text && !state.like) {
     state.hits = [];
+    byId("state").textContent = "";
     show("Type what you are looking for.");
     return;
   }
