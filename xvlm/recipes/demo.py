@@ -56,7 +56,7 @@ def recipe(scenes: PositiveInt = 8000) -> PretrainRun:
         ),
         losses=LossConfig(bbox=5.0, giou=2.0, detection=1.0),
         optim=OptimConfig(
-            steps=1450, lr=1.5e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995, schedule="cosine"
+            steps=1550, lr=1.5e-3, warmup_steps=100, weight_decay=0.02, ema_decay=0.995, schedule="cosine"
         ),
         workers=1,
         save_every=100,
