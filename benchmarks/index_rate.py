@@ -78,6 +78,10 @@ def main(study: Study) -> None:
         print(f"{name}: {np.median(values):.1f} photos/s")
     ratios = [one / other for one, other in zip(rates["indexed"], rates["encoded"], strict=True)]
     print(f"indexed / encoded: {np.median(ratios):.2f}")
+    # Each content is encoded once: an update knows the contents that earlier ones have encoded.
+    listed = study.out / "photos.txt"
+    listed.write_text("\n".join(file.path for file in files))
+    index.update([str(listed)])
     links = study.out / "photos"
     for number in range(study.unchanged):
         link = links / f"{number % 100:02}" / f"{number}.jpg"

@@ -63,8 +63,8 @@ def test_the_pins_satisfy_the_lower_bounds() -> None:
 
 
 def test_the_pins_name_every_dependency() -> None:
-    """The build's setuptools and s3fs are not pinned, as the head of constraints.txt says of s3fs."""
-    assert lower_bounds().keys() - pins("constraints.txt").keys() == {"setuptools", "s3fs"}
+    """Only the build's setuptools is not pinned."""
+    assert lower_bounds().keys() - pins("constraints.txt").keys() == {"setuptools"}
 
 
 def test_the_lowest_environment_has_every_extra() -> None:

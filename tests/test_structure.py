@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
     "common", "records", "boxes", "batch", "config", "distributed", "registry",
-    "scenes", "data", "models", "losses", "metrics", "reports", "inference", "predict", "search",
+    "scenes", "data", "models", "losses", "metrics", "reports", "prepare", "inference", "predict", "search",
     "evaluation", "tasks", "training", "recipes", "experiments", "bench", "server", "cli", "__main__",
 ]  # fmt: skip
 
@@ -248,6 +248,7 @@ def test_generated_documents_are_up_to_date() -> None:
     spec.loader.exec_module(generate)
     assert (ROOT / "docs" / "files.md").read_text(encoding="utf-8") == generate.files_page()
     assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == generate.configuration_page()
+    assert (ROOT / "docs" / "datasets.md").read_text(encoding="utf-8") == generate.datasets_page()
 
 
 # 2 dimensions of a shape, or more, after an underscore: `box_xyxy_N4`, `q_THK`, `mask_S11P`

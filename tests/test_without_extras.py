@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NEED_EXTRAS = {
+    "xvlm.prepare.ray_engine",
     "xvlm.search.index",
     "xvlm.search.ray_engine",
     "xvlm.search.table",

@@ -265,7 +265,42 @@ def searching() -> Iterator[list[str]]:
     yield ["search", "index", "a dog", "--sheet", "words/sheet.html"]
 
 
-CALLS = [*predicting(), *predicting_with_tasks(), *measuring(), *training(), *searching(), *others()]
+def preparing() -> Iterator[list[str]]:
+    """Yield wrong calls of `xvlm prepare` and `xvlm data`."""
+    for wrong in FILES:
+        yield ["prepare", "coco", wrong, "--out", "out"]
+        yield ["prepare", "import", wrong, "--out", "out"]
+        yield ["prepare", "mix", wrong]
+        yield ["prepare", "leaks", wrong, "--against", "photos.jsonl"]
+        yield ["prepare", "leaks", "photos.jsonl", "--against", wrong]
+        yield ["data", "look", wrong]
+    for wrong in ("noise", "words", "loop", "x" * 300):
+        yield ["prepare", "import", "photos.jsonl", "--out", wrong]
+    yield ["prepare"]
+    yield ["prepare", "cocoo", "folder", "--out", "out"]
+    yield ["prepare", "coco", "folder"]
+    yield ["prepare", "coco", "folder", "--out", "out", "--split", "dev"]
+    yield ["prepare", "coco", "folder", "--out", "out", "--resize", "3"]
+    yield ["prepare", "coco", "folder", "--out", "out", "--quality", "96"]
+    yield ["prepare", "coco", "folder", "--out", "out", "--filters", "lenght"]
+    yield ["prepare", "coco", "folder", "--out", "out", "--exclude", "words"]
+    yield ["prepare", "import", "photos.jsonl", "--out", "out", "--form", "cocoo"]
+    yield ["prepare", "leaks", "photos.jsonl"]
+    yield ["prepare", "leaks"]
+    yield ["data"]
+    yield ["data", "lok", "photos.jsonl"]
+    yield ["data", "look", "photos.jsonl", "--samples", "0"]
+
+
+CALLS = [
+    *predicting(),
+    *predicting_with_tasks(),
+    *measuring(),
+    *training(),
+    *searching(),
+    *preparing(),
+    *others(),
+]
 
 
 def test_every_command_is_called_wrongly() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import with_sources
-from xvlm.cli import bench, main
+from xvlm.cli import bench, data, main, prepare
 from xvlm.cli import eval as eval_command
 from xvlm.cli.common.options import PredictOptions
 from xvlm.cli.predict import inputs_of
@@ -77,6 +77,9 @@ def options_of_commands() -> dict[str, dict[str, Any]]:
     for name in predicting_tasks():
         inputs = {input_name: hint for input_name, hint, _ in inputs_of(find_task(name).predict)}
         hints[f"predict {name}"] = inputs | {"options": PredictOptions}
+    hints["data look"] = type_hints(data.look)
+    for name, function in {**prepare.OTHERS, "coco": prepare.release_command("coco")}.items():
+        hints[f"prepare {name}"] = type_hints(function)
     for name in names("recipes"):
         hints[f"train {name}"] = type_hints(find("recipes", name).recipe)
     return hints
@@ -178,6 +181,11 @@ REQUIRED = {
     "predict nlvr2": ["none.jpg", "none.jpg", "two dogs", "--model", "none"],
     "predict self_critical": ["none.jpg", "--model", "none"],
     "predict vqa": ["none.jpg", "a dog?", "--model", "none"],
+    "prepare coco": ["none", "--out", "none"],
+    "prepare import": ["none", "--out", "none"],
+    "prepare leaks": ["none"],
+    "prepare mix": ["none"],
+    "data": ["none"],
     "calibrate": ["--model", "none", "--data", "none.json"],
     "find": ["none.jpg", "a dog"],
     "search": ["none", "a dog"],

@@ -126,7 +126,7 @@ def folder_lock(folder: Path, shared: bool = False) -> Iterator[FolderLock]:
     Raises:
         OutputError: another process holds the lock.
     """
-    resolved = folder.resolve()
+    resolved = Path(os.path.realpath(folder))  # unlike `resolve`, it takes links that form a loop
     if resolved in _held:
         yield _held[resolved]
         return

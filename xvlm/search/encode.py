@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
 
 import numpy as np
 from torch import Tensor
 
+from xvlm.common.threads import in_threads
 from xvlm.data.images.decode import open_image
 from xvlm.inference.model import InferenceModel
 from xvlm.records import BadRecord
@@ -21,8 +19,6 @@ from xvlm.search.photos import PhotoFile, read_photo
 from xvlm.search.rows import FileVersion, PhotoRow
 from xvlm.search.windows import image_vectors
 
-T = TypeVar("T")
-R = TypeVar("R")
 _HASH_BYTES = 16
 _AHEAD = 3
 """Batches that are read and decoded before they are encoded."""
@@ -88,21 +84,6 @@ def read_photos(
             return error
 
     return in_threads(read, files, threads, ahead)
-
-
-def in_threads(function: Callable[[T], R], items: Iterable[T], threads: int, ahead: int) -> Iterator[R]:
-    """Yield `function(item)` of each item in order; up to `ahead` results wait."""
-    waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads, "xvlm-read")
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def encode_photos(

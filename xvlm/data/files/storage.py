@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import fsspec
 
-from xvlm.common.errors import InputError, MissingFileError, MissingPackageError, XVLMError
+from xvlm.common.errors import InputError, MissingFileError, MissingPackageError, OutputError, XVLMError
 from xvlm.data.files import http
 from xvlm.data.files.limits import current_limits
 from xvlm.records import BadRecord
@@ -216,6 +216,42 @@ def file_state(path: str) -> FileState:
     return FileState(status.st_size, status.st_mtime_ns)
 
 
+def exists(path: str) -> bool:
+    """Return whether there is a file or folder.  Raises as `open_binary` for a file system that fails."""
+    if not is_remote(path):
+        return os.path.exists(path.removeprefix("file://"))
+    with _remote_errors(path):
+        fs, inner = _filesystem(path)
+        return bool(fs.exists(inner))
+
+
+def list_names(folder: str) -> list[str]:
+    """Return the names in a folder, without hidden ones, sorted; none if there is no such folder."""
+    if not is_folder(folder):
+        return []
+    if not is_remote(folder):
+        names = os.listdir(folder.removeprefix("file://"))
+    else:
+        with _remote_errors(folder):
+            fs, inner = _filesystem(folder)
+            names = [path.rstrip("/").rsplit("/", 1)[-1] for path in fs.ls(inner, detail=False)]
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def upload(path: str | os.PathLike[str], url: str) -> None:
+    """Copy a local file to a URL; readers find the whole file or none.  Raises OutputError if that fails."""
+    check_url(url)
+    try:
+        fs, inner = _filesystem(url)
+        fs.put_file(os.fspath(path), inner)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"writing {url!r} needs {PROTOCOLS[url.partition('://')[0]]} ({error})"
+        ) from error
+    except Exception as error:  # every client has error types of its own
+        raise OutputError(f"{url} cannot be written: {type(error).__name__}: {error}") from error
+
+
 def is_folder(path: str) -> bool:
     """Return whether a path or URL is a folder.  Raises as `open_binary` for a file system that fails."""
     if not is_remote(path):
@@ -272,7 +308,8 @@ def _expand_local(pattern: str) -> list[str]:
     pattern = pattern.removeprefix("file://")
     if os.path.isdir(pattern):
         inside = sorted(os.path.join(pattern, name) for name in os.listdir(pattern))
-        return [path for path in inside if _is_data_file(path) and os.path.isfile(path)]
+        described = "_shards" in os.listdir(pattern)
+        return [path for path in inside if _is_data_file(path, described) and os.path.isfile(path)]
     # The name of a file that exists is not read as a glob, even if it holds brackets.
     return [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
 
@@ -282,13 +319,20 @@ def _expand_remote(pattern: str) -> list[str]:
         fs, inner = _filesystem(pattern)
         if fs.isdir(inner):
             inside = sorted(fs.ls(inner, detail=False))
-            paths = [path for path in inside if _is_data_file(path) and fs.isfile(path)]
+            described = any(path.rstrip("/").endswith("/_shards") for path in inside)
+            paths = [path for path in inside if _is_data_file(path, described) and fs.isfile(path)]
         else:
             paths = [inner] if fs.exists(inner) else sorted(fs.glob(inner))
         return [fs.unstrip_protocol(path) for path in paths]
 
 
-def _is_data_file(path: str) -> bool:
-    """Return whether a path is neither a hidden file, a marker such as `_SUCCESS`, nor a tar index."""
+def _is_data_file(path: str, described: bool) -> bool:
+    """Return whether a path is neither a hidden file, a marker such as `_SUCCESS`, nor a tar index.
+
+    Args:
+        described: the folder has shards that `xvlm prepare` made, and a `dataset.json` that describes them.
+    """
     name = path.rsplit("/", 1)[-1]
+    if described and name == "dataset.json":
+        return False
     return not name.startswith((".", "_")) and not name.endswith(".idx")

@@ -14,6 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -21,6 +22,7 @@ import numpy as np
 from xvlm.common.atomic import atomic_file
 from xvlm.common.errors import InputError, printable
 from xvlm.data.files import storage
+from xvlm.data.files.output import new_file
 
 MAX_NAME_BYTES = 1024
 MAX_SIZE = 1 << 62
@@ -79,6 +81,13 @@ def build_tar_index(path: str) -> TarIndex:
         except OSError as error:
             _log.info("the index of %s stays in memory: %s", printable(path), printable(error))
     return index
+
+
+def save_tar_index(tar: str | Path, path: str) -> None:
+    """Index a local tar, and write the index beside the path, local or remote, to which it will be moved."""
+    state = storage.file_state(str(tar))
+    with new_file(f"{path}.idx") as partial:
+        _save(partial, _scan(str(tar), state.bytes), state)
 
 
 def load_tar_index(path: str) -> TarIndex:
@@ -267,6 +276,11 @@ def check_header(header: bytes, index: TarIndex, member: int) -> None:
 
 def _write(path: str, index: TarIndex, state: storage.FileState) -> None:
     """Write the index atomically; several processes may do so at once."""
+    with atomic_file(path) as partial:
+        _save(partial, index, state)
+
+
+def _save(path: Path, index: TarIndex, state: storage.FileState) -> None:
     columns = {name: getattr(index, name) for name in _COLUMNS}
-    with atomic_file(path) as partial, partial.open("wb") as file:
+    with path.open("wb") as file:
         np.savez(file, state=np.array([state.bytes, state.mtime_ns]), **columns)

@@ -12,7 +12,12 @@ REGIONS = (*base_4m.REGIONS, "openimages", "obj365", "refcoco_rm_leak")
 PUBLISHED = {"data.region_texts_per_batch": 3072}
 
 
-def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision: str = "timm") -> PretrainRun:
+def recipe(
+    root: str = "data/pretrain",
+    text: str = "bert-base-uncased",
+    vision: str = "timm",
+    mix: str = "",
+) -> PretrainRun:
     """Pre-train in batches three times as large, on shorter texts.
 
     The published region files of this size hold word pieces with spaces between them (`tokenized`); ordinary
@@ -22,12 +27,15 @@ def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision:
         root: see `base_4m`; also holds cc12m, openimages, obj365 and refcoco_rm_leak.
         text: see `base_4m`.
         vision: see `base_4m`.
+        mix: see `base_4m`.
     """
-    run = base_4m.recipe(root, text, vision)
+    run = base_4m.recipe(root, text, vision, mix)
+    streams = base_4m.streams(root, PAIRS, REGIONS, mix)
+    regions = streams["regions"] if mix else tuple(replace(one, tokenized=True) for one in streams["regions"])
     data = replace(
         run.data,
-        pairs=base_4m.sources(root, PAIRS),
-        regions=tuple(replace(one, tokenized=True) for one in base_4m.sources(root, REGIONS)),
+        pairs=streams["pairs"],
+        regions=regions,
         pairs_batch_size=3072,
         regions_batch_size=1152,
         max_words=30,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from xvlm.config import OptimConfig
 from xvlm.models.text.encoder import TextConfig
 from xvlm.models.vision.encoder import VisionConfig
 from xvlm.models.xvlm import ModelConfig
+from xvlm.prepare.mix import read_mix
 from xvlm.tasks.common.init import InitConfig
 from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import DataConfig, PretrainRun
@@ -16,7 +20,12 @@ REGIONS = ("coco_objs", "vg_objs", "vg_regions")
 PUBLISHED = {"data.region_texts_per_batch": 1024}
 
 
-def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision: str = "timm") -> PretrainRun:
+def recipe(
+    root: str = "data/pretrain",
+    text: str = "bert-base-uncased",
+    vision: str = "timm",
+    mix: str = "",
+) -> PretrainRun:
     """Pre-train on COCO, Visual Genome, SBU and CC3M.
 
     The published code takes a step on 1,024 pairs, and before every second one another step on 1,024 regions
@@ -28,14 +37,14 @@ def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision:
             (coco_objs, vg_objs, vg_regions) each.
         text: BERT that initialises the text stack, a folder or hub id.
         vision: "timm" for Swin's weights from ImageNet-22k, or a file with them.
+        mix: file of a mix (`xvlm prepare mix`), whose sources are used in place of those in `root`.
     """
     return PretrainRun(
         recipe="published/base_4m",
         model=ModelConfig(VisionConfig(SWIN), TextConfig()),
         init=InitConfig(vision=vision, text=text),
         data=DataConfig(
-            pairs=sources(root, PAIRS),
-            regions=sources(root, REGIONS),
+            **streams(root, PAIRS, REGIONS, mix),
             pairs_batch_size=1024,
             regions_batch_size=384,
             max_regions=5,
@@ -48,6 +57,17 @@ def recipe(root: str = "data/pretrain", text: str = "bert-base-uncased", vision:
     )
 
 
-def sources(root: str, names: tuple[str, ...]) -> tuple[SourceConfig, ...]:
+def sources(root: str, names: Sequence[str]) -> tuple[SourceConfig, ...]:
     """Return one source for each folder or file of published lines in `root`."""
     return tuple(SourceConfig(f"{root}/{name}") for name in names)
+
+
+def streams(root: str, pairs: Sequence[str], regions: Sequence[str], mix: str) -> dict[str, Any]:
+    """Return the sources of both streams: folders or files of published lines in `root`, or a mix's."""
+    if not mix:
+        return {"pairs": sources(root, pairs), "regions": sources(root, regions)}
+    found = read_mix(mix)
+    return {
+        kind: tuple(SourceConfig(one.path, one.image_root, one.weight) for one in getattr(found, kind))
+        for kind in ("pairs", "regions")
+    }

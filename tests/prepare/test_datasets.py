@@ -1,0 +1,118 @@
+"""Every public data set goes from its release to a training step, and what cannot be used is counted."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.contracts import toys
+from tests.prepare.releases import RELEASES
+from xvlm.data.sources.open import open_source
+from xvlm.prepare.prepare import Prepared, prepare
+from xvlm.prepare.settings import Settings
+from xvlm.prepare.shard import find_dataset
+from xvlm.registry import names
+from xvlm.tasks.common.sources import SourceConfig
+from xvlm.tasks.pretrain import DataConfig
+from xvlm.training.train import train
+
+DATASETS = names("prepare.datasets")
+TASKS = {
+    "vqa": "vqa",
+    "nlvr2": "nlvr2",
+    "snli_ve": "entailment",
+    "nocaps": "captioning",
+    "grefcoco": "detection",
+}
+"""Tasks that train on a data set alone; others have captions or regions to pre-train on."""
+
+# Samples, captions, texts of regions, boxes and task items; samples, texts and boxes left out, by reason.
+EXPECTED: dict[str, tuple[tuple[int, ...], dict[str, int], dict[str, int]]] = {
+    "coco": ((3, 15, 3, 3, 0), {"image file missing": 1}, {}),
+    "visual_genome": (
+        (3, 0, 9, 9, 0),
+        {"image file missing": 1},
+        {"box is empty": 3, "value is null": 3},
+    ),
+    "sbu": ((7, 7, 0, 0, 0), {"not downloaded": 1, "image does not decode": 1, "no text left": 1}, {}),
+    "cc3m": ((7, 7, 0, 0, 0), {"not downloaded": 1, "image does not decode": 1, "no text left": 1}, {}),
+    "cc12m": ((4, 4, 0, 0, 0), {"image file missing": 2, "row is not two columns": 1}, {}),
+    "objects365": ((2, 0, 2, 2, 0), {"image file missing": 1}, {}),
+    "openimages": ((2, 2, 2, 2, 0), {"image without annotation": 1}, {}),
+    "flickr30k": ((2, 10, 0, 0, 0), {}, {}),
+    "flickr30k_entities": ((1, 2, 2, 2, 0), {"not XML": 1}, {}),
+    "refcoco": ((3, 0, 3, 3, 0), {}, {}),
+    "refcoco_plus": ((3, 0, 3, 3, 0), {}, {}),
+    "refcocog": ((3, 0, 3, 3, 0), {}, {}),
+    "grefcoco": ((1, 0, 2, 3, 0), {}, {}),
+    "vqa": ((2, 0, 0, 0, 3), {"question without answers": 1}, {}),
+    "nlvr2": ((2, 0, 0, 0, 2), {"image file missing": 1}, {}),
+    "snli_ve": ((2, 0, 0, 0, 10), {}, {}),
+    "nocaps": ((1, 10, 0, 0, 0), {"image without annotation": 1}, {}),
+}
+
+
+def prepared(name: str, folder: Path, **options: Any) -> Prepared:
+    """Write the release of a data set, and prepare it by one process."""
+    RELEASES[name](folder / "release")
+    return prepare(name, str(folder / "release"), str(folder / "out"), workers=1, **options)
+
+
+def training_run(name: str, out: Path) -> Any:
+    """A toy run that trains on the data set."""
+    source = (SourceConfig(str(out)),)
+    task = TASKS.get(name)
+    if task is not None and task != "detection":
+        run = toys.RUNS[task]()
+        return replace(run, data=replace(run.data, train=source, batch_size=2))
+    found = [open_source(str(out))[number] for number in range(len(open_source(str(out))))]
+    regions = any(one.box_xyxy is not None for record in found for one in record.concepts)
+    run = toys.RUNS[task or "pretrain"]()
+    if regions:
+        data = replace(run.data, pairs=(), regions=source, regions_batch_size=2)
+    else:
+        data = DataConfig(pairs=source, pairs_batch_size=2, **toys.NO_AUGMENTATION)
+    return replace(run, data=data)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_from_the_release_to_a_training_step(name: str, tmp_path: Path) -> None:
+    assert name in RELEASES, f"data set {name} has no release yet; add one to tests/prepare/releases.py"
+    done = prepared(name, tmp_path)
+    counts, left_out, parts = EXPECTED[name]
+    totals = ("samples", "captions", "region_texts", "boxes", "task_items")
+    assert tuple(done.total(one) for one in totals) == counts
+    assert done.tally("left_out").counts == left_out
+    assert done.tally("parts_left_out").counts == parts
+    described = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert described["counts"] == dict(zip(totals, counts, strict=True))
+    assert len(open_source(str(tmp_path / "out"))) == counts[0]
+    train(replace(training_run(name, tmp_path / "out"), seed=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_what_every_data_set_says(name: str) -> None:
+    dataset = find_dataset("prepare.datasets", name)
+    assert dataset.link.startswith("https://") and dataset.licence and dataset.published and dataset.splits
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_an_empty_folder_is_one_sentence(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"has no |No such file"):
+        prepare(name, str(tmp_path), str(tmp_path / "out"), workers=1)
+
+
+def test_boxes_move_with_a_smaller_image(tmp_path: Path) -> None:
+    full, small = tmp_path / "a", tmp_path / "b"
+    prepared("visual_genome", full)
+    prepared("visual_genome", small, settings=Settings(resize=30))
+    for number in range(3):
+        one, two = (open_source(str(folder / "out"))[number] for folder in (full, small))
+        assert two.extra["width"] == one.extra["width"] / 2
+        for a, b in zip(one.concepts, two.concepts, strict=True):
+            assert a.texts == b.texts and a.attributes == b.attributes
+            assert b.box_xyxy == pytest.approx([side / 2 for side in a.box_xyxy or ()], abs=0.01)

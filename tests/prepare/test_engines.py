@@ -1,0 +1,159 @@
+"""The same bytes on one process, on several, on Ray, after a dead worker and after `kill -9`."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.prepare.many import COUNT, PER_SHARD, contents, write_many
+from tests.prepare.releases import dump_lines
+from xvlm.common.errors import InputError, OutputError, WorkerDiedError
+from xvlm.data.sources.open import open_source
+from xvlm.prepare.prepare import Prepared, prepare
+from xvlm.prepare.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLS = int(os.environ.get("XVLM_KILLS", "3"))
+DEADLY = Path(__file__).parent / "deadly.py"
+
+
+def run(path: Path, out: Path, settings: Settings | None = None, **options: object) -> Prepared:
+    """Prepare the release by one process, unless `options` say otherwise."""
+    given = {"workers": 1, "per_shard": PER_SHARD, "room": "prepare.forms", **options}
+    return prepare("lines", str(path), str(out), settings=settings, **given)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_many(tmp_path_factory.mktemp("many"))
+
+
+@pytest.fixture(scope="module")
+def expected(release: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("one") / "out"
+    run(release, out)
+    return contents(out)
+
+
+def test_shards_and_what_is_left_out(release: Path, tmp_path: Path) -> None:
+    done = run(release, tmp_path / "out")
+    assert done.total("samples") == COUNT - 2
+    assert done.tally("left_out").counts == {"image file missing": 1, "image does not decode": 1}
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.tar"))
+    assert names == [f"all-{number:05}.tar" for number in range(5)]
+    source = open_source(str(tmp_path / "out"))
+    assert source[7].concepts[0].texts == ("picture 8", "photo 3")
+    assert source[7].concepts[1].attributes == ("red",)
+    assert isinstance(source[7].image, bytes)
+    assert source[7].image == (release.parent / "008.jpg").read_bytes(), "images stay as they are"
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_two_workers_make_the_same_bytes(
+    engine: str, release: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    run(release, tmp_path / "out", workers=2, engine=engine)
+    assert contents(tmp_path / "out") == expected
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+def test_a_dead_worker_costs_its_shard_only(engine: str, release: Path, tmp_path: Path) -> None:
+    deadly = Settings(filters=(f"{DEADLY}:marker={tmp_path / 'died'}",))
+    run(release, tmp_path / "out", deadly, workers=2, engine=engine)
+    assert (tmp_path / "died").exists()
+    run(release, tmp_path / "again", deadly)
+    assert contents(tmp_path / "out") == contents(tmp_path / "again")
+
+
+def test_a_worker_that_always_dies_is_an_error(release: Path, tmp_path: Path) -> None:
+    deadly = Settings(filters=(f"{DEADLY}:marker={tmp_path / 'died'},always=true",))
+    with pytest.raises(WorkerDiedError, match=r"the shard all-0000\d died 3 times"):
+        run(release, tmp_path / "out", deadly, workers=2)
+
+
+@pytest.mark.slow
+def test_kill_at_random_moments(release: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
+    """What was whole stays; nothing is half written, lost or twice."""
+    code = "import sys; from pathlib import Path; from tests.prepare.test_engines import run\n"
+    code += "if __name__ == '__main__':\n    print('started', flush=True)\n"
+    code += "    run(Path(sys.argv[1]), Path(sys.argv[2]), workers=2); print('finished', flush=True)\n"
+    script = tmp_path / "run.py"
+    script.write_text(code)
+    words = [sys.executable, str(script), str(release), str(tmp_path / "out")]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    rng, last = random.Random(0), ""
+    for number in range(KILLS + 1):
+        with subprocess.Popen(
+            words, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as one:
+            assert one.stdout is not None and one.stdout.readline() == "started\n"
+            if number < KILLS:
+                time.sleep(rng.uniform(0, 4))
+                os.killpg(one.pid, 9)
+            last = one.stdout.read()
+    assert last == "finished\n"
+    assert contents(tmp_path / "out") == expected
+
+
+def test_whole_shards_are_not_made_again(
+    release: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(release, tmp_path / "out")
+    (tmp_path / "out/all-00002.tar").unlink()
+    made: list[str] = []
+    from xvlm.prepare import shard
+
+    clean = shard.clean
+
+    def counted(sample, *rest):  # type: ignore[no-untyped-def]
+        made.append(sample.key)
+        return clean(sample, *rest)
+
+    monkeypatch.setattr(shard, "clean", counted)
+    run(release, tmp_path / "out")
+    assert len(made) == PER_SHARD
+    assert contents(tmp_path / "out") == expected
+
+
+def test_another_preparation_or_another_folder_is_refused(release: Path, tmp_path: Path) -> None:
+    run(release, tmp_path / "out")
+    with pytest.raises(OutputError, match="holds another preparation, with per_shard 5 instead of 6"):
+        run(release, tmp_path / "out", per_shard=6)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("")
+    with pytest.raises(OutputError, match=r"full holds mine.txt and no preparation"):
+        run(release, tmp_path / "full")
+    assert (tmp_path / "full/mine.txt").exists()
+
+
+def test_nothing_that_can_be_used(tmp_path: Path) -> None:
+    path = write_many(tmp_path / "in", 3)
+    for image in (tmp_path / "in").glob("*.jpg"):
+        image.write_bytes(b"")
+    with pytest.raises(InputError, match=r"no sample of .*many.jsonl can be used; first problem: image"):
+        run(path, tmp_path / "out")
+
+
+def test_memory_does_not_grow_with_the_shards(tmp_path: Path) -> None:
+    """Neither the images of a shard nor the shards that are done are held: 40 MB of images, 20 MB at most."""
+    rng, rows = np.random.default_rng(0), []
+    for number in range(130):
+        noise = rng.integers(0, 256, (320, 330, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+        rows.append({"image": f"{number}.png", "caption": ["noise"]})
+    dump_lines(tmp_path / "in.jsonl", rows)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.png")) > 40e6
+    run(tmp_path / "in.jsonl", tmp_path / "warm", per_shard=100)
+    tracemalloc.start()
+    run(tmp_path / "in.jsonl", tmp_path / "out", per_shard=100)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()

@@ -1,0 +1,146 @@
+"""Images of evaluation data are found in training data by id, by bytes and by what they look like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.prepare.releases import RELEASES, dump_lines
+from tests.prepare.test_engines import run
+from tests.refcoco_data import IMAGES
+from xvlm.prepare.common_ids import flickr_id
+from xvlm.prepare.leaks import LeakError, find_leaks, raise_leaks, write_leaks
+from xvlm.prepare.prepare import prepare
+from xvlm.prepare.settings import Settings
+
+
+def picture(seed: int, size: tuple[int, int] = (240, 180)) -> Image.Image:
+    """A picture with edges, as photos have them."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((size[1], size[0], 3), rng.integers(0, 256, 3), np.uint8)
+    for _ in range(25):
+        x0, x1 = np.sort(rng.integers(0, size[0], 2))
+        y0, y1 = np.sort(rng.integers(0, size[1], 2))
+        pixels[y0:y1, x0:x1] = rng.integers(0, 256, 3)
+    return Image.fromarray(pixels)
+
+
+COPIES = {
+    "bytes": None,
+    "encoded again": lambda image: image,
+    "resized": lambda image: image.resize((120, 90)),
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "cropped": lambda image: image.crop((6, 5, 234, 176)),
+}
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Path:
+    """Twelve images."""
+    rows = []
+    for number in range(12):
+        path = tmp_path / "eval" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        picture(number).save(path, quality=95)
+        rows.append({"image": path.name, "caption": ["a picture"]})
+    dump_lines(tmp_path / "eval/eval.jsonl", rows)
+    return tmp_path / "eval/eval.jsonl"
+
+
+def training(folder: Path, images: dict[str, Image.Image | bytes]) -> Path:
+    """Prepare a training set of these images."""
+    folder.mkdir()
+    for name, image in images.items():
+        if isinstance(image, bytes):
+            (folder / f"{name}.jpg").write_bytes(image)
+        else:
+            image.save(folder / f"{name}.jpg", quality=70)
+    dump_lines(folder / "in.jsonl", [{"image": f"{name}.jpg", "caption": [name]} for name in images])
+    run(folder / "in.jsonl", folder / "out")
+    return folder / "out"
+
+
+@pytest.mark.parametrize("kind", COPIES)
+def test_planted_copies_are_found(kind: str, evaluation: Path, tmp_path: Path) -> None:
+    change = COPIES[kind]
+    images: dict[str, Image.Image | bytes] = {
+        f"other{number}": picture(1000 + number) for number in range(12)
+    }
+    for number in range(12):
+        path = evaluation.parent / f"{number}.jpg"
+        images[f"copy{number}"] = path.read_bytes() if change is None else change(Image.open(path))
+    out = training(tmp_path / "train", images)
+    found = find_leaks([str(out)], [str(evaluation)], workers=1)
+    assert len(found) == 12, (kind, [one.key for one in found])
+    for leak in found:
+        number = int(leak.other.rpartition(":")[2]) - 1
+        assert leak.how == "the same bytes" if change is None else leak.how.startswith("looks the same")
+        assert (leak.shard, leak.number) == (f"all-{(12 + number) // 5:05}", (12 + number) % 5)
+
+
+def test_by_the_id_of_coco_and_of_flickr(tmp_path: Path) -> None:
+    """Visual Genome's image 713 is COCO's 73, which Karpathy tests on."""
+    for name in ("visual_genome", "coco", "sbu"):
+        RELEASES[name](tmp_path / name)
+        split = "test" if name == "coco" else ""
+        prepare(name, str(tmp_path / name), str(tmp_path / f"{name}-out"), split, workers=1)
+    train = [str(tmp_path / f"{name}-out") for name in ("visual_genome", "sbu")]
+    found = find_leaks(train, [str(tmp_path / "coco-out")], workers=1)
+    assert [(one.key, one.how) for one in found] == [("713.jpg", "the same coco id, 73")]
+
+
+def test_refcocos_images_are_cocos(tmp_path: Path) -> None:
+    RELEASES["refcoco"](tmp_path / "refcoco")
+    RELEASES["coco"](tmp_path / "coco")
+    karpathy = json.loads((tmp_path / "coco/dataset_coco.json").read_text())
+    karpathy["images"][0]["cocoid"] = next(iter(IMAGES))
+    (tmp_path / "coco/dataset_coco.json").write_text(json.dumps(karpathy))
+    prepare("coco", str(tmp_path / "coco"), str(tmp_path / "out"), workers=1)
+    spec = f"refcoco:{tmp_path / 'refcoco/refcoco'}:unc"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path / "refcoco/images/train2014")
+        found = find_leaks([str(tmp_path / "out")], [spec], workers=1)
+    assert not found, "its images were not found below the folder, so that nothing could be hashed"
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("http://farm5.staticflickr.com/4116/4755076329_59ae88f2e1_z.jpg", "4755076329"),
+        ("http://static.flickr.com/2723/4385058960_b0f291553e.jpg", "4385058960"),
+        ("https://live.staticflickr.com/65535/36979_aaaaaaaaaa_b.jpg", None),
+        ("https://example.org/4755076329_59ae88f2e1_z.jpg", None),
+        (None, None),
+    ],
+)
+def test_ids_of_flickr(url: str | None, found: str | None) -> None:
+    assert flickr_id(url) == ({"flickr": found} if found else {})
+
+
+def test_the_images_of_a_list_are_left_out(evaluation: Path, tmp_path: Path) -> None:
+    copy = (evaluation.parent / "3.jpg").read_bytes()
+    images = {"a": picture(500), "b": copy, "c": picture(501)}
+    out = training(tmp_path / "train", images)
+    found = find_leaks([str(out)], [str(evaluation)], workers=1)
+    with pytest.raises(LeakError, match=r"1 images are also elsewhere: .*the same bytes"):
+        raise_leaks(found)
+    write_leaks(str(tmp_path / "leaks.jsonl"), found)
+    again = run(
+        tmp_path / "train/in.jsonl", tmp_path / "clean", Settings(exclude=str(tmp_path / "leaks.jsonl"))
+    )
+    assert again.tally("left_out").counts == {"image of evaluation data": 1}
+    assert find_leaks([str(tmp_path / "clean")], [str(evaluation)], workers=1) == []
+
+
+def test_copies_within_and_across(tmp_path: Path) -> None:
+    one = training(tmp_path / "one", {"a": picture(1), "b": picture(2), "c": picture(1)})
+    two = training(tmp_path / "two", {"d": picture(2), "e": picture(3)})
+    found = find_leaks([str(one), str(two)], [], duplicates=True)
+    assert [(leak.key, leak.other, leak.how) for leak in found] == [
+        ("in.jsonl:3", "in.jsonl:1", "the same bytes"),
+        ("in.jsonl:1", "in.jsonl:2", "the same bytes"),
+    ]

@@ -1,0 +1,214 @@
+"""Check and convert one sample: what training reads afterwards has been read, decoded and checked once."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Container, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from xvlm.data.images.decode import ImageFile, open_image, open_pillow
+from xvlm.data.samples.concept_checks import usable_concepts
+from xvlm.data.sources.record_fields import record_from_fields
+from xvlm.prepare.filtering import Filter, why_not_image, why_not_text
+from xvlm.prepare.image_hashes import content_hash
+from xvlm.prepare.perceptual_hash import HASH_PIXELS, perceptual_hash
+from xvlm.prepare.sample import Sample
+from xvlm.prepare.settings import Settings
+from xvlm.records import BadRecord, BoxXYXY, Concept, Note, Record
+
+SUFFIXES = {
+    "JPEG": "jpg",
+    "MPO": "jpg",
+    "PNG": "png",
+    "WEBP": "webp",
+    "GIF": "gif",
+    "BMP": "bmp",
+    "TIFF": "tif",
+}
+"""Suffixes in a shard, by Pillow's name of the format; images in other formats become JPEGs."""
+_DECIMALS = 2
+TEXT_REPEATED = "text occurs too often"
+EXCLUDED = "image of evaluation data"
+
+
+@dataclass(frozen=True)
+class CleanSample:
+    """A sample that was checked.
+
+    Attributes:
+        data: encoded image.
+        suffix: suffix of its file.
+        fields: its fields, with boxes in pixels of this image.
+        content: hash of the bytes that the release has.
+        perceptual: (32,) uint8, see `perceptual_hash.py`.
+        left_out: texts and boxes that were left out.
+        notes: what was changed.
+    """
+
+    data: bytes
+    suffix: str
+    fields: dict[str, Any]
+    content: bytes
+    perceptual: np.ndarray
+    left_out: list[BadRecord] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+
+
+def clean(
+    sample: Sample,
+    data: bytes,
+    settings: Settings,
+    filters: Sequence[Filter],
+    is_repeated: Callable[[str], bool] = lambda text: False,
+    excluded: Container[bytes] = (),
+) -> CleanSample:
+    """Check a sample.
+
+    Args:
+        data: its encoded image.
+        filters: see `filtering.py`.
+        is_repeated: whether a caption occurs too often in the set.
+        excluded: hashes of the bytes of images that are left out.
+    Raises:
+        BadRecord: the image does not decode or is filtered out, or nothing else is left.
+    """
+    key, notes, content = sample.key, list[Note](), content_hash(data)
+    if content in excluded:
+        raise BadRecord(EXCLUDED, key)
+    opened = open_image(data, key=key)
+    if reason := why_not_image(filters, opened):
+        raise BadRecord(reason, key, f"{opened.width} x {opened.height}")
+    fields = _in_pixels(sample, opened) if sample.has_fractions else sample.fields
+    record = record_from_fields(fields, key=key, image=data)
+    if isinstance(right := record.extra.get("right"), str):
+        _ = open_image(right, key=key, trusted=True).image
+    concepts, left_out = list(record.concepts), list(record.bad)
+    if concepts:
+        concepts, left_out = usable_concepts(record, opened, notes)
+    concepts = _without_unwanted_texts(concepts, key, filters, is_repeated, left_out)
+    if left_out and not (concepts or record.absent_texts or _has_task_fields(record)):
+        raise left_out[0]
+    encoded, suffix, scale, small = _encode(opened, settings, notes)
+    cleaned = _fields(sample, record, concepts, scale)
+    cleaned |= {"width": round(opened.width * scale[0]), "height": round(opened.height * scale[1])}
+    return CleanSample(encoded, suffix, cleaned, content, perceptual_hash(small), left_out, notes)
+
+
+def _in_pixels(sample: Sample, opened: ImageFile) -> dict[str, Any]:
+    """Return the fields with boxes in pixels."""
+    sides = (opened.width, opened.height, opened.width, opened.height)
+
+    def box(value: Any) -> Any:
+        if isinstance(value, list) and value and isinstance(value[0], list):
+            return [box(one) for one in value]
+        return [number * side for number, side in zip(value, sides, strict=True)]
+
+    elems = [{**elem, "bb": box(elem["bb"])} for elem in sample.fields.get("elems", [])]
+    return {**sample.fields, "elems": elems}
+
+
+def _without_unwanted_texts(
+    concepts: Sequence[Concept],
+    key: str,
+    filters: Sequence[Filter],
+    is_repeated: Callable[[str], bool],
+    left_out: list[BadRecord],
+) -> list[Concept]:
+    selected = []
+    for concept in concepts:
+        texts = []
+        for text in concept.texts:
+            reason = why_not_text(filters, text)
+            if reason is None and concept.box_xyxy is None and is_repeated(text):
+                reason = TEXT_REPEATED
+            if reason is None:
+                texts.append(text)
+            else:
+                left_out.append(BadRecord(reason, key, repr(text[:80])))
+        if texts:
+            selected.append(replace(concept, texts=tuple(texts)))
+    return selected
+
+
+def _has_task_fields(record: Record) -> bool:
+    return any(name in record.extra for name in ("question", "questions", "sentence", "statements"))
+
+
+def _encode(
+    opened: ImageFile, settings: Settings, notes: list[Note]
+) -> tuple[bytes, str, tuple[float, float], Image.Image]:
+    """Return encoded image, suffix, scale of x and y, and an upright image to hash; the image was decoded."""
+    assert isinstance(opened.data, bytes)
+    form = open_pillow(opened.data).format or ""
+    shorter = min(opened.width, opened.height)
+    target = settings.resize
+    if target is not None and shorter > target:
+        width, height = (max(1, round(side * target / shorter)) for side in (opened.width, opened.height))
+        image = opened.resized((0, 0, opened.width, opened.height), (height, width), fast=True)
+        return _jpeg(image, settings.quality), "jpg", (width / opened.width, height / opened.height), image
+    if form not in SUFFIXES:
+        notes.append(Note("image encoded again", opened.key, f"{form} becomes JPEG"))
+        image = opened.image
+        return _jpeg(image, 95), "jpg", (1.0, 1.0), image
+    whole = (0.0, 0.0, float(opened.width), float(opened.height))
+    small = opened.resized(whole, (HASH_PIXELS, HASH_PIXELS), fast=True)
+    return opened.data, SUFFIXES[form], (1.0, 1.0), small
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=quality)
+    return data.getvalue()
+
+
+def _fields(
+    sample: Sample, record: Record, concepts: Sequence[Concept], scale: tuple[float, float]
+) -> dict[str, Any]:
+    """Return the fields in the published forms, with boxes x, y, w, h in pixels of the encoded image."""
+    fields: dict[str, Any] = {"key": sample.key, **record.extra}
+    fields.pop("images", None)  # the second one is also under `right`
+    if sample.ids:
+        fields["ids"] = dict(sample.ids)
+    if record.absent_texts and "text" not in sample.fields:
+        fields["absent"] = list(record.absent_texts)
+    if "text" in sample.fields:
+        boxes = [_xywh(box, scale) for one in concepts for box in one.targets_xyxy]
+        texts = list(concepts[0].texts if concepts else record.absent_texts)
+        fields["text"], fields["bbox"] = _single(texts), _single(boxes)
+        return fields
+    captions = [text for one in concepts if one.box_xyxy is None for text in one.texts]
+    if captions:
+        fields["caption"] = captions
+    elems = _elems(concepts, scale)
+    if elems or "elems" in sample.fields:
+        fields["elems"] = elems
+    return fields
+
+
+def _elems(concepts: Sequence[Concept], scale: tuple[float, float]) -> list[dict[str, Any]]:
+    """Return the regions; those with the same texts are one, with a list of boxes."""
+    boxes: dict[tuple[tuple[str, ...], tuple[str, ...]], list[list[float]]] = {}
+    for one in concepts:
+        if one.box_xyxy is not None:
+            boxes.setdefault((one.texts, one.attributes), []).extend(
+                _xywh(box, scale) for box in one.targets_xyxy
+            )
+    return [
+        {"caption": _single(texts), "bb": _single(own)} | ({"attributes": list(words)} if words else {})
+        for (texts, words), own in boxes.items()
+    ]
+
+
+def _single(values: Sequence[Any]) -> Any:
+    """Return the only value, or a list of several."""
+    return values[0] if len(values) == 1 else list(values)
+
+
+def _xywh(box_xyxy: BoxXYXY, scale: tuple[float, float]) -> list[float]:
+    x0, y0, x1, y1 = box_xyxy
+    box = (x0 * scale[0], y0 * scale[1], (x1 - x0) * scale[0], (y1 - y0) * scale[1])
+    return [round(number, _DECIMALS) for number in box]

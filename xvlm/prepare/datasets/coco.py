@@ -1,0 +1,99 @@
+"""COCO (Lin et al., 2014): captions and objects, on Karpathy's split of the images or COCO's own.
+
+The release is COCO's `annotations` folder and image folders (`train2014`, `val2014`, ...), and Karpathy's
+`dataset_coco.json` (Karpathy and Fei-Fei, 2015), whose `restval` images belong to training.  Objects come
+from `instances_*.json`: the name of the category is the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from xvlm.data.sources.coco import coco_fields
+from xvlm.prepare.common_ids import flickr_id
+from xvlm.prepare.release import Dataset, Release
+from xvlm.prepare.sample import Sample, Samples
+from xvlm.records import BadRecord, normalize_id
+
+KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
+OWN = ("train2014", "val2014", "train2017", "val2017")
+
+
+def read(release: Release) -> Samples:
+    """Yield each image with its captions and objects.
+
+    In Karpathy's parts images have captions, and objects if `instances_*2014.json` are there.
+    """
+    split = release.split
+    if split in KARPATHY:
+        yield from _read_karpathy(release, KARPATHY[split])
+        return
+    captions = _Annotations(release, f"annotations/captions_{split}.json", "captions")
+    objects = _Annotations(release, f"annotations/instances_{split}.json", "elems")
+    known = {**objects.images, **captions.images}
+    if not known:
+        release.find(f"annotations/captions_{split}.json", f"annotations/instances_{split}.json")
+    yield from captions.bad
+    yield from objects.bad
+    for image_id, image in known.items():
+        fields = {**captions.fields.get(image_id, {}), **objects.fields.get(image_id, {})}
+        if not fields:
+            yield BadRecord("image without annotation", image["file_name"])
+            continue
+        yield _sample(release, f"{split}/{image['file_name']}", image_id, image, fields)
+
+
+def _read_karpathy(release: Release, parts: tuple[str, ...]) -> Samples:
+    objects: dict[str, Mapping[str, Any]] = {}
+    images: dict[str, Mapping[str, Any]] = {}
+    for year in ("train2014", "val2014"):
+        found = _Annotations(release, f"annotations/instances_{year}.json", "elems")
+        objects |= found.fields
+        images |= found.images
+        yield from found.bad
+    for image in release.json("dataset_coco.json", "annotations/dataset_coco.json")["images"]:
+        if image["split"] not in parts:
+            continue
+        image_id = normalize_id(image["cocoid"])
+        captions = [sentence["raw"] for sentence in image["sentences"]]
+        fields = {"caption": captions, **objects.get(image_id, {})}
+        file = f"{image['filepath']}/{image['filename']}"
+        yield _sample(release, file, image_id, images.get(image_id, {}), fields)
+
+
+class _Annotations:
+    """Images, fields by image and what is bad, of a file in COCO's form; nothing if there is no such file."""
+
+    def __init__(self, release: Release, name: str, kind: str) -> None:
+        self.images: dict[str, Mapping[str, Any]] = {}
+        self.fields: dict[str, dict[str, Any]] = {}
+        self.bad: list[BadRecord] = []
+        if not release.find_all(name):
+            return
+        value = release.json(name)
+        self.images = {normalize_id(image["id"]): image for image in value["images"]}
+        for _, fields in coco_fields(value, name):
+            if isinstance(fields, BadRecord):
+                self.bad.append(fields)
+                continue
+            used = {one: fields[one] for one in ("caption", "elems", "absent") if one in fields}
+            self.fields[normalize_id(fields["image_id"])] = used
+
+
+def _sample(
+    release: Release, file: str, image_id: str, image: Mapping[str, Any], fields: Mapping[str, Any]
+) -> Sample:
+    size = {name: image[name] for name in ("width", "height") if name in image}
+    ids = {"coco": image_id, **flickr_id(image.get("flickr_url"))}
+    return Sample(file, release.path(file), {"image_id": int(image_id), **size, **fields}, ids)
+
+
+DATASET = Dataset(
+    "COCO",
+    "https://cocodataset.org/#download",
+    "annotations CC BY 4.0; images under the terms of Flickr",
+    (*KARPATHY, *OWN),
+    read,
+    published={"images": "0.11 M", "captions": "0.55 M", "objects": "0.45 M"},
+)

@@ -1,0 +1,122 @@
+"""Open Images (Kuznetsova et al., 2020; version 6 or 7): boxes, attributes and narratives.
+
+The release is `oidv6-train-annotations-bbox.csv` (`validation-` or `test-annotations-bbox.csv`), the names of
+classes (`class-descriptions-boxable.csv`, with or without a header), and the images `train/ID.jpg`.  If they
+are there, relationships "is" of `oidv6-train-annotations-vrd.csv` become attributes, whose names
+`oidv6-attributes-description.csv` has, and localized narratives (`open_images_train_v6_*.jsonl`) captions.
+Boxes are parts of the image; those that surround a group (`IsGroupOf`) are left out.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+from xvlm.prepare.release import Dataset, Release
+from xvlm.prepare.sample import Sample, Samples
+from xvlm.records import BadRecord
+
+_SIDES = ("XMin", "YMin", "XMax", "YMax")
+
+
+def read(release: Release) -> Samples:
+    """Yield each image with its boxes; rows of one image follow each other in the release."""
+    names = _names(release, "*class-descriptions-boxable.csv")
+    attributes = _attributes(release, names)
+    captions = _captions(release)
+    boxes = release.rows(*_tables(release.split, "annotations-bbox"))
+    seen: set[str] = set()
+    for image_id, rows in groupby(boxes, key=lambda row: row["ImageID"]):
+        if image_id in seen:
+            yield BadRecord("rows of an image are apart", image_id)
+            continue
+        seen.add(image_id)
+        yield _sample(
+            release, image_id, list(rows), names, attributes.pop(image_id, {}), captions.pop(image_id, [])
+        )
+    for image_id, texts in captions.items():
+        yield Sample(image_id, _place(release, image_id), {"caption": texts}, {"openimages": image_id})
+
+
+def _sample(
+    release: Release,
+    image_id: str,
+    rows: list[dict[str, str]],
+    names: dict[str, str],
+    attributes: dict[tuple[str, ...], list[str]],
+    captions: list[str],
+) -> Sample | BadRecord:
+    elems: list[dict[str, Any]] = []
+    for row in rows:
+        if row["IsGroupOf"] == "1":
+            continue
+        x0, y0, x1, y1 = (float(row[side]) for side in _SIDES)
+        elem: dict[str, Any] = {"caption": names.get(row["LabelName"]), "bb": [x0, y0, x1 - x0, y1 - y0]}
+        words = attributes.get(_place_of(row, ""), [])
+        elems.append(elem | ({"attributes": words} if words else {}))
+    fields: dict[str, Any] = ({"elems": elems} if elems else {}) | ({"caption": captions} if captions else {})
+    if not fields:
+        return BadRecord("image without annotation", image_id, "all its boxes surround groups")
+    return Sample(image_id, _place(release, image_id), fields, {"openimages": image_id}, has_fractions=True)
+
+
+def _place(release: Release, image_id: str) -> str:
+    return release.path(f"{release.split}/{image_id}.jpg")
+
+
+def _place_of(row: dict[str, str], number: str) -> tuple[str, ...]:
+    """Return class and box of a row, by which boxes and relationships are joined; they have six decimals."""
+    return row[f"LabelName{number}"], *(f"{float(row[f'{side}{number}']):.4f}" for side in _SIDES)
+
+
+def _tables(split: str, kind: str) -> tuple[str, ...]:
+    return f"oidv6-{split}-{kind}.csv", f"{split}-{kind}.csv"
+
+
+def _names(release: Release, name: str) -> dict[str, str]:
+    """Return the names of classes or attributes; the older files have no header."""
+    lines = (line for _, line in release.lines(name))
+    return {row[0]: row[1].lower() for row in csv.reader(lines) if len(row) == 2 and row[0].startswith("/m/")}
+
+
+def _attributes(release: Release, names: dict[str, str]) -> dict[str, dict[tuple[str, ...], list[str]]]:
+    """Return image -> class and box -> attributes; none without the file."""
+    tables = _tables(release.split, "annotations-vrd")
+    if not any(map(release.find_all, tables)):
+        return {}
+    words = (
+        _names(release, "*attributes-description.csv")
+        if release.find_all("*attributes-description.csv")
+        else {}
+    )
+    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for row in release.rows(*tables):
+        word = words.get(row["LabelName2"], "")
+        if row["RelationLabel"] == "is" and word and row["LabelName1"] in names:
+            word = word.strip("()").removesuffix("(made of)").strip()
+            found.setdefault(row["ImageID"], {}).setdefault(_place_of(row, "1"), []).append(word)
+    return found
+
+
+def _captions(release: Release) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in _narratives(release):
+        found.setdefault(one["image_id"], []).append(one["caption"])
+    return found
+
+
+def _narratives(release: Release) -> Iterator[Any]:
+    for path in release.find_all(f"open_images_{release.split}_v6_*.jsonl"):
+        yield from release.json_lines(path.removeprefix(f"{release.root.rstrip('/')}/"))
+
+
+DATASET = Dataset(
+    "Open Images",
+    "https://storage.googleapis.com/openimages/web/download_v7.html",
+    "annotations CC BY 4.0; images CC BY 2.0",
+    ("train", "validation", "test"),
+    read,
+    published={"images": "1.7 M", "objects": "4.2 M"},
+)

@@ -1,0 +1,1 @@
+"""Filters of texts and images: one file each, which defines `make`."""

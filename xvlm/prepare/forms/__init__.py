@@ -1,0 +1,1 @@
+"""Forms of people's own annotations: one file each, which defines `FORM`."""

@@ -1,0 +1,96 @@
+"""labelme's files: one JSON a photo, with shapes; the label and the description of a shape are its texts.
+
+Rectangles may have any two opposite corners; of circles, polygons and others the box around them is taken.
+Points refer to the upright photo.  The photo is beside the file (`imagePath`), or inside (`imageData`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from xvlm.data.sources.refcoco import read_json_value
+from xvlm.prepare.places import find_image, json_files
+from xvlm.prepare.release import Dataset, Release
+from xvlm.prepare.sample import Sample, Samples
+from xvlm.records import BadRecord
+
+_NO_AREA = ("point", "points", "line", "linestrip")
+
+
+def recognises(path: str, value: Any) -> bool:
+    """Return whether a file, or the first JSON file of a folder, has labelme's form."""
+    if value is None and (files := json_files(path)):
+        value = read_json_value(files[0])
+    return isinstance(value, Mapping) and isinstance(value.get("shapes"), list) and "imagePath" in value
+
+
+def read(release: Release) -> Samples:
+    """Yield each photo with its shapes."""
+    for path in json_files(release.root) or [release.root]:
+        value = read_json_value(path)
+        if not isinstance(value, Mapping) or not isinstance(value.get("shapes"), list):
+            yield BadRecord("not in labelme's form", path)
+            continue
+        try:
+            image = _image(path, value, release.images)
+        except BadRecord as error:
+            yield error
+            continue
+        elems: list[dict[str, Any]] = []
+        for shape in value["shapes"]:
+            try:
+                elems.append({"caption": _texts(shape), "bb": _box(shape, path)})
+            except BadRecord as error:
+                yield error
+        if elems:
+            yield Sample(path, image, {"elems": elems, **_size(value)})
+        else:
+            yield BadRecord("image without annotation", path)
+
+
+def _image(path: str, value: Mapping[str, Any], images: str | None) -> str | bytes:
+    name = str(value.get("imagePath", "")).replace("\\", "/")
+    folder = path.rpartition("/")[0] or "."
+    try:
+        return find_image(path, name, images, folder)
+    except BadRecord:
+        if not value.get("imageData"):
+            raise
+    try:
+        return base64.b64decode(value["imageData"], validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise BadRecord("image is not base64", path, str(error)) from error
+
+
+def _texts(shape: Mapping[str, Any]) -> list[str]:
+    texts = [shape.get("label"), shape.get("description")]
+    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+
+
+def _box(shape: Mapping[str, Any], path: str) -> list[float]:
+    kind = shape.get("shape_type") or "polygon"
+    try:
+        points = [(float(x), float(y)) for x, y in shape["points"]]
+    except (TypeError, ValueError, KeyError) as error:
+        raise BadRecord("wrong type", path, f"points of {shape.get('label')}: {error}") from error
+    if kind in _NO_AREA or len(points) < 2:
+        raise BadRecord("shape without area", path, f"{kind} {shape.get('label')}")
+    if kind == "circle":
+        (x, y), edge = points[0], points[1]
+        radius = math.dist((x, y), edge)
+        return [x - radius, y - radius, 2 * radius, 2 * radius]
+    x0, y0 = (min(axis) for axis in zip(*points, strict=True))
+    x1, y1 = (max(axis) for axis in zip(*points, strict=True))
+    return [x0, y0, x1 - x0, y1 - y0]
+
+
+def _size(value: Mapping[str, Any]) -> dict[str, Any]:
+    size = {"width": value.get("imageWidth"), "height": value.get("imageHeight")}
+    return size if all(isinstance(side, int) for side in size.values()) else {}
+
+
+DATASET = Dataset("labelme", "", "", ("all",), read)

@@ -1,0 +1,180 @@
+"""The hashes and ids of the images of a data set, by which leaks and copies are found."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from xvlm.common.errors import InputError
+from xvlm.common.json_file import parse_json
+from xvlm.common.progress import progress_bar
+from xvlm.data.files import storage
+from xvlm.data.files.limits import Limits, current_limits, set_limits
+from xvlm.data.files.output import join
+from xvlm.data.images.decode import open_image, read_encoded
+from xvlm.data.sources.open import open_source
+from xvlm.data.sources.source import Source
+from xvlm.prepare.perceptual_hash import HASH_BYTES, VIEWS, perceptual_hash, variants
+from xvlm.records import BadRecord, ImageData, normalize_id
+
+CONTENT_BYTES = 16
+SIDECARS = "_shards"
+"""Folder beside shards with what is known of each; readers of a folder leave out names with an underscore."""
+_PART = 64
+"""Images of a task of a process."""
+_COCO_SCHEMES = ("refcoco:", "grefcoco:")
+"""Schemes whose `image_id` is that of COCO."""
+
+
+@dataclass(frozen=True)
+class ImageHashes:
+    """Hashes of the images of a data set.
+
+    Attributes:
+        content: (N, 16) uint8 hashes of the bytes.
+        perceptual: (N, V, 32) uint8 hashes of what the images look like, of V views of each.
+        ids: ids of each image in public data sets.
+        keys: name of each image, in reports.
+    """
+
+    content: np.ndarray
+    perceptual: np.ndarray
+    ids: list[dict[str, str]]
+    keys: list[str]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def content_hash(data: bytes) -> bytes:
+    """Return the hash of the bytes of an image."""
+    return hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
+
+
+def pack_hashes(
+    content: Iterable[bytes], perceptual: Iterable[np.ndarray], fields: Iterable[Mapping[str, Any]]
+) -> bytes:
+    """Return the hashes of the samples of a shard as a file of NumPy.
+
+    Args:
+        content: hashes of the bytes of each image.
+        perceptual: (32,) uint8 of each image.
+        fields: fields of each sample.
+    """
+    data, own = io.BytesIO(), list(fields)
+    np.savez(
+        data,
+        content=np.frombuffer(b"".join(content), np.uint8).reshape(-1, CONTENT_BYTES),
+        perceptual=np.array(list(perceptual), np.uint8).reshape(-1, HASH_BYTES),
+        ids=np.array([_join(one.get("ids", {})) for one in own], dtype=np.str_),
+        keys=np.array([one["key"] for one in own], dtype=np.str_),
+    )
+    return data.getvalue()
+
+
+def _join(ids: Mapping[str, str]) -> str:
+    return ";".join(f"{name}={ids[name]}" for name in sorted(ids))
+
+
+def _split(ids: str) -> dict[str, str]:
+    return dict(part.split("=", 1) for part in ids.split(";") if part)
+
+
+def shard_names(folder: str) -> list[str]:
+    """Return the names of the shards that `xvlm prepare` made in a folder; none if it made none there."""
+    names = storage.list_names(join(folder, SIDECARS))
+    return [name.removesuffix(".npz") for name in names if name.endswith(".npz")]
+
+
+def shard_hashes(folder: str, shard: str) -> ImageHashes:
+    """Return the hashes of the samples of a shard."""
+    data = storage.read_all(join(folder, f"{SIDECARS}/{shard}.npz"))
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
+        ids = [_split(one) for one in found["ids"].tolist()]
+        return ImageHashes(found["content"], found["perceptual"][:, None], ids, found["keys"].tolist())
+
+
+def hash_source(spec: str, workers: int = 1, views: bool = False) -> ImageHashes:
+    """Return the hashes of the different images of any data that xvlm reads, without those it cannot read.
+
+    Args:
+        views: hash also the mirrored and slightly cropped image, see `variants`.
+        workers: number of processes.
+    """
+    source = open_source(spec)
+    images = list(_images(source, spec))
+    parts = [images[start : start + _PART] for start in range(0, len(images), _PART)]
+    hash_some = partial(_hash_some, views=views, limits=current_limits())
+    total = len(parts)
+    if workers == 1:
+        done = list(progress_bar(map(hash_some, parts), f"hashing {spec}", total))
+    else:
+        with ProcessPoolExecutor(workers) as pool:
+            done = list(progress_bar(pool.map(hash_some, parts), f"hashing {spec}", total))
+    rows = [row for part in done for row in part]
+    width = VIEWS if views else 1
+    return ImageHashes(
+        np.frombuffer(b"".join(row[0] for row in rows), np.uint8).reshape(-1, CONTENT_BYTES),
+        np.array([row[1] for row in rows], np.uint8).reshape(-1, width, HASH_BYTES),
+        [row[2] for row in rows],
+        [row[3] for row in rows],
+    )
+
+
+def read_excluded(path: str) -> frozenset[bytes]:
+    """Return the hashes of the bytes of the images in a file of leaks; none without a path.
+
+    Raises MissingFileError, or InputError if it is another file.
+    """
+    if not path:
+        return frozenset()
+    try:
+        lines = storage.read_all(path).decode().splitlines()
+        return frozenset(bytes.fromhex(parse_json(line.encode(), path)["content"]) for line in lines)
+    except (UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no list of images that `xvlm prepare leaks` wrote: {error}") from error
+
+
+def _images(source: Source, spec: str) -> Iterator[tuple[ImageData, dict[str, str], str]]:
+    """Yield image, ids and key of each record; an image that several records name by its path once."""
+    seen: set[str] = set()
+    for number in range(len(source)):
+        try:
+            record = source[number]
+        except BadRecord:
+            continue
+        ids = dict(record.extra.get("ids") or {})
+        if spec.startswith(_COCO_SCHEMES):
+            ids["coco"] = normalize_id(record.extra["image_id"])
+        for image in (record.image, record.extra.get("right")):
+            if isinstance(image, str) and image in seen:
+                continue
+            if isinstance(image, str):
+                seen.add(image)
+            if image is not None:
+                yield image, ids, record.key
+
+
+def _hash_some(
+    images: Iterable[tuple[ImageData, dict[str, str], str]], views: bool, limits: Limits
+) -> list[tuple[bytes, np.ndarray, dict[str, str], str]]:
+    set_limits(limits)
+    rows = []
+    for image, ids, key in images:
+        try:
+            data = read_encoded(image, key, True) if isinstance(image, str) else image
+            opened = open_image(data, key=key)
+            picture = opened.image
+        except BadRecord:
+            continue
+        hashes = variants(picture) if views else perceptual_hash(picture)[None]
+        content = content_hash(data if isinstance(data, bytes) else data.tobytes())
+        rows.append((content, hashes, ids, key))
+    return rows

@@ -1,0 +1,168 @@
+"""`xvlm data look`: what is in a data source, as a page: counts, histograms, and samples with their boxes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from xvlm.common.errors import InputError
+from xvlm.common.progress import progress_bar
+from xvlm.data.images.decode import open_image
+from xvlm.data.samples.concept_checks import hint_at_xyxy, usable_concepts
+from xvlm.data.sources.source import Source
+from xvlm.data.sources.task_fields import answers_of
+from xvlm.records import BadRecord, Concept, Record
+from xvlm.reports import AnswerExample, BoxAnnotation, Item, Metric, Section, Table, draw_boxes, write_report
+
+SAMPLES, COUNTED = 50, 2000
+_AREAS = (0.01, 0.05, 0.2, 0.5, 1.0)
+_WORDS = (1, 2, 4, 8, 16, 32)
+_SHOWN_TEXTS, _BAR = 6, 30
+
+
+@dataclass
+class Counts:
+    """Counts over the records that were read."""
+
+    records: int = 0
+    captions: int = 0
+    region_texts: int = 0
+    boxes: int = 0
+    absent: int = 0
+    task_items: int = 0
+    words: Counter[float] = field(default_factory=Counter)
+    areas: Counter[float] = field(default_factory=Counter)
+    bad: list[BadRecord] = field(default_factory=list)
+
+    def add(self, record: Record, concepts: Sequence[Concept], pixels: int) -> None:
+        """Count a record."""
+        self.records += 1
+        self.absent += len(record.absent_texts)
+        items = [record.extra.get(name) for name in ("questions", "statements")]
+        self.task_items += sum(len(one) for one in items if isinstance(one, list))
+        self.task_items += "question" in record.extra or "sentence" in record.extra
+        for concept in concepts:
+            for text in concept.texts:
+                self.words[_bucket(len(text.split()), _WORDS)] += 1
+            if concept.box_xyxy is None:
+                self.captions += len(concept.texts)
+                continue
+            self.region_texts += len(concept.texts)
+            for x0, y0, x1, y1 in concept.targets_xyxy:
+                self.boxes += 1
+                self.areas[_bucket((x1 - x0) * (y1 - y0) / pixels, _AREAS)] += 1
+
+
+def _bucket(value: float, limits: Sequence[float]) -> float:
+    """Return the first limit that is at least the value, or infinity."""
+    return next((limit for limit in limits if value <= limit), float("inf"))
+
+
+def write_look(path: Path, source: Source, samples: int = SAMPLES, counted: int = COUNTED) -> Path:
+    """Write the page of a source, and return its path.
+
+    Args:
+        path: the HTML file.
+        samples: number of records that are shown, evenly spaced.
+        counted: number of records that are counted, evenly spaced; those of images in the source are read.
+    Raises:
+        InputError: none of the records can be used.
+    """
+    counts, items = Counts(), list[Item]()
+    total = len(source)
+    numbers = sorted({number * total // min(counted, total) for number in range(min(counted, total))})
+    shown = set(numbers[:: max(1, len(numbers) // samples)][:samples])
+    for number in progress_bar(numbers, "reading records", len(numbers)):
+        try:
+            record = source[number]
+            opened = open_image(record.image, key=record.key)
+            concepts, bad = list(record.concepts), list(record.bad)
+            if concepts:
+                concepts, bad = usable_concepts(record, opened)
+            picture = opened.image if number in shown else None
+        except BadRecord as error:
+            counts.bad.append(error)
+            continue
+        counts.bad += bad
+        counts.add(record, concepts, opened.width * opened.height)
+        if picture is not None:
+            items.append(_item(record, concepts, picture))
+    if not counts.records:
+        raise InputError(f"no record of {source.name} can be used; first problem: {counts.bad[0]}")
+    lead = f"{source.name}: {total:,} records, of which {len(numbers):,}, evenly spaced, were read."
+    sections = [
+        Section("Problems", hint_at_xyxy(counts.bad), _problems(counts.bad)),
+        Section("Sizes", "", _histograms(counts)),
+        Section("Samples", "Boxes are where training will see them.", items),
+    ]
+    return write_report(path, "What is in the data", lead=lead, summary=_tiles(counts), sections=sections)
+
+
+def _tiles(counts: Counts) -> list[Metric]:
+    names = ("records", "captions", "region_texts", "boxes", "absent", "task_items")
+    values = [(name.replace("_", " "), getattr(counts, name)) for name in names]
+    return [Metric(name, f"{value:,}") for name, value in values if value]
+
+
+def _problems(bad: Sequence[BadRecord]) -> list[Item]:
+    reasons = Counter(one.reason for one in bad)
+    first = {one.reason: one for one in reversed(bad)}
+    rows = [(reason, count, str(first[reason])) for reason, count in reasons.most_common()]
+    return [Table(("problem", "number", "such as"), rows)] if rows else []
+
+
+def _histograms(counts: Counts) -> list[Item]:
+    tables: list[Item] = []
+    for title, buckets, unit in (
+        ("words of a text", counts.words, ""),
+        ("box as a part of its image", counts.areas, " %"),
+    ):
+        if total := sum(buckets.values()):
+            rows = [
+                (_label(limit, unit), n, _bar(n, max(buckets.values())))
+                for limit, n in sorted(buckets.items())
+            ]
+            tables.append(Table((title, f"of {total:,}", ""), rows))
+    return tables
+
+
+def _label(limit: float, unit: str) -> str:
+    if limit == float("inf"):
+        return "more"
+    return f"up to {100 * limit:g}{unit}" if unit else f"up to {limit:g}"
+
+
+def _bar(number: int, largest: int) -> str:
+    return "█" * max(1, round(_BAR * number / largest))
+
+
+def _item(record: Record, concepts: Sequence[Concept], picture: Image.Image) -> AnswerExample:
+    boxes = [BoxAnnotation(box, one.texts[0]) for one in concepts for box in one.targets_xyxy]
+    captions = [text for one in concepts if one.box_xyxy is None for text in one.texts]
+    lines = [("caption", text) for text in captions[:_SHOWN_TEXTS]]
+    regions = [text for one in concepts if one.box_xyxy is not None for text in one.texts]
+    lines += [("regions", ", ".join(regions[:_SHOWN_TEXTS]))] if regions else []
+    lines += [("absent", text) for text in record.absent_texts[:_SHOWN_TEXTS]]
+    lines += _task_lines(record)
+    return AnswerExample([draw_boxes(picture, boxes)], lines=[*lines, ("record", record.key)])
+
+
+def _task_lines(record: Record) -> Iterable[tuple[str, str]]:
+    for question in _objects(record, "questions", "question"):
+        try:
+            yield "question", f"{question['question']} {' / '.join(dict.fromkeys(answers_of(question)))}"
+        except BadRecord as error:
+            yield "question", str(error)
+    for statement in _objects(record, "statements", "sentence"):
+        yield "statement", f"{statement['sentence']} ({statement.get('label')})"
+
+
+def _objects(record: Record, several: str, one: str) -> list[dict[str, object]]:
+    """Return up to some objects of a list in `extra`, or `extra` itself as the only one."""
+    found = record.extra.get(several, [record.extra])
+    found = found if isinstance(found, list) else []
+    return [item for item in found if isinstance(item, dict) and one in item][:_SHOWN_TEXTS]
