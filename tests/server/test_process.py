@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
@@ -47,6 +48,20 @@ def test_many_clients_at_once(folder: Path) -> None:
                 assert answer.headers["retry-after"] == "1"
         assert seconds < 40
         assert httpx.get(f"{running.url}/healthz").status_code == 200
+
+
+def test_answers_do_not_wait_for_acknowledgements(folder: Path) -> None:
+    """Their head and body are sent apart; with Nagle's algorithm the body would be 40 ms late."""
+    with serving(folder) as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port)
+        seconds = []
+        for _ in range(20):
+            begin = time.perf_counter()
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read() == b'{"status":"ok"}'
+            seconds.append(time.perf_counter() - begin)
+        connection.close()
+    assert sorted(seconds)[10] < 0.03
 
 
 def test_slow_clients_are_let_go(folder: Path) -> None:
