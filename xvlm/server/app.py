@@ -179,7 +179,9 @@ def _encoded(vector_E: np.ndarray, body: schemas.EmbeddingsRequest) -> list[floa
 
 
 def _add_search(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/search", response_model=schemas.SearchAnswer)
+    lines = {"description": "with `stream`, a line each", "content": {"application/x-ndjson": {}}}
+
+    @app.post("/v1/search", response_model=schemas.SearchAnswer, responses={200: lines})
     async def search(body: schemas.SearchRequest, request: Request) -> Any:
         """Search the index by a text, an image, or both."""
         begin = _begin(request, [body.text] if body.text is not None else [])
@@ -240,10 +242,12 @@ async def _lines(
 
 
 def _search_answer(hits: Sequence[Hit], reranked: bool, times: dict[str, float]) -> schemas.SearchAnswer:
+    same = schemas.HitAnswer.model_fields.keys() - {"photo", "time"}
     answers = [
         schemas.HitAnswer(
             photo=hit.hash,
-            **{name: getattr(hit, name) for name in schemas.HitAnswer.model_fields.keys() - {"photo"}},
+            time=None if hit.time is None else hit.time.isoformat(),
+            **{name: getattr(hit, name) for name in same},
         )
         for hit in hits
     ]

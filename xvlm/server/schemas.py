@@ -11,6 +11,13 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Box = tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
 Id = Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
+_IMAGE = (
+    "iVBORw0KGgoAAAANSUhEUgAAABgAAAAQAQMAAAA26i3WAAAABlBMVEXIPDw8Wsh+atQgAAAAF0lEQVR42mNgQAWM"
+    "DP8/MjEwMODC6AAAWl8CAPXnGikAAAAASUVORK5CYII="
+)
+"""A small picture, as an example."""
+_TEXT = "a red dog"
+
 
 class Strict(BaseModel):
     """A request; an unknown field is an error."""
@@ -21,7 +28,9 @@ class Strict(BaseModel):
 class ImageRequest(Strict):
     """A request about an image: one that is sent, or one of the index."""
 
-    image: Annotated[str | None, Field(description="encoded image in base64, or as a data URL")] = None
+    image: Annotated[
+        str | None, Field(description="encoded image in base64, or as a data URL", examples=[_IMAGE])
+    ] = None
     photo: Annotated[Id | None, Field(description="photo of the index")] = None
 
 
@@ -36,7 +45,7 @@ class Near(Strict):
 class SearchRequest(ImageRequest):
     """What to search for: a text, an image, or both."""
 
-    text: str | None = None
+    text: Annotated[str | None, Field(examples=[_TEXT])] = None
     box_xyxy: Annotated[Box | None, Field(description="region of the image, in pixels")] = None
     k: Annotated[int, Field(ge=1, le=200)] = 20
     offset: Annotated[int, Field(ge=0, le=10000)] = 0
@@ -56,14 +65,14 @@ class SearchRequest(ImageRequest):
 class GroundRequest(ImageRequest):
     """Phrases to find in an image."""
 
-    phrases: list[str]
+    phrases: Annotated[list[str], Field(examples=[[_TEXT]])]
     threshold: Probability = 0.5
 
 
 class MatchRequest(ImageRequest):
     """Texts to compare with an image."""
 
-    texts: list[str]
+    texts: Annotated[list[str], Field(examples=[[_TEXT, "a small cat"]])]
 
 
 class CaptionRequest(ImageRequest):
@@ -77,14 +86,16 @@ class CaptionRequest(ImageRequest):
 class AskRequest(ImageRequest):
     """A question about an image."""
 
-    question: str
-    answers: Annotated[list[str] | None, Field(description="candidate answers")] = None
+    question: Annotated[str, Field(examples=["what is red?"])]
+    answers: Annotated[
+        list[str] | None, Field(description="candidate answers", examples=[["dog", "cat"]])
+    ] = None
 
 
 class EmbeddingsRequest(Strict):
     """OpenAI's request for embeddings; an input that is a data URL of an image is an image."""
 
-    input: str | list[str]
+    input: Annotated[str | list[str], Field(examples=[_TEXT])]
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
@@ -108,7 +119,9 @@ class HitAnswer(BaseModel):
     boxes_xyxy: list[Box]
     width: int
     height: int
-    time: datetime | None
+    time: Annotated[
+        str | None, Field(description="when it was taken: ISO 8601, local time without a time zone")
+    ]
     latitude: float | None
     longitude: float | None
 
