@@ -501,6 +501,42 @@ def nocaps(root: Path) -> None:
     )
 
 
+def vlue(root: Path) -> None:
+    """Files of the repository, with images of MaRVL, whose folders are not ASCII."""
+    names = ("ta/images/73-கரிக்கோல்/73-1.jpg", "sw/images/6-Ng'ombe/6-1.jpg")
+    for number, name in enumerate(names):
+        picture(root / "images" / name, 70 + number)
+    captions = [{"image": name, "caption": [text(one) for one in range(5)]} for name in names]
+    dump(root / "data/itr_vlue_test.json", captions)
+    pairs = [{"sentence": text(0), "images": list(names), "label": "True"}]
+    dump(root / "data/nlvr2_vlue_test.json", pairs)
+    questions = [{"question_id": 1, "question": "Is it red?", "image": names[0], "answer": "yes"}]
+    dump(root / "data/vqa_vlue_test.json", questions)
+
+
+def finehard(root: Path) -> None:
+    """Regions with scores and perturbed texts; a box in pixels, an image that was not downloaded."""
+    rows = []
+    for number in range(3):
+        name = f"coyo_image_1/00010/{number}.jpg"
+        if number != 2:
+            picture(root / "grit-12m" / name, 80 + number)
+        info = {
+            "bbox": [0.1, 0.2, 0.6, 0.9, 0.83],
+            "short_expr": "red dog",
+            "long_expr": "a red dog that sits",
+        }
+        info |= {"flag_short_neg": 1, "short_expr_negs": {"0": "blue dog"}}  # type: ignore[dict-item]
+        row = {
+            "f_path": f"grit-20m/data-12m/{name}",
+            "caption": text(number) * 3,
+            "short_caption": text(number),
+        }
+        rows.append({**row, "bbox_info": [info]})
+    wrong = {**rows[0], "bbox_info": [{**info, "bbox": [8, 12, 48, 54, 0.9]}]}
+    dump(root / "jsonfiles/2024-12-06_18-32-53_results_10.json", [*rows, wrong])
+
+
 RELEASES: dict[str, Callable[[Path], None]] = {
     "coco": coco,
     "visual_genome": visual_genome,
@@ -519,5 +555,7 @@ RELEASES: dict[str, Callable[[Path], None]] = {
     "nlvr2": nlvr2,
     "snli_ve": snli_ve,
     "nocaps": nocaps,
+    "vlue": vlue,
+    "finehard": finehard,
 }
 """Writers of the releases; a new file in `prepare/datasets` is tested as soon as it has one."""

@@ -11,6 +11,7 @@ import pytest
 
 from tests.contracts import toys
 from tests.prepare.releases import RELEASES
+from xvlm.data.images.decode import open_image
 from xvlm.data.sources.open import open_source
 from xvlm.prepare.prepare import Prepared, prepare
 from xvlm.prepare.settings import Settings
@@ -53,6 +54,8 @@ EXPECTED: dict[str, tuple[tuple[int, ...], dict[str, int], dict[str, int]]] = {
     "nlvr2": ((2, 0, 0, 0, 2), {"image file missing": 1}, {}),
     "snli_ve": ((2, 0, 0, 0, 10), {}, {}),
     "nocaps": ((1, 10, 0, 0, 0), {"image without annotation": 1}, {}),
+    "vlue": ((2, 10, 0, 0, 0), {}, {}),
+    "finehard": ((2, 4, 4, 2, 0), {"image file missing": 1, "wrong type": 1}, {}),
 }
 
 
@@ -92,6 +95,16 @@ def test_from_the_release_to_a_training_step(name: str, tmp_path: Path) -> None:
     assert described["counts"] == dict(zip(totals, counts, strict=True))
     assert len(open_source(str(tmp_path / "out"))) == counts[0]
     train(replace(training_run(name, tmp_path / "out"), seed=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("split", "items"), [("nlvr2", 1), ("vqa", 1), ("retrieval", 0)])
+def test_every_task_of_vlue(split: str, items: int, tmp_path: Path) -> None:
+    done = prepared("vlue", tmp_path, split=split)
+    assert (done.total("samples"), done.total("task_items")) == (1 if items else 2, items)
+    record = open_source(str(tmp_path / "out"))[0]
+    assert open_image(record.image, key="k").width == 80
+    if split == "nlvr2":
+        assert open_image(record.extra["right"], key="k").width == 80
 
 
 @pytest.mark.parametrize("name", DATASETS)

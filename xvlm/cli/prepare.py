@@ -60,13 +60,14 @@ def release_command(name: str) -> Callable[..., None]:
         engine: Literal["local", "ray"] = "local",
         workers: PositiveInt = 2,
         max_pixels: PositiveInt = 100_000_000,
+        allow_remote: Flag = False,
     ) -> None:
         """Prepare."""
         from xvlm.data.files.limits import change_limits
         from xvlm.prepare.prepare import prepare
         from xvlm.prepare.settings import Settings
 
-        change_limits(max_pixels=max_pixels)
+        change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
         settings = Settings(resize, quality, filters, max_repeats, exclude)
         done = prepare(name, release, out, split, settings, per_shard, engine, workers)
         print(done.summary())
@@ -86,6 +87,7 @@ def release_command(name: str) -> Callable[..., None]:
         engine: local: processes of this machine; ray: a Ray cluster (RAY_ADDRESS, else a local one).
         workers: number of processes or Ray workers.
         max_pixels: maximum width x height of an image.
+        allow_remote: annotations may name images by URL.
     """
     return prepare_release
 
@@ -100,6 +102,8 @@ def import_annotations(
     filters: tuple[str, ...] = (),
     per_shard: PositiveInt = 1000,
     workers: PositiveInt = 2,
+    max_pixels: PositiveInt = 100_000_000,
+    allow_remote: Flag = False,
     no_sheet: Flag = False,
 ) -> None:
     """Prepare annotations of one's own: COCO, labelme, Label Studio, CVAT, YOLO, Pascal VOC and others.
@@ -114,11 +118,15 @@ def import_annotations(
         filters: filters of texts and images: length:min_words=2, my_filter.py.
         per_shard: samples of a shard.
         workers: number of processes.
+        max_pixels: maximum width x height of an image.
+        allow_remote: annotations may name images by URL.
         no_sheet: write no page.
     """
+    from xvlm.data.files.limits import change_limits
     from xvlm.prepare.importing import import_annotations as run
     from xvlm.prepare.settings import Settings
 
+    change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
     settings = Settings(resize, quality, filters)
     print(run(annotations, out, form, images, settings, per_shard, workers, not no_sheet).summary())
 

@@ -101,7 +101,10 @@ def to_json(value: Any) -> Any:
 
 def json_text(value: Any, indent: int | None = None) -> str:
     """Format a value as JSON that every parser accepts: a number that is not finite becomes null."""
-    return json.dumps(_null_if_not_finite(to_json(value)), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)  # plain finite values are the usual case
+    except (TypeError, ValueError):
+        return json.dumps(_null_if_not_finite(to_json(value)), indent=indent, allow_nan=False)
 
 
 def _null_if_not_finite(value: Any) -> Any:

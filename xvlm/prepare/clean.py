@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xvlm.data.images.decode import ImageFile, open_image, open_pillow
+from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.concept_checks import usable_concepts
 from xvlm.data.sources.record_fields import record_from_fields
 from xvlm.prepare.filtering import Filter, why_not_image, why_not_text
@@ -143,20 +143,19 @@ def _encode(
 ) -> tuple[bytes, str, tuple[float, float], Image.Image]:
     """Return encoded image, suffix, scale of x and y, and an upright image to hash; the image was decoded."""
     assert isinstance(opened.data, bytes)
-    form = open_pillow(opened.data).format or ""
     shorter = min(opened.width, opened.height)
     target = settings.resize
     if target is not None and shorter > target:
         width, height = (max(1, round(side * target / shorter)) for side in (opened.width, opened.height))
         image = opened.resized((0, 0, opened.width, opened.height), (height, width), fast=True)
         return _jpeg(image, settings.quality), "jpg", (width / opened.width, height / opened.height), image
-    if form not in SUFFIXES:
-        notes.append(Note("image encoded again", opened.key, f"{form} becomes JPEG"))
+    if opened.format not in SUFFIXES:
+        notes.append(Note("image encoded again", opened.key, f"{opened.format} becomes JPEG"))
         image = opened.image
         return _jpeg(image, 95), "jpg", (1.0, 1.0), image
     whole = (0.0, 0.0, float(opened.width), float(opened.height))
     small = opened.resized(whole, (HASH_PIXELS, HASH_PIXELS), fast=True)
-    return opened.data, SUFFIXES[form], (1.0, 1.0), small
+    return opened.data, SUFFIXES[opened.format], (1.0, 1.0), small
 
 
 def _jpeg(image: Image.Image, quality: int) -> bytes:

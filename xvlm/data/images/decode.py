@@ -48,6 +48,7 @@ class ImageFile:
         width: width of the upright image in pixels.
         height: height of the upright image in pixels.
         orientation: EXIF orientation, 1 to 8; 1 is upright as stored.
+        format: Pillow's name of the format; empty for an array.
     """
 
     data: bytes | np.ndarray
@@ -55,6 +56,7 @@ class ImageFile:
     width: int
     height: int
     orientation: int = 1
+    format: str = ""
 
     @property
     def stored_size(self) -> tuple[int, int]:
@@ -171,7 +173,7 @@ def open_image(
     width, height = stored.size
     if orientation in _SIDEWAYS:
         width, height = height, width
-    return ImageFile(data, key, width, height, orientation)
+    return ImageFile(data, key, width, height, orientation, stored.format or "")
 
 
 def check_size(width: int, height: int, key: str, max_pixels: int | None = None) -> None:
