@@ -179,6 +179,13 @@ def test_the_approximate_index_is_built_measured_extended_and_rebuilt(
     ]
     assert recall_of(exact, found) == pytest.approx(built.approximate.recall)
 
+    table.add(random_rows(6, 900, 900))
+    waiting = maintain(tmp_path, table, WINDOWS, queries_QE)
+    assert (waiting.unindexed, waiting.fragments) == (6, 2), "a few rows wait"
+    late = {row.path for row in random_rows(6, 900, 900)}
+    assert late <= {row.path for row in table.nearest(unit(0), 306, PhotoFilter(), 17)}, "and are found"
+    table.delete(late)
+
     table.add(random_rows(200, 300, 300))
     assert upkeep.health(tmp_path, table, WINDOWS).unindexed == 200
     extended = maintain(tmp_path, table, WINDOWS, queries_QE)

@@ -6,6 +6,7 @@ step, and the nearest photo is that with the nearest vector.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,9 +14,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
+
+# Lance's warnings about its partitions mean nothing to a user; recall is measured after every change of them.
+os.environ.setdefault("LANCEDB_LOG", "error")
+import lancedb
 from lancedb.index import IvfSq
 
 from xvlm.common.errors import DamagedIndexError, InputError, OutputError, first_line

@@ -1,7 +1,9 @@
-"""Upkeep of an index, done after every update: compaction, old versions, and the approximate index.
+"""Upkeep of an index, looked after with every update: compaction, old versions, and the approximate index.
 
 LanceDB does none of it by itself: each commit adds files and a version, rows that came after the approximate
 index was built are compared one by one, and its partitions are those of the vectors that it was built on.
+Compaction rewrites a table with an approximate index, which takes minutes for a million vectors, so that it
+waits until there is enough to do; searches are exact for the rows that wait.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ APPROXIMATE_FROM = 50_000
 """Vectors from which an approximate index is built; fewer are compared one by one in less than 50 ms."""
 REBUILD_GROWTH = 2.0
 """The index is built anew when the table has grown by this factor, since its partitions no longer fit."""
+MAX_UNINDEXED = 0.02
+"""Share of the photos that may wait for the approximate index; comparing them takes about as long as it does."""
+MAX_FRAGMENTS, MAX_VERSIONS = 50, 100
+"""Files and states of the table that may wait for the next compaction, if it has an approximate index."""
 WANTED_RECALL = 0.97
 RECALL_AT = 10
 FEWEST_PROBES = 8
@@ -88,21 +94,32 @@ def read_approximate(folder: Path) -> Approximate | None:
 
 
 def maintain(folder: Path, table: PhotoTable, windows: int, queries_QE: np.ndarray) -> Health:
-    """Compact the table, delete old versions, and build or extend the approximate index.
+    """Compact the table, delete old versions, and build or extend the approximate index, if that is due.
 
     Args:
         folder: folder of the index.
         windows: vectors of a photo.
         queries_QE: (Q, E) unit vectors to measure the recall by.
     """
-    table.compact()
     rows, state = len(table), read_approximate(folder)
+    if state is not None and not _is_due(health(folder, table, windows)):
+        return health(folder, table, windows)
+    table.compact()
     if rows * windows >= APPROXIMATE_FROM and (state is None or rows > REBUILD_GROWTH * state.rows):
         state = Approximate(max(1, math.isqrt(rows * windows)), FEWEST_PROBES, rows, 0.0)
         table.build_approximate(state.partitions)
     if state is not None:
         write_json(folder / FILE, with_recall(table, state, queries_QE))
     return health(folder, table, windows)
+
+
+def _is_due(found: Health) -> bool:
+    """Return whether a table with an approximate index is to be compacted."""
+    return (
+        found.unindexed > MAX_UNINDEXED * found.photos
+        or found.fragments > MAX_FRAGMENTS
+        or found.versions > MAX_VERSIONS
+    )
 
 
 def with_recall(table: PhotoTable, state: Approximate, queries_QE: np.ndarray) -> Approximate:
