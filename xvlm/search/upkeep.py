@@ -27,7 +27,7 @@ APPROXIMATE_FROM = 50_000
 REBUILD_GROWTH = 2.0
 """The index is built anew when the table has grown by this factor, since its partitions no longer fit."""
 MAX_UNINDEXED = 0.02
-"""Share of the photos that may wait for the approximate index; comparing them takes about as long as it does."""
+"""Share of the photos that may wait for the approximate index; comparing them takes about as long."""
 MAX_FRAGMENTS, MAX_VERSIONS = 50, 100
 """Files and states of the table that may wait for the next compaction, if it has an approximate index."""
 WANTED_RECALL = 0.97
