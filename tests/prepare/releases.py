@@ -250,9 +250,7 @@ def openimages(root: Path) -> None:
     for number, image_id in enumerate(ids):
         picture(root / "train" / f"{image_id}.jpg", 30 + number)
     (root / "class-descriptions-boxable.csv").write_text('/m/0cgh4,Building\n/m/04bcr3,"Table"\n')
-    (root / "oidv6-attributes-description.csv").write_text(
-        "LabelName,DisplayName\n/m/083vt,Wooden (made of)\n"
-    )
+    (root / "oidv6-attributes-description.csv").write_text("id,name\n/m/083vt,(made of)Wood\n")
     head = [
         "ImageID",
         "Source",
@@ -288,7 +286,7 @@ def openimages(root: Path) -> None:
         "XMax2",
         "YMin2",
         "YMax2",
-        "RelationLabel",
+        "RelationshipLabel",
     ]
     row = [ids[0], "/m/04bcr3", "/m/083vt", 0.5, 1.0, 0.5, 1.0, 0.5, 1.0, 0.5, 1.0, "is"]
     with (root / "oidv6-train-annotations-vrd.csv").open("w", newline="") as file:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.contracts import toys
-from tests.prepare.releases import RELEASES
+from tests.prepare.releases import RELEASES, dump, picture
 from xvlm.data.images.decode import open_image
 from xvlm.data.sources.open import open_source
 from xvlm.prepare.prepare import Prepared, prepare
@@ -95,6 +95,30 @@ def test_from_the_release_to_a_training_step(name: str, tmp_path: Path) -> None:
     assert described["counts"] == dict(zip(totals, counts, strict=True))
     assert len(open_source(str(tmp_path / "out"))) == counts[0]
     train(replace(training_run(name, tmp_path / "out"), seed=1), tmp_path / "run")
+
+
+def test_sbu_as_it_was_released(tmp_path: Path) -> None:
+    """Two lists beside each other, and images named by their place in them."""
+    urls = [f"http://static.flickr.com/2723/438505896{number}_b0f291553e.jpg" for number in range(3)]
+    dump(
+        tmp_path / "in/sbu-captions-all.json",
+        {"image_urls": urls, "captions": ["a", "b", "c"], "user_ids": [1] * 3},
+    )
+    for number in (0, 2):
+        picture(tmp_path / f"in/images/{number:09}.jpg", number)
+    done = prepare("sbu", str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    assert done.tally("left_out").counts == {"image file missing": 1}
+    found = [open_source(str(tmp_path / "out"))[number] for number in range(2)]
+    assert [one.concepts[0].texts[0] for one in found] == ["a", "c"]
+    assert found[1].extra["ids"] == {"flickr": "4385058962"}
+
+
+def test_parts_in_one_folder_are_told_apart(tmp_path: Path) -> None:
+    RELEASES["cc3m"](tmp_path / "in")
+    for number, part in enumerate(("train", "validation")):
+        (tmp_path / f"in/0000{number}.tar").rename(tmp_path / f"in/cc3m-{part}-0000.tar")
+    done = prepare("cc3m", str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    assert (done.total("samples"), len(done.shards)) == (5, 1)
 
 
 @pytest.mark.parametrize(("split", "items"), [("nlvr2", 1), ("vqa", 1), ("retrieval", 0)])

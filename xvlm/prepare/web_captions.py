@@ -26,8 +26,9 @@ Table = tuple[str, str, str]
 
 
 def tars(release: Release) -> list[str]:
-    """Return the shards of a release, sorted."""
-    return release.find_all("*.tar") or release.find_all(f"{release.split}/*.tar")
+    """Return the shards of a part of a release, sorted; pixparse has all parts in one folder."""
+    names = (f"*{release.split}*.tar", "*.tar", f"{release.split}/*.tar")
+    return next(filter(None, map(release.find_all, names)), [])
 
 
 def read_web(release: Release, table: Table) -> Samples:
@@ -120,7 +121,12 @@ def _read_table(release: Release, table: Table) -> Samples:
 
 
 def _rows(release: Release, name: str, columns: list[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
-    """Yield (row from 0, values by column) of a table without a header."""
+    """Yield (row from 0, values by column) of a table without a header, or of SBU's lists of both columns."""
+    if name.endswith(".json"):
+        value = release.json(name)
+        pairs = zip(value["image_urls"], value["captions"], strict=True)
+        yield from ((row, {"url": url, "caption": caption}) for row, (url, caption) in enumerate(pairs))
+        return
     for number, line in release.lines(name):
         cells = line.split("\t")
         yield number - 1, dict(zip(columns, cells, strict=True)) if len(cells) == len(columns) else None

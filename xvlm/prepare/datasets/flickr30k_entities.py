@@ -40,7 +40,8 @@ def _sample(release: Release, folder: str, photo_id: str) -> Sample:
     for one in root.findall("object"):
         box = one.find("bndbox")
         if box is not None:
-            x0, y0, x1, y1 = number(box, "xmin", "ymin", "xmax", "ymax")
+            # Pixels count from 1, as the reader of the release has it.
+            x0, y0, x1, y1 = (one - 1 for one in number(box, "xmin", "ymin", "xmax", "ymax"))
             for name in one.findall("name"):
                 boxes.setdefault((name.text or "").strip(), []).append([x0, y0, x1 - x0, y1 - y0])
     captions: list[str] = []

@@ -1,19 +1,22 @@
 """Open Images (Kuznetsova et al., 2020; version 6 or 7): boxes, attributes and narratives.
 
 The release is `oidv6-train-annotations-bbox.csv` (`validation-` or `test-annotations-bbox.csv`), the names of
-classes (`class-descriptions-boxable.csv`, with or without a header), and the images `train/ID.jpg`.  If they
-are there, relationships "is" of `oidv6-train-annotations-vrd.csv` become attributes, whose names
-`oidv6-attributes-description.csv` has, and localized narratives (`open_images_train_v6_*.jsonl`) captions.
-Boxes are parts of the image; those that surround a group (`IsGroupOf`) are left out.
+classes (`class-descriptions-boxable.csv`, with or without a header), and the images `train/ID.jpg`, or
+`train_0/ID.jpg` by their first digit.  If they are there, relationships "is" of
+`oidv6-train-annotations-vrd.csv` become attributes, whose names `oidv6-attributes-description.csv` has, and
+localized narratives (`open_images_train_v6_*.jsonl`) captions.  Boxes are parts of the image; those that
+surround a group (`IsGroupOf`) are left out.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import cache
 from itertools import groupby
 from typing import Any
 
+from xvlm.data.files import storage
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
@@ -63,7 +66,15 @@ def _sample(
 
 
 def _place(release: Release, image_id: str) -> str:
-    return release.path(f"{release.split}/{image_id}.jpg")
+    """Return the path of an image; the tars of the training images have a folder for each first digit."""
+    folder = f"{release.split}_{image_id[0]}"
+    inside = folder if _has_folder(release, folder) else release.split
+    return release.path(f"{inside}/{image_id}.jpg")
+
+
+@cache
+def _has_folder(release: Release, folder: str) -> bool:
+    return storage.is_folder(release.path(folder))
 
 
 def _place_of(row: dict[str, str], number: str) -> tuple[str, ...]:
@@ -94,8 +105,8 @@ def _attributes(release: Release, names: dict[str, str]) -> dict[str, dict[tuple
     found: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for row in release.rows(*tables):
         word = words.get(row["LabelName2"], "")
-        if row["RelationLabel"] == "is" and word and row["LabelName1"] in names:
-            word = word.strip("()").removesuffix("(made of)").strip()
+        if row["RelationshipLabel"] == "is" and word and row["LabelName1"] in names:
+            word = word.replace("(made of)", "").strip()
             found.setdefault(row["ImageID"], {}).setdefault(_place_of(row, "1"), []).append(word)
     return found
 

@@ -12,7 +12,7 @@ from xvlm.prepare.web_captions import read_web, tars
 
 def read(release: Release) -> Samples:
     """Yield each image with its caption."""
-    return read_web(release, ("sbu*.tsv", "url", "caption"))
+    return read_web(release, ("sbu-captions-all.json", "url", "caption"))
 
 
 DATASET = Dataset(

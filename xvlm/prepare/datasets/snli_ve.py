@@ -19,7 +19,9 @@ def read(release: Release) -> Samples:
     by_photo: dict[str, list[dict[str, Any]]] = {}
     for one in release.json_lines(f"snli_ve_{release.split}.jsonl"):
         statement = {"sentence": one["sentence2"], "label": one["gold_label"], "pairID": one["pairID"]}
-        by_photo.setdefault(str(one["Flickr30K_ID"]), []).append(statement)
+        # The first release spelt it otherwise, and some copies have the name of the file.
+        photo_id = str(one.get("Flickr30K_ID") or one["Flikr30kID"]).partition(".")[0]
+        by_photo.setdefault(photo_id, []).append(statement)
     for photo_id, statements in by_photo.items():
         yield photo(release, folder, f"{photo_id}.jpg", {"statements": statements})
 

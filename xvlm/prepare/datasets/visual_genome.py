@@ -78,7 +78,7 @@ def _places(release: Release) -> dict[str, str]:
 
 def _ids(image: Mapping[str, Any]) -> dict[str, str]:
     names = {"vg": image["image_id"], "coco": image.get("coco_id"), "flickr": image.get("flickr_id")}
-    return {name: normalize_id(value) for name, value in names.items() if value is not None}
+    return {name: normalize_id(value) for name, value in names.items() if value not in (None, -1)}
 
 
 DATASET = Dataset(
