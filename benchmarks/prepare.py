@@ -45,7 +45,7 @@ class Study:
     photos: Path
     out: Path
     resize: int = 384
-    count: int = 1000
+    count: int = 3000
     rounds: int = 3
     growth: tuple[int, ...] = (1000, 10_000, 100_000)
     workers: int = 2
@@ -97,7 +97,15 @@ def run(study: Study, lines: Path, out: Path, resize: int | None) -> None:
     """Prepare the lines."""
     shutil.rmtree(out, ignore_errors=True)
     settings = Settings(resize)
-    prepare("lines", str(lines), str(out), settings=settings, workers=study.workers, room="prepare.forms")
+    prepare(
+        "lines",
+        str(lines),
+        str(out),
+        settings=settings,
+        workers=study.workers,
+        per_shard=500,
+        room="prepare.forms",
+    )
 
 
 def main(study: Study) -> None:

@@ -72,6 +72,14 @@ def test_a_dead_worker_costs_its_shard_only(engine: str, release: Path, tmp_path
     assert contents(tmp_path / "out") == contents(tmp_path / "again")
 
 
+def test_processes_do_not_load_torch() -> None:
+    """It would take each of them seconds and half a gigabyte."""
+    code = "import sys, xvlm.prepare.shard as s; s.find_dataset('prepare.datasets', 'coco')\n"
+    code += "from xvlm.prepare.filtering import make_filters; make_filters(['length'])\n"
+    code += "assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_a_worker_that_always_dies_is_an_error(release: Path, tmp_path: Path) -> None:
     deadly = Settings(filters=(f"{DEADLY}:marker={tmp_path / 'died'},always=true",))
     with pytest.raises(WorkerDiedError, match=r"the shard all-0000\d died 3 times"):

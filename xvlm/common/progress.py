@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from typing import TypeVar
 
-import torch.distributed as dist
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -32,7 +31,9 @@ class Progress:
     def __init__(self, title: str, total: int, start: int = 0, line_seconds: float = 15.0) -> None:
         self.title, self.total, self.start = printable(title), total, start
         self.line_seconds = line_seconds
-        self.is_main = not dist.is_initialized() or dist.get_rank() == 0
+        # Not imported for it: processes that prepare data have no use for torch, which takes seconds to load.
+        dist = sys.modules.get("torch.distributed")
+        self.is_main = dist is None or not dist.is_initialized() or dist.get_rank() == 0
         self.start_time = self.last_line_time = time.monotonic()
         self.console = Console(stderr=True)
         self.bar = RichProgress(
