@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.prepare.releases import dump
 from tests.tiny import photo
 
 SIZES = {"a.jpg": (200, 100), "b.jpg": (80, 60)}
@@ -35,13 +36,6 @@ def fractions(name: str, box: tuple[int, int, int, int]) -> list[float]:
     width, height = SIZES[name]
     x, y, w, h = xywh(box)
     return [x / width, y / height, w / width, h / height]
-
-
-def dump(path: Path, value: Any) -> Path:
-    """Write JSON."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value))
-    return path
 
 
 def coco(root: Path) -> Path:

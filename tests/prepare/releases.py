@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import refcoco_data
+from tests.published_data import write_lines
 from tests.tiny import photo
 
 SIZE = (80, 60)
@@ -37,16 +38,11 @@ def picture(path: Path, seed: int = 0, mode: str = "RGB", orientation: int = 1) 
     return path
 
 
-def dump(path: Path, value: Any) -> None:
-    """Write JSON."""
+def dump(path: Path, value: Any) -> Path:
+    """Write JSON, and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))
-
-
-def dump_lines(path: Path, values: Sequence[Any]) -> None:
-    """Write JSON lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
 
 
 def coco(root: Path) -> None:
@@ -296,7 +292,7 @@ def openimages(root: Path) -> None:
         {**one, "image_id": ids[0], "caption": "In this image there is a building."},
         {**one, "image_id": ids[2], "caption": "A table."},
     ]
-    dump_lines(root / "open_images_train_v6_localized_narratives-00000-of-00010.jsonl", narratives)
+    write_lines(root / "open_images_train_v6_localized_narratives-00000-of-00010.jsonl", narratives)
 
 
 def flickr_photos(root: Path, ids: Sequence[int]) -> None:
@@ -451,7 +447,7 @@ def nlvr2(root: Path) -> None:
                 "validation": {},
             }
         )
-    dump_lines(root / "train.json", lines)
+    write_lines(root / "train.json", lines)
 
 
 def snli_ve(root: Path) -> None:
@@ -471,7 +467,7 @@ def snli_ve(root: Path) -> None:
         for photo_id in (36979, 65567)
         for number, label in enumerate(labels)
     ]
-    dump_lines(root / "snli_ve_train.jsonl", lines)
+    write_lines(root / "snli_ve_train.jsonl", lines)
 
 
 def nocaps(root: Path) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.prepare.releases import RELEASES, dump_lines
+from tests.prepare.releases import RELEASES
 from tests.prepare.test_engines import run
+from tests.published_data import write_lines
 from tests.refcoco_data import IMAGES
 from xvlm.prepare.common_ids import flickr_id
 from xvlm.prepare.leaks import LeakError, find_leaks, raise_leaks, write_leaks
@@ -47,7 +48,7 @@ def evaluation(tmp_path: Path) -> Path:
         path.parent.mkdir(exist_ok=True)
         picture(number).save(path, quality=95)
         rows.append({"image": path.name, "caption": ["a picture"]})
-    dump_lines(tmp_path / "eval/eval.jsonl", rows)
+    write_lines(tmp_path / "eval/eval.jsonl", rows)
     return tmp_path / "eval/eval.jsonl"
 
 
@@ -59,7 +60,7 @@ def training(folder: Path, images: dict[str, Image.Image | bytes]) -> Path:
             (folder / f"{name}.jpg").write_bytes(image)
         else:
             image.save(folder / f"{name}.jpg", quality=70)
-    dump_lines(folder / "in.jsonl", [{"image": f"{name}.jpg", "caption": [name]} for name in images])
+    write_lines(folder / "in.jsonl", [{"image": f"{name}.jpg", "caption": [name]} for name in images])
     run(folder / "in.jsonl", folder / "out")
     return folder / "out"
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from xvlm.data.images.content_hash import content_hash
 from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.concept_checks import usable_concepts
 from xvlm.data.sources.record_fields import record_from_fields
 from xvlm.prepare.filtering import Filter, why_not_image, why_not_text
-from xvlm.prepare.image_hashes import content_hash
 from xvlm.prepare.perceptual_hash import HASH_PIXELS, perceptual_hash
+from xvlm.prepare.records import to_xywh
 from xvlm.prepare.sample import Sample
 from xvlm.prepare.settings import Settings
 from xvlm.records import BadRecord, BoxXYXY, Concept, Note, Record
@@ -208,6 +209,5 @@ def _single(values: Sequence[Any]) -> Any:
 
 
 def _xywh(box_xyxy: BoxXYXY, scale: tuple[float, float]) -> list[float]:
-    x0, y0, x1, y1 = box_xyxy
-    box = (x0 * scale[0], y0 * scale[1], (x1 - x0) * scale[0], (y1 - y0) * scale[1])
-    return [round(number, _DECIMALS) for number in box]
+    sides = zip(to_xywh(box_xyxy), (*scale, *scale), strict=True)
+    return [round(number * factor, _DECIMALS) for number, factor in sides]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -18,15 +17,15 @@ from xvlm.common.progress import progress_bar
 from xvlm.data.files import storage
 from xvlm.data.files.limits import Limits, current_limits, set_limits
 from xvlm.data.files.output import join
-from xvlm.data.images.decode import open_image, read_encoded
+from xvlm.data.files.storage import SIDECARS
+from xvlm.data.images.content_hash import CONTENT_BYTES, content_hash
+from xvlm.data.images.decode import open_image
 from xvlm.data.sources.open import open_source
 from xvlm.data.sources.source import Source
 from xvlm.prepare.perceptual_hash import HASH_BYTES, VIEWS, perceptual_hash, variants
+from xvlm.prepare.records import records_of
 from xvlm.records import BadRecord, ImageData, normalize_id
 
-CONTENT_BYTES = 16
-SIDECARS = "_shards"
-"""Folder beside shards with what is known of each; readers of a folder leave out names with an underscore."""
 _PART = 64
 """Images of a task of a process."""
 _COCO_SCHEMES = ("refcoco:", "grefcoco:")
@@ -51,11 +50,6 @@ class ImageHashes:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-def content_hash(data: bytes) -> bytes:
-    """Return the hash of the bytes of an image."""
-    return hashlib.blake2b(data, digest_size=CONTENT_BYTES).digest()
 
 
 def pack_hashes(
@@ -112,12 +106,11 @@ def hash_source(spec: str, workers: int = 1, views: bool = False) -> ImageHashes
     images = list(_images(source, spec))
     parts = [images[start : start + _PART] for start in range(0, len(images), _PART)]
     hash_some = partial(_hash_some, views=views, limits=current_limits())
-    total = len(parts)
     if workers == 1:
-        done = list(progress_bar(map(hash_some, parts), f"hashing {spec}", total))
+        done = list(progress_bar(map(hash_some, parts), f"hashing {spec}", len(parts)))
     else:
         with ProcessPoolExecutor(workers) as pool:
-            done = list(progress_bar(pool.map(hash_some, parts), f"hashing {spec}", total))
+            done = list(progress_bar(pool.map(hash_some, parts), f"hashing {spec}", len(parts)))
     rows = [row for part in done for row in part]
     width = VIEWS if views else 1
     return ImageHashes(
@@ -145,10 +138,8 @@ def read_excluded(path: str) -> frozenset[bytes]:
 def _images(source: Source, spec: str) -> Iterator[tuple[ImageData, dict[str, str], str]]:
     """Yield image, ids and key of each record; an image that several records name by its path once."""
     seen: set[str] = set()
-    for number in range(len(source)):
-        try:
-            record = source[number]
-        except BadRecord:
+    for record in records_of(source):
+        if isinstance(record, BadRecord):
             continue
         ids = dict(record.extra.get("ids") or {})
         if spec.startswith(_COCO_SCHEMES):
@@ -169,12 +160,11 @@ def _hash_some(
     rows = []
     for image, ids, key in images:
         try:
-            data = read_encoded(image, key, True) if isinstance(image, str) else image
-            opened = open_image(data, key=key)
+            opened = open_image(image, key=key, trusted=True)
             picture = opened.image
         except BadRecord:
             continue
         hashes = variants(picture) if views else perceptual_hash(picture)[None]
-        content = content_hash(data if isinstance(data, bytes) else data.tobytes())
+        content = content_hash(opened.data if isinstance(opened.data, bytes) else opened.data.tobytes())
         rows.append((content, hashes, ids, key))
     return rows

@@ -87,7 +87,7 @@ class KnownImages:
             # A product of signs is the number of equal bits less that of different ones.
             products = _signs(hashes.perceptual[start : start + _BLOCK, 0]) @ self._signs.T
             best = products.argmax(1)
-            bits = (products.shape[1] and 256 - products[np.arange(len(products)), best]) / 2
+            bits = (256 - products.max(1)) / 2
             for number in np.flatnonzero(bits <= DIFFERENT_BITS):
                 near[start + int(number)] = int(best[number]), int(bits[number])
         return near

@@ -20,8 +20,9 @@ from xvlm.common.progress import Progress
 from xvlm.data.files import storage
 from xvlm.data.files.limits import current_limits
 from xvlm.data.files.output import join, write_bytes
+from xvlm.data.files.storage import SIDECARS
 from xvlm.prepare.filtering import make_filters
-from xvlm.prepare.image_hashes import SIDECARS, read_excluded
+from xvlm.prepare.image_hashes import read_excluded
 from xvlm.prepare.local_engine import make_locally
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.repeats import count_samples

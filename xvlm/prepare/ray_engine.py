@@ -7,6 +7,7 @@ those of a shared disk or S3.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -31,7 +32,7 @@ def make_on_ray(
         workers: number of shards that are made at a time.
     """
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, num_cpus=None if "RAY_ADDRESS" in _environment() else workers)
+        ray.init(log_to_driver=False, num_cpus=None if "RAY_ADDRESS" in os.environ else workers)
     task = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_make)
     shared = ray.put(make)
     pending: dict[ray.ObjectRef, Work] = {}
@@ -47,9 +48,3 @@ def make_on_ray(
 
 def _make(make: Callable[[Work], ShardReport], work: Work) -> ShardReport:
     return make(work)
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)

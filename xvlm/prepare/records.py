@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from xvlm.data.sources.source import Source
@@ -9,15 +10,21 @@ from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord, BoxXYXY, Record
 
 
-def samples_of_source(source: Source) -> Samples:
-    """Yield the records of a source as samples, and their parts that cannot be used."""
+def records_of(source: Source) -> Iterator[Record | BadRecord]:
+    """Yield every record of a source, or why it cannot be read."""
     for number in range(len(source)):
         try:
-            record = source[number]
+            yield source[number]
         except BadRecord as error:
             yield error
-            continue
-        if isinstance(record.image, (str, bytes)):
+
+
+def samples_of_source(source: Source) -> Samples:
+    """Yield the records of a source as samples, and their parts that cannot be used."""
+    for record in records_of(source):
+        if isinstance(record, BadRecord):
+            yield record
+        elif isinstance(record.image, (str, bytes)):
             yield from record.bad
             yield Sample(record.key, record.image, fields_of(record))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xvlm.data.sources.refcoco import RefCoco
+from xvlm.prepare.records import records_of, to_xywh
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord, normalize_id
@@ -26,16 +27,13 @@ def read_refs(release: Release, folder: str, split_by: str) -> Samples:
     """
     inside = release.path(folder) if release.names(folder) else release.root
     source = RefCoco(inside, split_by, release.split, image_folder(release))
-    for number in range(len(source)):
-        try:
-            record = source[number]
-        except BadRecord as error:
-            yield error
+    for record in records_of(source):
+        if isinstance(record, BadRecord):
+            yield record
             continue
         (concept,) = record.concepts
         assert concept.box_xyxy is not None and isinstance(record.image, str)
-        x0, y0, x1, y1 = concept.box_xyxy
-        fields = {"text": concept.texts[0], "bbox": [x0, y0, x1 - x0, y1 - y0], **record.extra}
+        fields = {"text": concept.texts[0], "bbox": to_xywh(concept.box_xyxy), **record.extra}
         yield Sample(record.key, record.image, fields, {"coco": normalize_id(record.extra["image_id"])})
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -21,11 +22,12 @@ from xvlm.config import from_json
 from xvlm.data.files import storage
 from xvlm.data.files.limits import Limits, set_limits
 from xvlm.data.files.output import join, new_file, write_bytes
+from xvlm.data.files.storage import SIDECARS
 from xvlm.data.images.decode import read_encoded
 from xvlm.data.sources.tar_index import save_tar_index
 from xvlm.prepare.clean import CleanSample, clean
 from xvlm.prepare.filtering import make_filters
-from xvlm.prepare.image_hashes import SIDECARS, pack_hashes
+from xvlm.prepare.image_hashes import pack_hashes
 from xvlm.prepare.release import Dataset
 from xvlm.prepare.sample import Sample
 from xvlm.prepare.settings import Settings
@@ -73,9 +75,13 @@ class Maker:
 
     def digest(self, work: Work) -> str:
         """Return a hash of all that decides the content of a shard."""
-        parts = [work.digest(), self.dataset, self.split, json_text(self.settings)]
-        parts += [self.repeated.tobytes().hex(), *sorted(one.hex() for one in self.excluded)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{work.digest()}\n{self._common}".encode()).hexdigest()[:32]
+
+    @cached_property
+    def _common(self) -> str:
+        """What all shards are made with."""
+        parts = [self.dataset, self.split, json_text(self.settings), self.repeated.tobytes().hex()]
+        return "\n".join([*parts, *sorted(one.hex() for one in self.excluded)])
 
     def _make(self, work: Work, dataset: Dataset, digest: str) -> ShardReport:
         report, added = ShardReport("", digest), list[CleanSample]()

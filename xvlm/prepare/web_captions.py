@@ -17,12 +17,25 @@ from xvlm.data.files.json_parser import parse_value
 from xvlm.data.sources.tar import IMAGE_SUFFIXES, read_member
 from xvlm.data.sources.tar_index import load_tar_index, sample_name
 from xvlm.prepare.common_ids import flickr_id
-from xvlm.prepare.release import Release
+from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
 
 Table = tuple[str, str, str]
 """Glob of a table without a header, and the names of its two columns."""
+
+
+def web_dataset(title: str, link: str, licence: str, published: Mapping[str, str], table: Table) -> Dataset:
+    """Return a data set of pairs from the web.
+
+    Args:
+        table: of the release as it is published.
+    """
+
+    def read(release: Release) -> Samples:
+        return read_web(release, table)
+
+    return Dataset(title, link, licence, ("train",), read, published=published, tars=tars)
 
 
 def tars(release: Release) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from xvlm.common.threads import in_threads
+from xvlm.data.images.content_hash import content_hash
 from xvlm.data.images.decode import open_image
 from xvlm.inference.model import InferenceModel
 from xvlm.records import BadRecord
@@ -19,7 +19,6 @@ from xvlm.search.photos import PhotoFile, read_photo
 from xvlm.search.rows import FileVersion, PhotoRow
 from xvlm.search.windows import image_vectors
 
-_HASH_BYTES = 16
 _AHEAD = 3
 """Batches that are read and decoded before they are encoded."""
 
@@ -58,15 +57,10 @@ Encoded = PhotoRow | ReadPhoto | BadRecord
 """A photo's row; or the photo as it was read, if the vectors of its content are known; or why it has none."""
 
 
-def content_hash(data: bytes) -> str:
-    """Return the hash by which the content of a photo is known."""
-    return hashlib.blake2b(data, digest_size=_HASH_BYTES).hexdigest()
-
-
 def read_for_index(predictor: InferenceModel, file: PhotoFile, known: Collection[str]) -> ReadPhoto:
     """Read a photo, and decode it unless its hash is in `known`.  Raises BadRecord if that fails."""
     data = read_photo(file.path)
-    digest = content_hash(data)
+    digest = content_hash(data).hex()
     opened = open_image(data, key=file.path)
     pixels = None if digest in known else predictor.pixels(opened)
     return ReadPhoto(file, digest, read_exif(data), opened.width, opened.height, pixels)

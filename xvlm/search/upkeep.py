@@ -102,8 +102,8 @@ def maintain(folder: Path, table: PhotoTable, windows: int, queries_QE: np.ndarr
         queries_QE: (Q, E) unit vectors to measure the recall by.
     """
     rows, state = len(table), read_approximate(folder)
-    if state is not None and not _is_due(health(folder, table, windows)):
-        return health(folder, table, windows)
+    if state is not None and not _is_due(found := health(folder, table, windows)):
+        return found
     table.compact()
     if rows * windows >= APPROXIMATE_FROM and (state is None or rows > REBUILD_GROWTH * state.rows):
         state = Approximate(max(1, math.isqrt(rows * windows)), FEWEST_PROBES, rows, 0.0)

@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from xvlm.common.byte_cache import ByteCache
+from xvlm.data.images.content_hash import content_hash
 from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.inference.detection import find_boxes
 from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.predict import Detection, Photo, Predictor
 from xvlm.reports.draw import thumbnail
-from xvlm.search.encode import content_hash
 from xvlm.search.index import Index
 from xvlm.search.photos import read_photo
 from xvlm.search.rows import PhotoRow

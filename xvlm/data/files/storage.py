@@ -35,6 +35,8 @@ class FileState:
     mtime_ns: int
 
 
+SIDECARS = "_shards"
+"""Folder beside shards with what `xvlm prepare` knows of each; readers leave out names with an underscore."""
 _CHUNK_BYTES = 2**22
 _BUFFER_BYTES = 2**16
 _REMOTE_EXTRA = "the extra: pip install 'xvlm[remote]'"
@@ -194,7 +196,8 @@ def read_at_most(file: IO[bytes], limit: int, expected: int = 0) -> bytes:
     # `limit` is not read at once, since that would allocate it; a device without data returns None.
     parts = [file.read(expected + 1) or b""]
     size = len(parts[0])
-    while size <= limit and (part := file.read(_CHUNK_BYTES)):
+    # Each piece is as large as what was read before: a read allocates its size even at the end of the file.
+    while size <= limit and (part := file.read(min(max(size, _BUFFER_BYTES), _CHUNK_BYTES))):
         parts.append(part)
         size += len(part)
     return b"".join(parts)
@@ -308,7 +311,7 @@ def _expand_local(pattern: str) -> list[str]:
     pattern = pattern.removeprefix("file://")
     if os.path.isdir(pattern):
         inside = sorted(os.path.join(pattern, name) for name in os.listdir(pattern))
-        described = "_shards" in os.listdir(pattern)
+        described = SIDECARS in os.listdir(pattern)
         return [path for path in inside if _is_data_file(path, described) and os.path.isfile(path)]
     # The name of a file that exists is not read as a glob, even if it holds brackets.
     return [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True))
@@ -319,7 +322,7 @@ def _expand_remote(pattern: str) -> list[str]:
         fs, inner = _filesystem(pattern)
         if fs.isdir(inner):
             inside = sorted(fs.ls(inner, detail=False))
-            described = any(path.rstrip("/").endswith("/_shards") for path in inside)
+            described = any(path.rstrip("/").endswith(f"/{SIDECARS}") for path in inside)
             paths = [path for path in inside if _is_data_file(path, described) and fs.isfile(path)]
         else:
             paths = [inner] if fs.exists(inner) else sorted(fs.glob(inner))

@@ -5,22 +5,12 @@ See `web_captions.py` for the layouts that are read.
 
 from __future__ import annotations
 
-from xvlm.prepare.release import Dataset, Release
-from xvlm.prepare.sample import Samples
-from xvlm.prepare.web_captions import read_web, tars
+from xvlm.prepare.web_captions import web_dataset
 
-
-def read(release: Release) -> Samples:
-    """Yield each image with its caption."""
-    return read_web(release, ("Train*GCC-training.tsv", "caption", "url"))
-
-
-DATASET = Dataset(
+DATASET = web_dataset(
     "Conceptual Captions 3M",
     "https://ai.google.com/research/ConceptualCaptions/download",
     "free for any use, with acknowledgement of Google; images under their own licences",
-    ("train",),
-    read,
-    published={"images": "2.9 M", "captions": "2.9 M"},
-    tars=tars,
+    {"images": "2.9 M", "captions": "2.9 M"},
+    ("Train*GCC-training.tsv", "caption", "url"),
 )

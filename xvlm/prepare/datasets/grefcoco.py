@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from xvlm.data.sources.grefcoco import GeneralizedRefCoco
+from xvlm.prepare.records import records_of, to_xywh
 from xvlm.prepare.referring import image_folder
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
@@ -13,18 +14,15 @@ def read(release: Release) -> Samples:
     """Yield each image with its sentences, their boxes, and those that describe nothing."""
     inside = release.path("grefcoco") if release.names("grefcoco") else release.root
     source = GeneralizedRefCoco(inside, "unc", release.split, image_folder(release))
-    for number in range(len(source)):
-        try:
-            record = source[number]
-        except BadRecord as error:
-            yield error
+    for record in records_of(source):
+        if isinstance(record, BadRecord):
+            yield record
             continue
         yield from record.bad
         assert isinstance(record.image, str)
         elems: dict[tuple[str, ...], list[list[float]]] = {}
         for concept in record.concepts:
-            for x0, y0, x1, y1 in concept.targets_xyxy:
-                elems.setdefault(concept.texts, []).append([x0, y0, x1 - x0, y1 - y0])
+            elems.setdefault(concept.texts, []).extend(map(to_xywh, concept.targets_xyxy))
         fields = {
             "elems": [{"caption": list(texts), "bb": boxes} for texts, boxes in elems.items()],
             "absent": list(record.absent_texts),
