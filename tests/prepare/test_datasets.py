@@ -55,7 +55,7 @@ EXPECTED: dict[str, tuple[tuple[int, ...], dict[str, int], dict[str, int]]] = {
     "snli_ve": ((2, 0, 0, 0, 10), {}, {}),
     "nocaps": ((1, 10, 0, 0, 0), {"image without annotation": 1}, {}),
     "vlue": ((2, 10, 0, 0, 0), {}, {}),
-    "finehard": ((2, 4, 4, 2, 0), {"image file missing": 1, "wrong type": 1}, {}),
+    "finehard": ((2, 4, 4, 2, 0), {"image file missing": 1, "entry is not as released": 1}, {}),
 }
 
 

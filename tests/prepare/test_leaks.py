@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from tests.prepare.releases import RELEASES
 from tests.prepare.test_engines import run
 from tests.published_data import write_lines
 from tests.refcoco_data import IMAGES
+from xvlm.common.errors import InputError
 from xvlm.prepare.common_ids import flickr_id
 from xvlm.prepare.leaks import LeakError, find_leaks, raise_leaks, write_leaks
 from xvlm.prepare.prepare import prepare
@@ -94,7 +96,8 @@ def test_by_the_id_of_coco_and_of_flickr(tmp_path: Path) -> None:
     assert [(one.key, one.how) for one in found] == [("713.jpg", "the same coco id, 73")]
 
 
-def test_refcocos_images_are_cocos(tmp_path: Path) -> None:
+def test_refcocos_images_are_cocos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An image that cannot be read is said, and none at all is an error: else no leak would be found."""
     RELEASES["refcoco"](tmp_path / "refcoco")
     RELEASES["coco"](tmp_path / "coco")
     karpathy = json.loads((tmp_path / "coco/dataset_coco.json").read_text())
@@ -102,10 +105,14 @@ def test_refcocos_images_are_cocos(tmp_path: Path) -> None:
     (tmp_path / "coco/dataset_coco.json").write_text(json.dumps(karpathy))
     prepare("coco", str(tmp_path / "coco"), str(tmp_path / "out"), workers=1)
     spec = f"refcoco:{tmp_path / 'refcoco/refcoco'}:unc"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path / "refcoco/images/train2014")
-        found = find_leaks([str(tmp_path / "out")], [spec], workers=1)
-    assert not found, "its images were not found below the folder, so that nothing could be hashed"
+    with pytest.raises(InputError, match=r"no image of refcoco:.* can be read.*image file missing"):
+        find_leaks([str(tmp_path / "out")], [spec], workers=1)
+    first, second = (tmp_path / "refcoco/images/train2014" / name for name in IMAGES.values())
+    shutil.copy(first, tmp_path / "refcoco/refcoco")
+    found = find_leaks([str(tmp_path / "out")], [spec], workers=1)
+    assert f"the same coco id, {next(iter(IMAGES))}" in [one.how for one in found]
+    said = capsys.readouterr().err
+    assert "1 of 2 images are not compared" in said and second.name in said
 
 
 @pytest.mark.parametrize(

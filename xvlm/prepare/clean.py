@@ -106,7 +106,9 @@ def _in_pixels(sample: Sample, opened: ImageFile) -> dict[str, Any]:
     def box(value: Any) -> Any:
         if isinstance(value, list) and value and isinstance(value[0], list):
             return [box(one) for one in value]
-        return [number * side for number, side in zip(value, sides, strict=True)]
+        if isinstance(value, list) and len(value) == 4 and all(isinstance(one, int | float) for one in value):
+            return [number * side for number, side in zip(value, sides, strict=True)]
+        return value  # which is found to be no box
 
     elems = [{**elem, "bb": box(elem["bb"])} for elem in sample.fields.get("elems", [])]
     return {**sample.fields, "elems": elems}

@@ -14,6 +14,7 @@ import numpy as np
 from xvlm.common.errors import InputError
 from xvlm.common.json_file import parse_json
 from xvlm.common.progress import progress_bar
+from xvlm.common.terminal import print_notice
 from xvlm.data.files import storage
 from xvlm.data.files.limits import Limits, current_limits, set_limits
 from xvlm.data.files.output import join
@@ -96,11 +97,15 @@ def shard_hashes(folder: str, shard: str) -> ImageHashes:
 
 
 def hash_source(spec: str, workers: int = 1, views: bool = False) -> ImageHashes:
-    """Return the hashes of the different images of any data that xvlm reads, without those it cannot read.
+    """Return the hashes of the different images of any data that xvlm reads.
+
+    Images that cannot be read are not compared, which is said on standard error.
 
     Args:
         views: hash also the mirrored and slightly cropped image, see `variants`.
         workers: number of processes.
+    Raises:
+        InputError: none of the images can be read.
     """
     source = open_source(spec)
     images = list(_images(source, spec))
@@ -111,7 +116,13 @@ def hash_source(spec: str, workers: int = 1, views: bool = False) -> ImageHashes
     else:
         with ProcessPoolExecutor(workers) as pool:
             done = list(progress_bar(pool.map(hash_some, parts), f"hashing {spec}", len(parts)))
-    rows = [row for part in done for row in part]
+    found = [row for part in done for row in part]
+    bad = [row for row in found if isinstance(row, BadRecord)]
+    rows = [row for row in found if not isinstance(row, BadRecord)]
+    if bad and not rows:
+        raise InputError(f"no image of {spec} can be read, so that none can be compared; first: {bad[0]}")
+    if bad:
+        print_notice(f"{spec}: {len(bad)} of {len(found)} images are not compared; first: {bad[0]}")
     width = VIEWS if views else 1
     return ImageHashes(
         np.frombuffer(b"".join(row[0] for row in rows), np.uint8).reshape(-1, CONTENT_BYTES),
@@ -155,14 +166,15 @@ def _images(source: Source, spec: str) -> Iterator[tuple[ImageData, dict[str, st
 
 def _hash_some(
     images: Iterable[tuple[ImageData, dict[str, str], str]], views: bool, limits: Limits
-) -> list[tuple[bytes, np.ndarray, dict[str, str], str]]:
+) -> list[tuple[bytes, np.ndarray, dict[str, str], str] | BadRecord]:
     set_limits(limits)
-    rows = []
+    rows: list[tuple[bytes, np.ndarray, dict[str, str], str] | BadRecord] = []
     for image, ids, key in images:
         try:
             opened = open_image(image, key=key, trusted=True)
             picture = opened.image
-        except BadRecord:
+        except BadRecord as error:
+            rows.append(error)
             continue
         hashes = variants(picture) if views else perceptual_hash(picture)[None]
         content = content_hash(opened.data if isinstance(opened.data, bytes) else opened.data.tobytes())

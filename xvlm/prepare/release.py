@@ -12,7 +12,9 @@ from xvlm.common.errors import InputError, MissingFileError
 from xvlm.data.files import storage
 from xvlm.data.files.json_parser import parse_value
 from xvlm.data.sources.refcoco import read_json_value
+from xvlm.prepare.entries import list_in
 from xvlm.prepare.sample import Samples
+from xvlm.records import BadRecord
 
 Form = Literal["tar", "lines"]
 """Shards hold the images ("tar"), or are JSON lines that name them ("lines")."""
@@ -66,6 +68,14 @@ class Release:
         """Parse the first JSON file of these names that exists."""
         return read_json_value(self.find(*names))
 
+    def json_list(self, key: str, *names: str) -> list[Any]:
+        """Return a list of the first JSON file of these names that exists.
+
+        Args:
+            key: name of the list in an object; empty: the file is a list.
+        """
+        return list_in(self.json(*names), key, names[0])
+
     def lines(self, *names: str) -> Iterator[tuple[int, str]]:
         """Yield (number from 1, text) of the lines of a text file; bytes that are not UTF-8 are replaced."""
         with storage.open_binary(self.find(*names)) as file:
@@ -73,10 +83,13 @@ class Release:
                 yield number, line.rstrip("\r\n")
 
     def json_lines(self, *names: str) -> Iterator[Any]:
-        """Yield the values of a file of JSON lines.  Raises BadRecord for a line that is none."""
+        """Yield the values of a file of JSON lines, and a `BadRecord` for each line that is none."""
         for number, line in self.lines(*names):
             if line.strip():
-                yield parse_value(line.encode(), "line", f"{names[0]}:{number}")
+                try:
+                    yield parse_value(line.encode(), "line", f"{names[0]}:{number}")
+                except BadRecord as error:
+                    yield error
 
     def rows(self, *names: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
         """Yield the rows of a table with a header."""

@@ -27,6 +27,11 @@ class Sample:
     ids: Mapping[str, str] = field(default_factory=dict)
     has_fractions: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise TypeError if the release has another value where the image is named."""
+        if not isinstance(self.key, str) or not isinstance(self.image, str | bytes):
+            raise TypeError("the image is not named by a text")
+
 
 Samples = Iterator[Sample | BadRecord]
 """What a reader yields: samples, and what of the release cannot be one."""

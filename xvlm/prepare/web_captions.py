@@ -12,11 +12,13 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from xvlm.common.errors import InputError
 from xvlm.data.files import storage
 from xvlm.data.files.json_parser import parse_value
 from xvlm.data.sources.tar import IMAGE_SUFFIXES, read_member
 from xvlm.data.sources.tar_index import load_tar_index, sample_name
 from xvlm.prepare.common_ids import flickr_id
+from xvlm.prepare.entries import list_in
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
@@ -137,8 +139,11 @@ def _rows(release: Release, name: str, columns: list[str]) -> Iterator[tuple[int
     """Yield (row from 0, values by column) of a table without a header, or of SBU's lists of both columns."""
     if name.endswith(".json"):
         value = release.json(name)
-        pairs = zip(value["image_urls"], value["captions"], strict=True)
-        yield from ((row, {"url": url, "caption": caption}) for row, (url, caption) in enumerate(pairs))
+        urls, captions = (list_in(value, key, name) for key in ("image_urls", "captions"))
+        if len(urls) != len(captions):
+            raise InputError(f"{name} has {len(urls)} image_urls and {len(captions)} captions")
+        for row, (url, caption) in enumerate(zip(urls, captions, strict=True)):
+            yield row, {"url": str(url), "caption": str(caption or "")}
         return
     for number, line in release.lines(name):
         cells = line.split("\t")

@@ -43,8 +43,12 @@ def coco_fields(value: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
         (key, `BadRecord`) for an image that cannot be read, and for each image that annotations name and
         `images` lacks.
     Raises:
-        InputError: two images have the same id, or an annotation is not an object.
+        InputError: two images have the same id, an annotation is not an object, or a list is missing.
     """
+    for name, default in (("images", None), ("annotations", []), ("categories", [])):
+        part = value.get(name, default) if isinstance(value, Mapping) else None
+        if not isinstance(part, list) and not (name == "categories" and part is None):
+            raise InputError(f"{path}: {name} is {short_repr(part)}, expected a list of objects")
     category_names = {
         category["id"]: category.get("name")
         for category in value.get("categories") or ()
@@ -154,7 +158,7 @@ def _absent(
     else:
         absent = list(category_names) if shown else []
     names = [category_names.get(one) for one in absent if one not in shown and one not in crowded]
-    shown_names = {category_names.get(one) for one in shown}
+    shown_names = [category_names.get(one) for one in shown]
     return [name for name in names if isinstance(name, str) and name not in shown_names]
 
 

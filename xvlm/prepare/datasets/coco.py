@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xvlm.data.sources.coco import coco_fields
+from xvlm.data.sources.coco import coco_fields, is_id
 from xvlm.prepare.common_ids import flickr_id
+from xvlm.prepare.entries import read_entries
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord, normalize_id
 
+SPLIT_FILES = ("dataset_coco.json", "annotations/dataset_coco.json")
 KARPATHY = {"train": ("train", "restval"), "val": ("val",), "test": ("test",)}
 OWN = ("train2014", "val2014", "train2017", "val2017")
 
@@ -52,14 +54,17 @@ def _read_karpathy(release: Release, parts: tuple[str, ...]) -> Samples:
         objects |= found.fields
         images |= found.images
         yield from found.bad
-    for image in release.json("dataset_coco.json", "annotations/dataset_coco.json")["images"]:
+
+    def read_one(image: Mapping[str, Any]) -> Sample | None:
         if image["split"] not in parts:
-            continue
+            return None
         image_id = normalize_id(image["cocoid"])
         captions = [sentence["raw"] for sentence in image["sentences"]]
         fields = {"caption": captions, **objects.get(image_id, {})}
         file = f"{image['filepath']}/{image['filename']}"
-        yield _sample(release, file, image_id, images.get(image_id, {}), fields)
+        return _sample(release, file, image_id, images.get(image_id, {}), fields)
+
+    yield from read_entries(read_one, release.json_list("images", *SPLIT_FILES), SPLIT_FILES[0])
 
 
 class _Annotations:
@@ -72,13 +77,19 @@ class _Annotations:
         if not release.find_all(name):
             return
         value = release.json(name)
-        self.images = {normalize_id(image["id"]): image for image in value["images"]}
-        for _, fields in coco_fields(value, name):
-            if isinstance(fields, BadRecord):
-                self.bad.append(fields)
-                continue
-            used = {one: fields[one] for one in ("caption", "elems", "absent") if one in fields}
-            self.fields[normalize_id(fields["image_id"])] = used
+        found = coco_fields(value, name)  # which checks the images
+        self.bad = [fields for _, fields in found if isinstance(fields, BadRecord)]
+        self.images = {
+            normalize_id(image["id"]): image
+            for image in value["images"]
+            if isinstance(image, Mapping)
+            and is_id(image.get("id"))
+            and isinstance(image.get("file_name"), str)
+        }
+        for _, fields in found:
+            if not isinstance(fields, BadRecord):
+                used = {one: fields[one] for one in ("caption", "elems", "absent") if one in fields}
+                self.fields[normalize_id(fields["image_id"])] = used
 
 
 def _sample(

@@ -9,13 +9,14 @@ expression; the perturbed ones (`short_expr_negs`) may be true of another region
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from xvlm.common.short_repr import short_repr
 from xvlm.data.sources.refcoco import read_json_value
+from xvlm.prepare.entries import list_in, read_entries
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
-from xvlm.records import BadRecord
 
 PREFIX = "grit-20m/data-12m/"
 FOLDERS = ("grit-12m", "data/grit-12m", "images")
@@ -26,11 +27,9 @@ def read(release: Release) -> Samples:
     files = release.find_all("jsonfiles/*.json") or [release.find("jsonfiles/*.json")]
     folder = next((one for one in FOLDERS if release.names(one)), FOLDERS[0])
     for file in files:
-        for number, one in enumerate(read_json_value(file)):
-            try:
-                yield _sample(release, folder, one)
-            except (TypeError, ValueError, KeyError, AttributeError) as error:
-                yield BadRecord("wrong type", f"{file}[{number}]", f"{type(error).__name__}: {error}")
+        yield from read_entries(
+            partial(_sample, release, folder), list_in(read_json_value(file), "", file), file
+        )
 
 
 def _sample(release: Release, folder: str, one: Mapping[str, Any]) -> Sample:

@@ -6,19 +6,28 @@ and the folder `flickr30k-images` or `flickr30k_images` with `ID.jpg`, where ID 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from xvlm.prepare.entries import read_entries
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 
+FILES = ("dataset_flickr30k.json", "annotations/dataset_flickr30k.json")
 FOLDERS = ("flickr30k-images", "flickr30k_images", "images", "Images")
 
 
 def read(release: Release) -> Samples:
     """Yield each photo with its captions."""
     folder = image_folder(release)
-    for image in release.json("dataset_flickr30k.json", "annotations/dataset_flickr30k.json")["images"]:
-        if image["split"] == release.split:
-            captions = [sentence["raw"].strip() for sentence in image["sentences"]]
-            yield photo(release, folder, image["filename"], {"caption": captions})
+
+    def read_one(image: Mapping[str, Any]) -> Sample | None:
+        if image["split"] != release.split:
+            return None
+        captions = [sentence["raw"].strip() for sentence in image["sentences"]]
+        return photo(release, folder, image["filename"], {"caption": captions})
+
+    yield from read_entries(read_one, release.json_list("images", *FILES), FILES[0])
 
 
 def image_folder(release: Release) -> str:

@@ -7,6 +7,11 @@ in folders by `directory`, in `dev` and `test1` by name.  An `identifier` `dev-8
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from xvlm.prepare.entries import read_entries
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
@@ -14,21 +19,24 @@ from xvlm.records import BadRecord
 
 def read(release: Release) -> Samples:
     """Yield each statement with its two images."""
-    for one in release.json_lines(f"{release.split}.json", f"data/{release.split}.json"):
-        name = one["identifier"].rpartition("-")[0]
-        folder = f"images/train/{one['directory']}" if release.split == "train" else release.split
-        folders = (folder, f"images/{release.split}")
-        pair = [_find(release, folders, f"{name}-img{number}.png") for number in (0, 1)]
-        if None in pair:
-            yield BadRecord("image file missing", one["identifier"], f"{folder}/{name}-img0.png or -img1.png")
-            continue
-        fields = {
-            "sentence": one["sentence"],
-            "label": one["label"],
-            "images": pair,
-            "identifier": one["identifier"],
-        }
-        yield Sample(one["identifier"], str(pair[0]), fields)
+    file = f"{release.split}.json"
+    yield from read_entries(partial(_sample, release), release.json_lines(file, f"data/{file}"), file)
+
+
+def _sample(release: Release, one: Mapping[str, Any]) -> Sample:
+    name = one["identifier"].rpartition("-")[0]
+    folder = f"images/train/{one['directory']}" if release.split == "train" else release.split
+    folders = (folder, f"images/{release.split}")
+    pair = [_find(release, folders, f"{name}-img{number}.png") for number in (0, 1)]
+    if None in pair:
+        raise BadRecord("image file missing", one["identifier"], f"{folder}/{name}-img0.png or -img1.png")
+    fields = {
+        "sentence": one["sentence"],
+        "label": one["label"],
+        "images": pair,
+        "identifier": one["identifier"],
+    }
+    return Sample(one["identifier"], str(pair[0]), fields)
 
 
 def _find(release: Release, folders: tuple[str, ...], name: str) -> str | None:

@@ -11,12 +11,13 @@ surround a group (`IsGroupOf`) are left out.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import groupby
 from typing import Any
 
 from xvlm.data.files import storage
+from xvlm.prepare.entries import NOT_AS_RELEASED, read_entries, read_parts
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
@@ -27,18 +28,28 @@ _SIDES = ("XMin", "YMin", "XMax", "YMax")
 def read(release: Release) -> Samples:
     """Yield each image with its boxes; rows of one image follow each other in the release."""
     names = _names(release, "*class-descriptions-boxable.csv")
-    attributes = _attributes(release, names)
-    captions = _captions(release)
-    boxes = release.rows(*_tables(release.split, "annotations-bbox"))
+    bad: list[BadRecord] = []
+    attributes = _attributes(release, names, bad)
+    captions: dict[str, list[str]] = {}
+    for image_id, text in read_parts(_narrative, _narratives(release), "narratives", bad):
+        captions.setdefault(image_id, []).append(text)
+    yield from bad
+    table = _tables(release.split, "annotations-bbox")
     seen: set[str] = set()
-    for image_id, rows in groupby(boxes, key=lambda row: row["ImageID"]):
-        if image_id in seen:
-            yield BadRecord("rows of an image are apart", image_id)
-            continue
+
+    def read_one(group: tuple[str, list[dict[str, str]]]) -> Sample:
+        image_id, rows = group
+        if not image_id or image_id in seen:
+            raise BadRecord(
+                "rows of an image are apart" if image_id else NOT_AS_RELEASED, image_id or table[0]
+            )
         seen.add(image_id)
-        yield _sample(
-            release, image_id, list(rows), names, attributes.pop(image_id, {}), captions.pop(image_id, [])
+        return _sample(
+            release, image_id, rows, names, attributes.pop(image_id, {}), captions.pop(image_id, [])
         )
+
+    grouped = groupby(release.rows(*table), key=lambda row: row.get("ImageID"))
+    yield from read_entries(read_one, ((image_id, list(rows)) for image_id, rows in grouped), table[0])
     for image_id, texts in captions.items():
         yield Sample(image_id, _place(release, image_id), {"caption": texts}, {"openimages": image_id})
 
@@ -50,7 +61,7 @@ def _sample(
     names: dict[str, str],
     attributes: dict[tuple[str, ...], list[str]],
     captions: list[str],
-) -> Sample | BadRecord:
+) -> Sample:
     elems: list[dict[str, Any]] = []
     for row in rows:
         if row["IsGroupOf"] == "1":
@@ -61,7 +72,7 @@ def _sample(
         elems.append(elem | ({"attributes": words} if words else {}))
     fields: dict[str, Any] = ({"elems": elems} if elems else {}) | ({"caption": captions} if captions else {})
     if not fields:
-        return BadRecord("image without annotation", image_id, "all its boxes surround groups")
+        raise BadRecord("image without annotation", image_id, "all its boxes surround groups")
     return Sample(image_id, _place(release, image_id), fields, {"openimages": image_id}, has_fractions=True)
 
 
@@ -77,7 +88,7 @@ def _has_folder(release: Release, folder: str) -> bool:
     return storage.is_folder(release.path(folder))
 
 
-def _place_of(row: dict[str, str], number: str) -> tuple[str, ...]:
+def _place_of(row: Mapping[str, str], number: str) -> tuple[str, ...]:
     """Return class and box of a row, by which boxes and relationships are joined; they have six decimals."""
     return row[f"LabelName{number}"], *(f"{float(row[f'{side}{number}']):.4f}" for side in _SIDES)
 
@@ -92,7 +103,9 @@ def _names(release: Release, name: str) -> dict[str, str]:
     return {row[0]: row[1].lower() for row in csv.reader(lines) if len(row) == 2 and row[0].startswith("/m/")}
 
 
-def _attributes(release: Release, names: dict[str, str]) -> dict[str, dict[tuple[str, ...], list[str]]]:
+def _attributes(
+    release: Release, names: dict[str, str], bad: list[BadRecord]
+) -> dict[str, dict[tuple[str, ...], list[str]]]:
     """Return image -> class and box -> attributes; none without the file."""
     tables = _tables(release.split, "annotations-vrd")
     if not any(map(release.find_all, tables)):
@@ -102,20 +115,22 @@ def _attributes(release: Release, names: dict[str, str]) -> dict[str, dict[tuple
         if release.find_all("*attributes-description.csv")
         else {}
     )
-    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
-    for row in release.rows(*tables):
+
+    def attribute(row: Mapping[str, str]) -> tuple[str, tuple[str, ...], str] | None:
         word = words.get(row["LabelName2"], "")
-        if row["RelationshipLabel"] == "is" and word and row["LabelName1"] in names:
-            word = word.replace("(made of)", "").strip()
-            found.setdefault(row["ImageID"], {}).setdefault(_place_of(row, "1"), []).append(word)
+        if row["RelationshipLabel"] != "is" or not word or row["LabelName1"] not in names:
+            return None
+        return row["ImageID"], _place_of(row, "1"), word.replace("(made of)", "").strip()
+
+    found: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for image_id, place, word in read_parts(attribute, release.rows(*tables), tables[0], bad):
+        found.setdefault(image_id, {}).setdefault(place, []).append(word)
     return found
 
 
-def _captions(release: Release) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for one in _narratives(release):
-        found.setdefault(one["image_id"], []).append(one["caption"])
-    return found
+def _narrative(one: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the image of a narrative and its text."""
+    return str(one["image_id"]), one["caption"]
 
 
 def _narratives(release: Release) -> Iterator[Any]:

@@ -6,24 +6,34 @@ The release is `snli_ve_train.jsonl`, `snli_ve_dev.jsonl` and `snli_ve_test.json
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from xvlm.prepare.datasets.flickr30k import image_folder, photo
+from xvlm.prepare.entries import read_parts
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Samples
+from xvlm.records import BadRecord
 
 
 def read(release: Release) -> Samples:
     """Yield each photo with its hypotheses."""
     folder = image_folder(release)
+    file = f"snli_ve_{release.split}.jsonl"
     by_photo: dict[str, list[dict[str, Any]]] = {}
-    for one in release.json_lines(f"snli_ve_{release.split}.jsonl"):
-        statement = {"sentence": one["sentence2"], "label": one["gold_label"], "pairID": one["pairID"]}
-        # The first release spelt it otherwise, and some copies have the name of the file.
-        photo_id = str(one.get("Flickr30K_ID") or one["Flikr30kID"]).partition(".")[0]
+    bad: list[BadRecord] = []
+    for photo_id, statement in read_parts(_statement, release.json_lines(file), file, bad):
         by_photo.setdefault(photo_id, []).append(statement)
+    yield from bad
     for photo_id, statements in by_photo.items():
         yield photo(release, folder, f"{photo_id}.jpg", {"statements": statements})
+
+
+def _statement(one: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the photo of a line and its hypothesis."""
+    # The first release spelt it otherwise, and some copies have the name of the file.
+    photo_id = str(one.get("Flickr30K_ID") or one["Flikr30kID"]).partition(".")[0]
+    return photo_id, {"sentence": one["sentence2"], "label": one["gold_label"], "pairID": one["pairID"]}
 
 
 DATASET = Dataset(

@@ -8,62 +8,95 @@ evaluation sets are found.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
+from xvlm.prepare.entries import read_entries, read_parts
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord, normalize_id
 
+_Read = TypeVar("_Read")
 FOLDERS = ("VG_100K", "VG_100K_2")
 
 
 def read(release: Release) -> Samples:
     """Yield each image with its regions, its objects, or both."""
     elems: dict[int, list[dict[str, Any]]] = {}
+    bad: list[BadRecord] = []
     if release.split in ("all", "regions"):
-        for image in release.json("region_descriptions.json"):
-            elems.setdefault(image["id"], []).extend(map(_region, image["regions"]))
+        file = "region_descriptions.json"
+        for image_id, elem in _each(release.json_list("", file), "id", "regions", _region, file, bad):
+            elems.setdefault(image_id, []).append(elem)
     if release.split in ("all", "objects"):
-        attributes = _attributes(release)
-        for image in release.json("objects.json"):
-            own = elems.setdefault(image["image_id"], [])
-            own += [_object(one, attributes) for one in image["objects"]]
+        attributes = _attributes(release, bad)
+        file = "objects.json"
+        for image_id, elem in _each(release.json_list("", file), "image_id", "objects", _object, file, bad):
+            words = attributes.get(elem.pop("object_id"), [])
+            elems.setdefault(image_id, []).append(elem | ({"attributes": words} if words else {}))
+    yield from bad
     places = _places(release)
-    for image in release.json("image_data.json"):
-        image_id = image["image_id"]
+
+    def read_one(image: Mapping[str, Any]) -> Sample:
+        image_id = int(image["image_id"])
         key = f"{image_id}.jpg"
         if not elems.get(image_id):
-            yield BadRecord("image without annotation", key)
-            continue
+            raise BadRecord("image without annotation", key)
         if key not in places:
-            yield BadRecord("image file missing", key, f"in neither {FOLDERS[0]} nor {FOLDERS[1]}")
-            continue
+            raise BadRecord("image file missing", key, f"in neither {FOLDERS[0]} nor {FOLDERS[1]}")
         fields = {"image_id": image_id, "width": image["width"], "height": image["height"]}
-        yield Sample(key, places[key], {**fields, "elems": elems.pop(image_id)}, _ids(image))
+        return Sample(key, places[key], {**fields, "elems": elems.pop(image_id)}, _ids(image))
+
+    yield from read_entries(read_one, release.json_list("", "image_data.json"), "image_data.json")
+
+
+def _each(
+    images: list[Any],
+    id_key: str,
+    key: str,
+    read_one: Callable[[Any], _Read],
+    file: str,
+    bad: list[BadRecord],
+) -> Iterator[tuple[int, _Read]]:
+    """Yield (id of the image, what a function makes of a part) for each part of each image of a file.
+
+    Args:
+        id_key, key: names of the id and of the list of parts of an image.
+        bad: receives what is not as released.
+    """
+
+    def parts(image: Mapping[str, Any]) -> tuple[int, list[Any]]:
+        return int(image[id_key]), list(image[key])
+
+    for image_id, own in read_parts(parts, images, file, bad):
+        yield from ((image_id, one) for one in read_parts(read_one, own, f"{file}, image {image_id}", bad))
 
 
 def _region(region: Mapping[str, Any]) -> dict[str, Any]:
     return {"caption": region["phrase"].strip(), "bb": [region[one] for one in ("x", "y", "width", "height")]}
 
 
-def _object(one: Mapping[str, Any], attributes: Mapping[int, list[str]]) -> dict[str, Any]:
-    elem: dict[str, Any] = {"caption": next(iter(one["names"]), None), "bb": [one[side] for side in "xywh"]}
-    words = attributes.get(one["object_id"], [])
-    return elem | ({"attributes": words} if words else {})
-
-
-def _attributes(release: Release) -> dict[int, list[str]]:
-    """Return the attributes of each object; none without the file."""
-    if not release.find_all("attributes.json"):
-        return {}
+def _object(one: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        one["object_id"]: list(
-            dict.fromkeys(word.strip() for word in one.get("attributes") or () if word.strip())
-        )
-        for image in release.json("attributes.json")
-        for one in image["attributes"]
+        "caption": next(iter(one["names"]), None),
+        "bb": [one[side] for side in "xywh"],
+        "object_id": int(one["object_id"]),
     }
+
+
+def _attributes(release: Release, bad: list[BadRecord]) -> dict[int, list[str]]:
+    """Return the attributes of each object; none without the file."""
+    file = "attributes.json"
+    if not release.find_all(file):
+        return {}
+    found = _each(release.json_list("", file), "image_id", "attributes", _words, file, bad)
+    return dict(pair for _, pair in found)
+
+
+def _words(one: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return an object's id and its different attributes."""
+    words = (word.strip() for word in one.get("attributes") or ())
+    return int(one["object_id"]), list(dict.fromkeys(word for word in words if word))
 
 
 def _places(release: Release) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from xvlm.prepare.entries import read_parts
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
@@ -20,26 +21,36 @@ def read(release: Release) -> Samples:
     """Yield each image with its questions; those of the test sets have no answers."""
     part = PARTS[release.split]
     folder = part.replace("-dev", "")
-    questions = release.json(f"v2_OpenEnded_mscoco_{part}_questions.json")["questions"]
-    answers: dict[int, Mapping[str, Any]] = {}
+    bad: list[BadRecord] = []
+    answers: dict[int, list[str]] | None = None
     if release.split in ("train", "val"):
-        found = release.json(f"v2_mscoco_{part}_annotations.json")["annotations"]
-        answers = {one["question_id"]: one for one in found}
+        file = f"v2_mscoco_{part}_annotations.json"
+        answers = dict(read_parts(_answers, release.json_list("annotations", file), file, bad))
+
+    def question(one: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        number = int(one["question_id"])
+        fields = {"question_id": number, "question": one["question"]}
+        if answers is not None:
+            if number not in answers:
+                raise BadRecord("question without answers", f"question {number}")
+            fields["answers"] = answers[number]
+        return int(one["image_id"]), fields
+
+    file = f"v2_OpenEnded_mscoco_{part}_questions.json"
     by_image: dict[int, list[dict[str, Any]]] = {}
-    for one in questions:
-        fields = {"question_id": one["question_id"], "question": one["question"]}
-        if answers:
-            annotation = answers.get(one["question_id"])
-            if annotation is None:
-                yield BadRecord("question without answers", f"question {one['question_id']}")
-                continue
-            fields["answers"] = [answer["answer"] for answer in annotation["answers"]]
-        by_image.setdefault(one["image_id"], []).append(fields)
+    for image_id, fields in read_parts(question, release.json_list("questions", file), file, bad):
+        by_image.setdefault(image_id, []).append(fields)
+    yield from bad
     for image_id, own in by_image.items():
         file = f"{folder}/COCO_{folder}_{image_id:012}.jpg"
         yield Sample(
             file, release.path(file), {"image_id": image_id, "questions": own}, {"coco": str(image_id)}
         )
+
+
+def _answers(one: Mapping[str, Any]) -> tuple[int, list[str]]:
+    """Return a question's id and its answers."""
+    return int(one["question_id"]), [answer["answer"] for answer in one["answers"]]
 
 
 DATASET = Dataset(

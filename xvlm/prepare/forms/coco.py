@@ -43,12 +43,14 @@ def read(release: Release) -> Samples:
 def _with_box(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return an annotation with the box around its outlines, if it has these alone."""
     outlines = annotation.get("segmentation")
-    if annotation.get("bbox") or not isinstance(outlines, list) or not outlines:
+    if annotation.get("bbox") or not isinstance(outlines, list):
         return annotation
     try:
         x = [float(number) for outline in outlines for number in outline[0::2]]
         y = [float(number) for outline in outlines for number in outline[1::2]]
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
+        return annotation
+    if not (x and y):
         return annotation
     return {**annotation, "bbox": [min(x), min(y), max(x) - min(x), max(y) - min(y)]}
 

@@ -6,10 +6,12 @@ Boxes are parts of the image.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from xvlm.data.files import storage
 from xvlm.data.sources.refcoco import read_json_value
+from xvlm.prepare.entries import list_in, read_entries
 from xvlm.prepare.places import find_image
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
@@ -35,51 +37,43 @@ def read(release: Release) -> Samples:
     if path == folder:
         path = f"{folder}/{next(one for one in _FILES if one in storage.list_names(folder))}"
     value = read_json_value(path)
-    pairs = _samples(value) if isinstance(value.get("samples"), list) else _labels(value, folder)
-    for name, detections in pairs:
-        try:
-            elems = [{"caption": label, "bb": box} for label, box in detections]
-            if not elems:
-                raise BadRecord("image without annotation", name)
-            image = find_image(name, name, release.images, folder, f"{folder}/data")
-        except BadRecord as error:
-            yield error
-        except (TypeError, ValueError, KeyError) as error:
-            yield BadRecord("wrong type", name, f"{type(error).__name__}: {error}")
-        else:
-            yield Sample(name, image, {"elems": elems}, has_fractions=True)
+    if isinstance(value, Mapping) and isinstance(value.get("labels"), Mapping):
+        classes = value.get("classes") or []
+        places = {name.rpartition(".")[0]: name for name in storage.list_names(f"{folder}/data")}
+
+        def of_labels(entry: tuple[str, Any]) -> Sample:
+            stem, detections = entry
+            return _sample(release, folder, places.get(stem, stem), list(detections or ()), classes)
+
+        yield from read_entries(of_labels, value["labels"].items(), path)
+    else:
+        read_one = partial(_of_sample, release, folder)
+        yield from read_entries(read_one, list_in(value, "samples", path), path)
 
 
-_Pairs = list[tuple[str, list[tuple[Any, list[float]]]]]
-
-
-def _samples(value: Mapping[str, Any]) -> _Pairs:
-    """Return the path and the detections of each sample, of all its fields that hold detections."""
-    pairs: _Pairs = []
-    for sample in value["samples"]:
-        found = [field["detections"] for field in sample.values() if _has_detections(field)]
-        pairs.append((sample["filepath"], [_detection(one) for detections in found for one in detections]))
-    return pairs
+def _of_sample(release: Release, folder: str, sample: Mapping[str, Any]) -> Sample:
+    """Return a sample with the detections of all its fields that hold some."""
+    found = [one for field in sample.values() if _has_detections(field) for one in field["detections"]]
+    return _sample(release, folder, sample["filepath"], found, [])
 
 
 def _has_detections(field: Any) -> bool:
     return isinstance(field, Mapping) and isinstance(field.get("detections"), list)
 
 
-def _labels(value: Mapping[str, Any], folder: str) -> _Pairs:
-    """Return the path and the detections of each photo, which the file names without suffix."""
-    classes = value["classes"] or []
-    places = {name.rpartition(".")[0]: name for name in storage.list_names(f"{folder}/data")}
-    pairs: _Pairs = []
-    for stem, detections in value["labels"].items():
-        own = [_detection(one) for one in detections or ()]
-        named = [(classes[label] if isinstance(label, int) else label, box) for label, box in own]
-        pairs.append((places.get(stem, stem), named))
-    return pairs
-
-
-def _detection(one: Mapping[str, Any]) -> tuple[Any, list[float]]:
-    return one["label"], [float(number) for number in one["bounding_box"]]
+def _sample(
+    release: Release, folder: str, name: str, detections: list[Mapping[str, Any]], classes: list[str]
+) -> Sample:
+    if not detections:
+        raise BadRecord("image without annotation", name)
+    elems = []
+    for one in detections:
+        label = one["label"]
+        x, y, w, h = (float(number) for number in one["bounding_box"])
+        text = classes[label] if isinstance(label, int) and not isinstance(label, bool) else label
+        elems.append({"caption": text, "bb": [x, y, w, h]})
+    image = find_image(name, name, release.images, folder, f"{folder}/data")
+    return Sample(name, image, {"elems": elems}, has_fractions=True)
 
 
 DATASET = Dataset("FiftyOne", "", "", ("all",), read)

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from xvlm.data.files import storage
 from xvlm.data.sources.refcoco import read_json_value
+from xvlm.prepare.entries import list_in, read_entries
 from xvlm.prepare.places import find_image
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
@@ -34,17 +36,12 @@ def recognises(path: str, value: Any) -> bool:
 
 def read(release: Release) -> Samples:
     """Yield each task with its regions and captions."""
-    for number, task in enumerate(read_json_value(release.root)):
-        key = f"task {task.get('id', number)}" if isinstance(task, Mapping) else f"task {number}"
-        try:
-            yield _sample(release, task, key)
-        except BadRecord as error:
-            yield error
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
-            yield BadRecord("wrong type", key, f"{type(error).__name__}: {error}")
+    tasks = list_in(read_json_value(release.root), "", release.root)
+    yield from read_entries(partial(_sample, release), tasks, release.root)
 
 
-def _sample(release: Release, task: Mapping[str, Any], key: str) -> Sample:
+def _sample(release: Release, task: Mapping[str, Any]) -> Sample:
+    key = f"task {task.get('id', '')}"
     name = _image_name(task.get("data", task), key)
     elems, captions = _min_form(task) if "data" not in task else _regions(task)
     if not (elems or captions):

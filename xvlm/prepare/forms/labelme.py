@@ -10,9 +10,11 @@ import base64
 import binascii
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from xvlm.data.sources.refcoco import read_json_value
+from xvlm.prepare.entries import read_parts
 from xvlm.prepare.places import find_image, json_files
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
@@ -40,12 +42,9 @@ def read(release: Release) -> Samples:
         except BadRecord as error:
             yield error
             continue
-        elems: list[dict[str, Any]] = []
-        for shape in value["shapes"]:
-            try:
-                elems.append({"caption": _texts(shape), "bb": _box(shape, path)})
-            except BadRecord as error:
-                yield error
+        bad: list[BadRecord] = []
+        elems = list(read_parts(partial(_elem, path), value["shapes"], path, bad))
+        yield from bad
         if elems:
             yield Sample(path, image, {"elems": elems, **_size(value)})
         else:
@@ -66,17 +65,15 @@ def _image(path: str, value: Mapping[str, Any], images: str | None) -> str | byt
         raise BadRecord("image is not base64", path, str(error)) from error
 
 
-def _texts(shape: Mapping[str, Any]) -> list[str]:
+def _elem(path: str, shape: Mapping[str, Any]) -> dict[str, Any]:
     texts = [shape.get("label"), shape.get("description")]
-    return [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    captions = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
+    return {"caption": captions, "bb": _box(shape, path)}
 
 
 def _box(shape: Mapping[str, Any], path: str) -> list[float]:
     kind = shape.get("shape_type") or "polygon"
-    try:
-        points = [(float(x), float(y)) for x, y in shape["points"]]
-    except (TypeError, ValueError, KeyError) as error:
-        raise BadRecord("wrong type", path, f"points of {shape.get('label')}: {error}") from error
+    points = [(float(x), float(y)) for x, y in shape["points"]]
     if kind in _NO_AREA or len(points) < 2:
         raise BadRecord("shape without area", path, f"{kind} {shape.get('label')}")
     if kind == "circle":

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from xvlm.common.errors import InputError
+from xvlm.common.short_repr import short_repr
 from xvlm.data.files import storage
 from xvlm.prepare.places import files_below
 from xvlm.prepare.release import Dataset, Release
@@ -57,17 +58,25 @@ def _classes(root: str) -> tuple[str, dict[int, str]]:
             raise InputError(
                 f"{folder} has none of {', '.join((*_CONFIGS, *_NAMES))}, which name the classes"
             )
-        lines = storage.read_all(file).decode("utf-8-sig").splitlines()
+        try:
+            lines = storage.read_all(file).decode("utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file} is not UTF-8: {error.reason} at byte {error.start}") from error
         return folder, dict(enumerate(line.strip() for line in lines if line.strip()))
     import yaml
 
-    value = yaml.safe_load(storage.read_all(config))
+    try:
+        value = yaml.safe_load(storage.read_all(config))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
     names = value.get("names") if isinstance(value, dict) else None
-    if not isinstance(names, (list, dict)):
-        raise InputError(f"{config} has no names of classes")
-    return folder, {
-        int(key): str(name) for key, name in (names.items() if isinstance(names, dict) else enumerate(names))
-    }
+    numbered = (
+        names.items() if isinstance(names, dict) else enumerate(names if isinstance(names, list) else ())
+    )
+    found = {int(key): str(name) for key, name in numbered if str(key).isdecimal()}
+    if not found or len(found) != len(names or ()):
+        raise InputError(f"{config} has no names of classes: names is {short_repr(names)}")
+    return folder, found
 
 
 def _labels_of(image: str) -> str:
@@ -78,7 +87,8 @@ def _labels_of(image: str) -> str:
 
 
 def _elems(path: str, names: dict[int, str]) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(storage.read_all(path).decode("utf-8-sig").splitlines(), 1):
+    # A byte that is not UTF-8 is no part of a number, so that its line is found to be wrong.
+    for number, line in enumerate(storage.read_all(path).decode("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
