@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only from its own room and from those above it.  This is the one place that says so.
 ROOMS = [
     "common", "records", "boxes", "batch", "config", "distributed", "registry",
-    "scenes", "data", "models", "losses", "metrics", "reports", "prepare", "inference", "predict", "search",
+    "scenes", "data", "models", "losses", "metrics", "reports", "inference", "predict", "prepare", "search",
     "evaluation", "tasks", "training", "recipes", "experiments", "bench", "server", "cli", "__main__",
 ]  # fmt: skip
 

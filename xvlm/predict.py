@@ -226,14 +226,16 @@ class Photo:
     def _platt(self, name: str, calibrated: bool) -> Platt:
         return getattr(self.predictor.calibration, name) if calibrated else Platt()
 
-    def match(self, texts: Sequence[str], calibrated: bool = True) -> list[float]:
+    def match(self, texts: Sequence[str], calibrated: bool = True, warn: bool = True) -> list[float]:
         """Return the probability that each text describes this image.
 
         Args:
             calibrated: whether it is calibrated, if the model has a calibration; else raw.
+            warn: whether to log texts that are truncated or have unknown tokens.
         """
         encoded = self.predictor.encode_texts(texts)
-        self.predictor.reader.warn(texts)
+        if warn:
+            self.predictor.reader.warn(texts)
         text_R = torch.arange(len(texts), device=self.predictor.device)
         image = self.predictor.whole_images(self.features)
         logits_R = match_logits(self.predictor.model, image, encoded, torch.zeros_like(text_R), text_R)

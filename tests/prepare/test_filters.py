@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.prepare.test_engines import run
-from tests.tiny import photo
+from tests.tiny import photo, tiny_loaded
 from xvlm.common.errors import InputError
 from xvlm.data.images.decode import open_image
 from xvlm.data.sources.open import open_source
+from xvlm.models.checkpoints.folder import save_model
+from xvlm.predict import Predictor
 from xvlm.prepare.filtering import make_filters, why_not_image, why_not_text
+from xvlm.prepare.importing import import_annotations
+from xvlm.prepare.look import write_look
+from xvlm.prepare.score import caption_score
 from xvlm.prepare.settings import Settings
 from xvlm.registry import UnknownNameError, names
 
@@ -21,7 +26,7 @@ GERMAN = "Ein großer brauner Hund liegt auf der grünen Wiese vor einem Haus un
 
 
 def test_every_filter_is_tested() -> None:
-    assert names("prepare.filters") == ["blocked", "language", "length", "size"]
+    assert names("prepare.filters") == ["blocked", "language", "length", "regions", "score", "size"]
 
 
 @pytest.mark.parametrize(
@@ -59,6 +64,50 @@ def test_images(tmp_path: Path) -> None:
     assert why_not_image(make_filters(["size:min_side=30,max_ratio=3"]), opened) is None
     assert why_not_image(make_filters(["size:min_side=31"]), opened) == "image is small"
     assert why_not_image(make_filters(["size:max_ratio=2.9"]), opened) == "image is very long"
+
+
+def test_regions_as_the_paper_left_them_out(tmp_path: Path) -> None:
+    """Below 1 % of the image, and with three quarters of the words of another one."""
+    photo(100, 100, 0).save(tmp_path / "a.png")
+    texts = ["a dog on green grass", "A green dog on grass", "a dog on the grass", "a cat", "a red ball"]
+    boxes = [[0, 0, 50, 50], [5, 5, 50, 50], [0, 0, 9.9, 10], [0, 0, 10, 10], [0, 0, 60, 60]]
+    elems = [{"caption": text, "bb": box} for text, box in zip(texts, boxes, strict=True)]
+    line = {"image": "a.png", "caption": "a cat", "elems": elems}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + "\n")
+    settings = Settings(filters=("regions:min_area=0.01,max_overlap=0.75",))
+    done = import_annotations(
+        str(tmp_path / "in.jsonl"), str(tmp_path / "out"), settings=settings, workers=1, sheet=False
+    )
+    assert done.tally("parts_left_out").counts == {
+        "region is small": 1,
+        "region is described as another one": 1,
+    }
+    record = open_source(str(tmp_path / "out"))[0]
+    assert [one.texts[0] for one in record.concepts] == ["a cat", texts[0], texts[3], texts[4]]
+
+
+def test_improbable_captions_by_a_model(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    save_model(tiny_loaded(), model)
+    photo(100, 100, 0).save(tmp_path / "a.png")
+    captions = ["a red dog", "a blue car", "two men"]
+    line = {"image": "a.png", "caption": captions}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + "\n")
+    probabilities = Predictor.load(model).image(str(tmp_path / "a.png")).match(captions)
+    limit = sum(sorted(probabilities)[:2]) / 2
+    settings = Settings(filters=(f"score:model={model},min_probability={limit}",))
+    done = import_annotations(
+        str(tmp_path / "in.jsonl"), str(tmp_path / "out"), settings=settings, workers=1, sheet=False
+    )
+    assert done.tally("parts_left_out").counts == {"caption is improbable": 1}
+    (concept,) = open_source(str(tmp_path / "out"))[0].concepts
+    assert concept.texts == tuple(
+        text for text, one in zip(captions, probabilities, strict=True) if one >= limit
+    )
+    page = write_look(
+        tmp_path / "look.html", open_source(str(tmp_path / "in.jsonl")), score=caption_score(str(model))
+    )
+    assert "How probable a model finds 3 captions" in page.read_text()
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from tests.published_data import write_lines
 from tests.refcoco_data import IMAGES
 from xvlm.common.errors import InputError
 from xvlm.prepare.common_ids import flickr_id
+from xvlm.prepare.copies import NEAR_BITS, earlier_copies
 from xvlm.prepare.leaks import LeakError, find_leaks, raise_leaks, write_leaks
 from xvlm.prepare.prepare import prepare
 from xvlm.prepare.settings import Settings
@@ -142,6 +143,45 @@ def test_the_images_of_a_list_are_left_out(evaluation: Path, tmp_path: Path) -> 
     )
     assert again.tally("left_out").counts == {"image of evaluation data": 1}
     assert find_leaks([str(tmp_path / "clean")], [str(evaluation)], workers=1) == []
+
+
+def test_copies_that_were_encoded_again(tmp_path: Path) -> None:
+    """A copy of half the size and one of poor quality are found, and the first one of all stays."""
+    first = picture(1)
+    first.resize((first.width // 2, first.height // 2)).save(tmp_path / "small.jpg", quality=85)
+    first.save(tmp_path / "poor.jpg", quality=40)
+    with Image.open(tmp_path / "small.jpg") as small, Image.open(tmp_path / "poor.jpg") as poor:
+        one = training(tmp_path / "one", {"a": first, "b": picture(2)})
+        two = training(tmp_path / "two", {"c": small, "d": poor})
+    found = find_leaks([str(one), str(two)], [], duplicates=True)
+    assert [(leak.key, leak.other) for leak in found] == [
+        ("in.jsonl:1", "in.jsonl:1"),
+        ("in.jsonl:2", "in.jsonl:1"),
+    ]
+    assert all(leak.against == str(one) and leak.how.startswith("looks the same, ") for leak in found)
+
+
+def test_every_earlier_copy_is_found() -> None:
+    """As by comparing all pairs, with hashes that differ in 0 to 12 bits."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (40, 256)).astype(np.uint8)
+    rows = [bits]
+    for _ in range(10):
+        changed = bits.copy()
+        for row in changed:
+            places = rng.choice(256, rng.integers(0, 13), replace=False)
+            row[places] ^= 1
+        rows.append(changed)
+    hashes = np.packbits(np.concatenate(rows), axis=1)
+    first, different = earlier_copies(hashes)
+    distances = np.unpackbits(hashes[:, None] ^ hashes[None], axis=2).sum(2)
+    for number in range(len(hashes)):
+        near = np.flatnonzero(distances[number, :number] <= NEAR_BITS)
+        assert first[number] == (near[0] if len(near) else -1)
+        assert first[number] < 0 or different[number] == distances[number, first[number]]
+    assert len(earlier_copies(np.zeros((0, 32), np.uint8))[0]) == 0
+    same, _ = earlier_copies(np.zeros((500, 32), np.uint8))
+    assert same[0] == -1 and (same[1:] >= 0).all(), "more copies than an image is compared with"
 
 
 def test_copies_within_and_across(tmp_path: Path) -> None:

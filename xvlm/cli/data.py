@@ -39,6 +39,7 @@ def look(
     image_root: str | None = None,
     samples: PositiveInt = 50,
     counted: PositiveInt = 2000,
+    model: str = "",
     max_pixels: PositiveInt = 100_000_000,
 ) -> None:
     """Write a page about a data source: counts, histograms of boxes and lengths, samples with their boxes.
@@ -49,11 +50,14 @@ def look(
         image_root: folder that image paths are relative to; else the file's.
         samples: number of records that are shown.
         counted: number of records that are counted, evenly spaced.
+        model: model folder; the page then shows how probable it finds the captions of the counted images.
         max_pixels: maximum width x height of an image.
     """
     from xvlm.data.files.limits import change_limits
     from xvlm.data.sources.open import open_source
     from xvlm.prepare.look import write_look
+    from xvlm.prepare.score import caption_score
 
     change_limits(max_pixels=max_pixels)
-    print_notice(f"page: {write_look(out, open_source(data, image_root), samples, counted)}")
+    source, score = open_source(data, image_root), caption_score(model) if model else None
+    print_notice(f"page: {write_look(out, source, samples, counted, score)}")

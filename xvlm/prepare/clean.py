@@ -14,7 +14,7 @@ from xvlm.data.images.content_hash import content_hash
 from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.concept_checks import usable_concepts
 from xvlm.data.sources.record_fields import record_from_fields
-from xvlm.prepare.filtering import Filter, why_not_image, why_not_text
+from xvlm.prepare.filtering import Filter, unwanted_captions, unwanted_regions, why_not_image, why_not_text
 from xvlm.prepare.perceptual_hash import HASH_PIXELS, perceptual_hash
 from xvlm.prepare.records import to_xywh
 from xvlm.prepare.sample import Sample
@@ -90,7 +90,21 @@ def clean(
     concepts, left_out = list(record.concepts), list(record.bad)
     if concepts:
         concepts, left_out = usable_concepts(record, opened, notes)
-    concepts = _without_unwanted_texts(concepts, key, filters, is_repeated, left_out)
+
+    def why_not(text: str, is_caption: bool) -> str | None:
+        if reason := why_not_text(filters, text):
+            return reason
+        return TEXT_REPEATED if is_caption and is_repeated(text) else None
+
+    concepts = _without_texts(concepts, key, why_not, left_out)
+    captions = [text for one in concepts if one.box_xyxy is None for text in one.texts]
+    improbable = unwanted_captions(filters, captions, opened)
+    concepts = _without_texts(
+        concepts, key, lambda text, is_caption: improbable.get(text) if is_caption else None, left_out
+    )
+    unwanted = unwanted_regions(filters, concepts, opened)
+    left_out += [BadRecord(why, key, repr(concepts[place].texts[0][:80])) for place, why in unwanted.items()]
+    concepts = [one for place, one in enumerate(concepts) if place not in unwanted]
     if left_out and not (concepts or record.absent_texts or _has_task_fields(record)):
         raise left_out[0]
     encoded, suffix, scale, small = _encode(opened, settings, notes)
@@ -114,20 +128,22 @@ def _in_pixels(sample: Sample, opened: ImageFile) -> dict[str, Any]:
     return {**sample.fields, "elems": elems}
 
 
-def _without_unwanted_texts(
+def _without_texts(
     concepts: Sequence[Concept],
     key: str,
-    filters: Sequence[Filter],
-    is_repeated: Callable[[str], bool],
+    why_not: Callable[[str, bool], str | None],
     left_out: list[BadRecord],
 ) -> list[Concept]:
+    """Return the concepts without the texts for which there is a reason.
+
+    Args:
+        why_not: returns why a text is left out; its second argument is whether it describes the whole image.
+    """
     selected = []
     for concept in concepts:
         texts = []
         for text in concept.texts:
-            reason = why_not_text(filters, text)
-            if reason is None and concept.box_xyxy is None and is_repeated(text):
-                reason = TEXT_REPEATED
+            reason = why_not(text, concept.box_xyxy is None)
             if reason is None:
                 texts.append(text)
             else:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xvlm import registry
 from xvlm.common.errors import InputError
 from xvlm.data.images.decode import ImageFile
+from xvlm.records import Concept
 
 ROOM = "prepare.filters"
 _TRUE = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
@@ -27,10 +28,14 @@ class Filter:
     Attributes:
         text: of a text.
         image: of an image.
+        captions: of each caption of an image; for what needs both, `text` is cheaper.
+        regions: of each region of an image, in order.
     """
 
     text: Callable[[str], str | None] | None = None
     image: Callable[[ImageFile], str | None] | None = None
+    captions: Callable[[Sequence[str], ImageFile], Iterable[str | None]] | None = None
+    regions: Callable[[Sequence[Concept], ImageFile], Iterable[str | None]] | None = None
 
 
 def make_filters(specs: Sequence[str]) -> list[Filter]:
@@ -78,3 +83,31 @@ def why_not_image(filters: Sequence[Filter], image: ImageFile) -> str | None:
     """Return the first reason to leave out an image, or `None`."""
     reasons = (one.image(image) for one in filters if one.image is not None)
     return next(filter(None, reasons), None)
+
+
+def unwanted_captions(filters: Sequence[Filter], texts: Sequence[str], image: ImageFile) -> dict[str, str]:
+    """Return the first reason to leave out a caption of an image, by caption."""
+    reasons: dict[str, str] = {}
+    for one in filters:
+        left = [text for text in texts if text not in reasons]
+        if one.captions is not None and left:
+            found = one.captions(left, image)
+            reasons |= {text: why for text, why in zip(left, found, strict=True) if why is not None}
+    return reasons
+
+
+def unwanted_regions(
+    filters: Sequence[Filter], concepts: Sequence[Concept], image: ImageFile
+) -> dict[int, str]:
+    """Return the first reason to leave out a region, by its place among the concepts of an image."""
+    reasons: dict[int, str] = {}
+    for one in filters:
+        if one.regions is not None:
+            places = [
+                place
+                for place, concept in enumerate(concepts)
+                if concept.box_xyxy is not None and place not in reasons
+            ]
+            found = one.regions([concepts[place] for place in places], image)
+            reasons |= {place: why for place, why in zip(places, found, strict=True) if why is not None}
+    return reasons

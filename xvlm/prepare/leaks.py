@@ -6,7 +6,7 @@ Images are the same if they have the same id in a public data set, the same byte
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from xvlm.common.errors import XVLMError
 from xvlm.common.json_file import json_text
 from xvlm.common.progress import progress_bar
 from xvlm.data.files.output import write_bytes
+from xvlm.prepare.copies import earlier_copies
 from xvlm.prepare.image_hashes import ImageHashes, hash_source, shard_hashes, shard_names
 
 DIFFERENT_BITS = 50
@@ -76,7 +77,7 @@ class KnownImages:
                 yield number, found, "the same bytes"
             elif number in near:
                 place, bits = near[number]
-                yield number, place // self._views, f"looks the same, {bits} of 256 bits differ"
+                yield number, place // self._views, _alike(bits)
 
     def _nearest(self, hashes: ImageHashes) -> dict[int, tuple[int, int]]:
         """Return image -> (row of the nearest hash, bits that differ) of those that look the same."""
@@ -106,12 +107,12 @@ def find_leaks(
     Args:
         train: folders of shards that `xvlm prepare` made, whose hashes are known, or other data.
         against: evaluation data, as for `open_source`.
-        duplicates: also look for copies of the same bytes, or with the same hash, within the training data.
+        duplicates: also look for copies within the training data; the first one is none.
         workers: number of processes that read evaluation images.
     """
     known = [KnownImages(one, hash_source(one, workers, views=True)) for one in against]
     leaks: list[Leak] = []
-    seen: dict[bytes, tuple[str, str]] = {}
+    read: list[tuple[str, str, ImageHashes]] = []
     for data in train:
         shards = shard_names(data)
         for shard in progress_bar(shards or [""], f"comparing {data}", len(shards) or 1):
@@ -131,21 +132,36 @@ def find_leaks(
                     for number, place, how in one.find(hashes)
                 ]
             if duplicates:
-                leaks += _copies(data, shard, hashes, seen)
-    return leaks
+                read.append((data, shard, replace(hashes, ids=[])))
+    return leaks + list(_copies(read))
 
 
-def _copies(data: str, shard: str, hashes: ImageHashes, seen: dict[bytes, tuple[str, str]]) -> Iterator[Leak]:
-    """Yield the images that were seen before; remember the others."""
-    for number, key in enumerate(hashes.keys):
-        for part, how in (
-            (hashes.content[number], "the same bytes"),
-            (hashes.perceptual[number, 0], "looks the same"),
-        ):
-            before = seen.setdefault(part.tobytes(), (data, key))
-            if before != (data, key):
-                yield Leak(data, shard, number, key, *before, how, hashes.content[number].tobytes().hex())
-                break
+def _copies(read: Sequence[tuple[str, str, ImageHashes]]) -> Iterator[Leak]:
+    """Yield the images of data, shards and hashes that occur before in them."""
+    if not read:
+        return
+    content = np.concatenate([hashes.content for *_, hashes in read])
+    first, bits = earlier_copies(np.concatenate([hashes.perceptual[:, 0] for *_, hashes in read]))
+    starts = np.cumsum([0, *(len(hashes) for *_, hashes in read)])
+    for number in np.flatnonzero(first >= 0):
+        (data, shard, hashes), own = _at(read, starts, int(number))
+        (against, _, others), other = _at(read, starts, int(first[number]))
+        is_same = (content[number] == content[first[number]]).all()
+        how = "the same bytes" if is_same else _alike(int(bits[number]))
+        digest = content[number].tobytes().hex()
+        yield Leak(data, shard, own, hashes.keys[own], against, others.keys[other], how, digest)
+
+
+def _at(
+    read: Sequence[tuple[str, str, ImageHashes]], starts: np.ndarray, number: int
+) -> tuple[tuple[str, str, ImageHashes], int]:
+    """Return where an image is, and its number there."""
+    part = int(np.searchsorted(starts, number, "right")) - 1
+    return read[part], number - int(starts[part])
+
+
+def _alike(bits: int) -> str:
+    return f"looks the same, {bits} of 256 bits differ"
 
 
 def write_leaks(path: str, leaks: Sequence[Leak]) -> None:

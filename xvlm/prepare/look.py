@@ -11,17 +11,22 @@ from PIL import Image
 
 from xvlm.common.errors import InputError
 from xvlm.common.progress import progress_bar
-from xvlm.data.images.decode import open_image
+from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.concept_checks import hint_at_xyxy, usable_concepts
 from xvlm.data.sources.source import Source
 from xvlm.data.sources.task_fields import answers_of
+from xvlm.prepare.score import Score
 from xvlm.records import BadRecord, Concept, Record
 from xvlm.reports import AnswerExample, BoxAnnotation, Item, Metric, Section, Table, draw_boxes, write_report
 
 SAMPLES, COUNTED = 50, 2000
 _AREAS = (0.01, 0.05, 0.2, 0.5, 1.0)
 _WORDS = (1, 2, 4, 8, 16, 32)
-_SHOWN_TEXTS, _BAR = 6, 30
+_PROBABILITIES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_SHOWN_TEXTS, _BAR, _LEAST = 6, 30, 20
+
+Scored = tuple[float, str, str]
+"""Probability, caption, key of the record."""
 
 
 @dataclass
@@ -62,17 +67,20 @@ def _bucket(value: float, limits: Sequence[float]) -> float:
     return next((limit for limit in limits if value <= limit), float("inf"))
 
 
-def write_look(path: Path, source: Source, samples: int = SAMPLES, counted: int = COUNTED) -> Path:
+def write_look(
+    path: Path, source: Source, samples: int = SAMPLES, counted: int = COUNTED, score: Score | None = None
+) -> Path:
     """Write the page of a source, and return its path.
 
     Args:
         path: the HTML file.
         samples: number of records that are shown, evenly spaced.
         counted: number of records that are counted, evenly spaced; those of images in the source are read.
+        score: how probable captions are for their image; a histogram of the counted ones is shown.
     Raises:
         InputError: none of the records can be used.
     """
-    counts, items = Counts(), list[Item]()
+    counts, items, scored = Counts(), list[Item](), list[Scored]()
     total = len(source)
     numbers = sorted({number * total // min(counted, total) for number in range(min(counted, total))})
     shown = set(numbers[:: max(1, len(numbers) // samples)][:samples])
@@ -84,6 +92,8 @@ def write_look(path: Path, source: Source, samples: int = SAMPLES, counted: int 
             if concepts:
                 concepts, bad = usable_concepts(record, opened)
             picture = opened.image if number in shown else None
+            if score is not None:
+                scored += _scored(record.key, opened, concepts, score)
         except BadRecord as error:
             counts.bad.append(error)
             continue
@@ -97,6 +107,7 @@ def write_look(path: Path, source: Source, samples: int = SAMPLES, counted: int 
     sections = [
         Section("Problems", hint_at_xyxy(counts.bad), _problems(counts.bad)),
         Section("Sizes", "", _histograms(counts)),
+        *_matching(scored),
         Section("Samples", "Boxes are where training will see them.", items),
     ]
     return write_report(path, "What is in the data", lead=lead, summary=_tiles(counts), sections=sections)
@@ -128,6 +139,33 @@ def _histograms(counts: Counts) -> list[Item]:
             ]
             tables.append(Table((title, f"of {total:,}", ""), rows))
     return tables
+
+
+def _scored(key: str, opened: ImageFile, concepts: Sequence[Concept], score: Score) -> list[Scored]:
+    texts = [text for one in concepts if one.box_xyxy is None for text in one.texts]
+    return [(one, text, key) for one, text in zip(score(opened, texts), texts, strict=True)] if texts else []
+
+
+def _matching(scored: list[Scored]) -> list[Section]:
+    """Return the histogram of matching probabilities, and the least probable captions."""
+    if not scored:
+        return []
+    counts = Counter(_bucket(probability, _PROBABILITIES) for probability, *_ in scored)
+    rows = [
+        (f"up to {limit:g}", n, _bar(n, max(counts.values())), f"{100 * below / len(scored):.1f} %")
+        for limit in _PROBABILITIES
+        if (n := counts[limit]) and (below := sum(counts[one] for one in _PROBABILITIES if one <= limit))
+    ]
+    least = [(f"{probability:.3f}", text, key) for probability, text, key in sorted(scored)[:_LEAST]]
+    intro = (
+        f"How probable a model finds {len(scored):,} captions for their images; --filters "
+        "score:model=MODEL,min_probability=P leaves out those below P."
+    )
+    tables: list[Item] = [
+        Table(("probability", "captions", "", "share up to here"), rows),
+        Table(("probability", "least probable captions", "record"), least),
+    ]
+    return [Section("Matching", intro, tables)]
 
 
 def _label(limit: float, unit: str) -> str:
