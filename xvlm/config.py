@@ -20,6 +20,7 @@ from xvlm.common.ranges import (
     Epsilon,
     NonNegativeFloat,
     NonNegativeInt,
+    PositiveFloat,
     PositiveInt,
     Probability,
     Seconds,
@@ -101,6 +102,9 @@ class Run:
         allow_remote: whether data files may name images by URL.  A remote data file or image root needs no
             permission.
         allow_private: whether URLs may lead to private, loopback and link-local addresses.
+        shard_cache: local folder for copies of remote tar shards, which are made before their samples are
+            due; the processes of a machine share it.  Empty: samples are read by range.
+        shard_cache_gb: size of these copies in gigabytes; 32 shards are in use at a time.
         faithful: whether to reproduce the published behaviour where it differs (docs/published.md).
         compile: whether to compile the blocks of the vision encoder and the MLPs of text layers with
             `torch.compile`, instead of using the forms of the next two fields: for encoders that have none.
@@ -137,6 +141,8 @@ class Run:
     significant_bits: SignificantBits = 0
     allow_remote: bool = False
     allow_private: bool = False
+    shard_cache: str = ""
+    shard_cache_gb: PositiveFloat = 100.0
     faithful: bool = False
     compile: bool = False
     cpu_memory_efficient: bool = True

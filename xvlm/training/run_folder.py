@@ -29,8 +29,9 @@ RUN_ENTRIES = (
 
 _CHANGEABLE_FIELDS = (
     "workers", "log_every", "save_every", "eval_every", "best_metric", "max_bad", "max_pixels",
-    "allow_remote", "allow_private", "compile", "cpu_memory_efficient", "gpu_kernels", "shard_degree",
-    "activation_checkpointing", "deterministic", "collective_timeout", "optim.steps",
+    "allow_remote", "allow_private", "shard_cache", "shard_cache_gb", "compile", "cpu_memory_efficient",
+    "gpu_kernels", "shard_degree", "activation_checkpointing", "deterministic", "collective_timeout",
+    "optim.steps",
 )  # fmt: skip
 """Fields that may change when a run continues, like those of `validation`: they do not affect the weights, or
 extend the run."""

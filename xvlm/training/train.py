@@ -92,6 +92,8 @@ def train(
         significant_bits=run.significant_bits,
         allow_remote=run.allow_remote,
         allow_private=run.allow_private,
+        shard_cache=run.shard_cache,
+        shard_cache_gb=run.shard_cache_gb,
     )
     run = replace(run, precision=usable_precision(run.precision, distributed.device()))
     name = run.recipe or run.task

@@ -31,6 +31,8 @@ class Limits:
         allow_private: a URL may lead to a private, loopback or link-local address.
         connect_seconds, read_seconds: time to connect to the server of a remote image, and in total.
         max_redirects: most redirects for a remote image.
+        shard_cache: local folder for copies of remote tar shards (`shard_cache.py`); empty: there are none.
+        shard_cache_gb: size of all copies in gigabytes.
     """
 
     max_pixels: int = 100_000_000
@@ -41,6 +43,8 @@ class Limits:
     connect_seconds: float = 10.0
     read_seconds: float = 30.0
     max_redirects: int = 5
+    shard_cache: str = ""
+    shard_cache_gb: float = 100.0
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1:

@@ -7,6 +7,7 @@ pickled.
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import os
@@ -35,6 +36,7 @@ class FileState:
     mtime_ns: int
 
 
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG)
 SIDECARS = "_shards"
 """Folder beside shards with what `xvlm prepare` knows of each; readers leave out names with an underscore."""
 _CHUNK_BYTES = 2**22
@@ -217,6 +219,31 @@ def file_state(path: str) -> FileState:
     with _open_local(path) as file:
         status = os.fstat(file.fileno())
     return FileState(status.st_size, status.st_mtime_ns)
+
+
+def remote_version(url: str) -> tuple[str, int]:
+    """Return a text that changes with a remote file, as far as its server tells, and the size of the file.
+
+    Raises as `open_binary`.
+    """
+    with _remote_errors(url):
+        fs, inner = _filesystem(url)
+        return str(fs.ukey(inner)), int(fs.info(inner)["size"])
+
+
+def download(url: str, path: str | os.PathLike[str]) -> None:
+    """Copy a remote file to a local path.
+
+    Raises as `open_binary`, and OutputError if the path cannot be written.
+    """
+    with _remote_errors(url):
+        fs, inner = _filesystem(url)
+        try:
+            fs.get_file(inner, os.fspath(path))
+        except OSError as error:
+            if error.errno in _DISK_ERRORS:
+                raise OutputError(f"{os.fspath(path)} cannot be written: {error.strerror}") from error
+            raise
 
 
 def exists(path: str) -> bool:

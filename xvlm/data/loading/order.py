@@ -85,6 +85,15 @@ class Order:
         source, nth = self._source_at(position)
         return SamplePosition(source, *self._epoch_orders[source][nth])
 
+    def a_window_later(self, position: int) -> SamplePosition:
+        """Return the sample of the same source that comes as many samples later as a window has.
+
+        The shards of a window can so be copied while the window before is read.
+        """
+        source, nth = self._source_at(position)
+        epochs = self._epoch_orders[source]
+        return SamplePosition(source, *epochs[nth + epochs.window_samples])
+
     def step(self, step: int, global_batch: int, rank: int = 0, world_size: int = 1) -> range:
         """Return the positions that `rank` reads at a step: a slice of [step, step + 1) * global_batch."""
         if global_batch < 1 or global_batch % world_size:
@@ -123,6 +132,7 @@ class _EpochOrder:
             raise InputError(f"source {key[1]}: its shards hold {self.sizes.sum()}, its length is {length}")
         self.first_index = np.cumsum(self.sizes) - self.sizes
         self.key, self.window = key, window
+        self.window_samples = min(length, -(-window * length // max(1, len(self.sizes))))
         self._layouts: OrderedDict[int, tuple[Indices, Indices]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], Indices] = OrderedDict()
 

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from xvlm.common.errors import TooManyBadRecordsError, XVLMError, describe_error
+from xvlm.data.files.limits import current_limits
 from xvlm.data.loading.bad_records import BadRecordCounter
 from xvlm.data.loading.order import WINDOW, Order
-from xvlm.data.sources.source import Source
+from xvlm.data.sources.source import Source, prefetch
 from xvlm.records import BadRecord, Record
 
 SampleBuilder = Callable[[Record, np.random.Generator], Any]
@@ -82,6 +83,7 @@ class StreamReader:
             [source.shards for source in stream.sources],
             stream.window,
         )
+        self._has_cache = bool(current_limits().shard_cache)
 
     def read(self, position: int, step: int) -> LoadedSample:
         """Return the sample at a position; a bad record is replaced by a random one of the same source.
@@ -93,6 +95,8 @@ class StreamReader:
         """
         at = self.order[position]
         source = self.stream.sources[at.source]
+        if self._has_cache:
+            prefetch(source, self.order.a_window_later(position).index)
         location = f"step {step}, data stream {self.stream.name!r}, source {source.name!r}"
         bad: list[BadRecord] = []
         for attempt in range(ATTEMPTS):

@@ -32,6 +32,13 @@ class Source(Protocol):
         """Return a record.  Raises BadRecord if it cannot be read, IndexError outside [0, len)."""
 
 
+def prefetch(source: Source, index: int) -> None:
+    """Tell a source that a record will be read soon; those with remote files have a method for that."""
+    begin = getattr(source, "prefetch", None)
+    if begin is not None:
+        begin(index)
+
+
 class IndexedSource:
     """Base class of sources whose records lie in shards; subclasses define `__getitem__`."""
 
@@ -69,6 +76,10 @@ class WrappedSource:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def prefetch(self, index: int) -> None:
+        """Tell the wrapped source that a record will be read soon."""
+        prefetch(self.source, index)
 
 
 Opener = Callable[[str, Mapping[str, str], str | None], Source]

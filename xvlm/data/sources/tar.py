@@ -10,7 +10,7 @@ import os
 from tarfile import BLOCKSIZE
 
 from xvlm.common.errors import InputError
-from xvlm.data.files import storage
+from xvlm.data.files import shard_cache, storage
 from xvlm.data.files.json_parser import INVALID_UNICODE, decode_unicode, parse_value
 from xvlm.data.sources.record_fields import DEFAULT_FIELD_NAMES, FieldNames, record_from_fields
 from xvlm.data.sources.source import IndexedSource
@@ -19,6 +19,8 @@ from xvlm.records import BadRecord, Record
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 MAX_MEMBER_BYTES = 1 << 29
+_SPAN = 1.5
+"""Bytes that are read at once, divided by those that are needed, at most."""
 _KNOWN_SUFFIXES = {*IMAGE_SUFFIXES, "json", "txt"}
 _NAMING_RULE = (
     "a sample's key ends at the first dot of the file's name, and its suffix begins there (WebDataset's rule)"
@@ -67,20 +69,41 @@ class TarSource(IndexedSource):
         if _KNOWN_SUFFIXES.isdisjoint(by_suffix):
             raise BadRecord("unknown fields", key, f"found {_list_names(index, members)}; {_NAMING_RULE}")
 
-        def read(suffix: str) -> bytes:
-            return read_member(path, index, by_suffix[suffix], self._bytes[shard], key)
-
-        fields = parse_value(read("json"), "member", key) if "json" in by_suffix else {}
-        if "txt" in by_suffix and isinstance(fields, dict):
-            fields.setdefault(self._field_names.caption_key, _decode_text(read("txt"), key))
         image_suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in by_suffix), None)
+        needed = [one for one in ("json", "txt", image_suffix) if one in by_suffix]
+        read = read_members(path, index, [by_suffix[one] for one in needed], self._bytes[shard], key)
+        data = dict(zip(needed, read, strict=True))
+        fields = parse_value(data["json"], "member", key) if "json" in data else {}
+        if "txt" in data and isinstance(fields, dict):
+            fields.setdefault(self._field_names.caption_key, _decode_text(data["txt"], key))
         return record_from_fields(
             fields,
             key=key,
             image_root=os.path.dirname(path) if self._root is None else self._root,
             field_names=self._field_names,
-            image=None if image_suffix is None else read(image_suffix),
+            image=None if image_suffix is None else data[image_suffix],
         )
+
+    def prefetch(self, position: int) -> None:
+        """Begin to copy the shard of a record that will be read soon, if there is a cache for that."""
+        shard_cache.prefetch(self._paths[self.locate(position)[0]])
+
+
+def read_members(path: str, index: TarIndex, members: list[int], tar_bytes: int, key: str) -> list[bytes]:
+    """Return the contents of members of a tar, by one request if they are next to each other.
+
+    Raises BadRecord as `read_member` does.
+    """
+    starts = [int(index.offsets[member]) - BLOCKSIZE for member in members]
+    ends = [int(index.offsets[member]) + int(index.sizes[member]) for member in members]
+    start, size = min(starts), max(ends) - min(starts)
+    needed = sum(ends) - sum(starts)
+    are_near = max(ends) <= tar_bytes and size <= min(_SPAN * needed, MAX_MEMBER_BYTES)
+    data = shard_cache.read_range(path, start, size) if len(members) > 1 and are_near else b""
+    if len(data) == size:
+        parts = [data[first - start : end - start] for first, end in zip(starts, ends, strict=True)]
+        return [_checked(part, path, index, member, key) for part, member in zip(parts, members, strict=True)]
+    return [read_member(path, index, member, tar_bytes, key) for member in members]
 
 
 def read_member(path: str, index: TarIndex, member: int, tar_bytes: int, key: str) -> bytes:
@@ -96,10 +119,15 @@ def read_member(path: str, index: TarIndex, member: int, tar_bytes: int, key: st
         raise BadRecord("tar member is too large", key, detail)
     data = b""
     if available == size:
-        data = storage.read_range(path, offset - BLOCKSIZE, BLOCKSIZE + size)
+        data = shard_cache.read_range(path, offset - BLOCKSIZE, BLOCKSIZE + size)
     if len(data) < BLOCKSIZE + size:
         available = min(available, max(0, len(data) - BLOCKSIZE)) if data else available
         raise BadRecord("tar member is truncated", key, f".{suffix} has {available} of {size} bytes")
+    return _checked(data, path, index, member, key)
+
+
+def _checked(data: bytes, path: str, index: TarIndex, member: int, key: str) -> bytes:
+    """Return the content of a member without its header.  Raises BadRecord if it is another one."""
     try:
         check_header(data[:BLOCKSIZE], index, member)
     except ValueError as error:
