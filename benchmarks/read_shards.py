@@ -78,8 +78,9 @@ def rate(study: Study, path: str) -> float:
 def s3_server() -> Iterator[str]:
     """Start the server in a process of its own, and yield its URL."""
     code = (
-        "import sys; from moto.server import ThreadedMotoServer; s = ThreadedMotoServer(port=0, verbose=False);"
-        "s.start(); print(s.get_host_and_port()[1], flush=True); sys.stdin.read()"
+        "import sys; from moto.server import ThreadedMotoServer as Server; "
+        "server = Server(port=0, verbose=False); server.start(); "
+        "print(server.get_host_and_port()[1], flush=True); sys.stdin.read()"
     )
     server = subprocess.Popen(
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
