@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.inference.model import InferenceModel
 from xvlm.inference.regions import region_box
 from xvlm.models.calibration import THRESHOLD, Platt
+from xvlm.models.checkpoints.folder import FILES, save_model
+from xvlm.models.checkpoints.hub import upload
 from xvlm.models.generation.config import CAPTION_GENERATION, GenerationConfig
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.models.vision.encoder import ImageFeatures
@@ -87,6 +91,37 @@ class EntailmentAnswer(NamedTuple):
 
 class Predictor(InferenceModel):
     """A model that answers questions about images; `Predictor.load` loads one."""
+
+    @classmethod
+    def from_pretrained(
+        cls, folder_or_repo: str | Path, revision: str | None = None, device: torch.device | str | None = None
+    ) -> Self:
+        """Load a model folder, or any revision of a hub repository.
+
+        Args:
+            revision: branch, tag or commit of a repository.
+            device: by default this process's GPU if there is one, else the CPU.
+        Raises:
+            MissingFileError: there is no such folder, repository or revision.
+            InputError: a folder has no revisions, or there is no such device.
+        """
+        if revision and Path(folder_or_repo).is_dir():
+            raise InputError(f"{folder_or_repo} is a folder here, which has no revision {revision!r}")
+        return cls.load(f"{folder_or_repo}@{revision}" if revision else folder_or_repo, device)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write a model folder; see `save_model`."""
+        return save_model(self.bundle(), folder)
+
+    def push_to_hub(self, repo: str, private: bool = False, branch: str = "", message: str = "") -> str:
+        """Upload the model, without a card, and return the address of the commit; `xvlm push` writes a card.
+
+        Arguments and errors as in `hub.upload`.
+        """
+        with tempfile.TemporaryDirectory() as name:
+            folder = self.save_pretrained(Path(name) / "model")
+            files: dict[str, Path | bytes] = {one: folder / one for one in FILES}
+            return upload(repo, files, message or f"Upload {Path(repo).name} by xvlm", private, branch)
 
     def image(self, image: AnyImage) -> Photo:
         """Encode an image: a path or URL, encoded bytes, an open file, a Pillow image, an array or a tensor

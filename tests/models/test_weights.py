@@ -291,7 +291,7 @@ def test_a_package_is_found_without_running_any_of_it(
     ["python:timm", "https://example.org/x", "evil/repository", "/etc", "..", "../x", "a\0b", "hf-hub:a/b"],
 )
 def test_names_in_a_file_are_not_trusted(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weight_files, "snapshot_download", None)
+    monkeypatch.setattr(weight_files, "download", None)
     for find in (find_weights, bert_folder):
         with pytest.raises(InputError, match=r"a file names .* type the name yourself"):
             find(spec, trusted=False)
@@ -303,11 +303,11 @@ def test_names_that_a_file_may_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert bert_folder("data/bert", trusted=False) == Path("data/bert")
     downloads: list[str] = []
 
-    def download(name: str, **_: Any) -> str:
+    def download(name: str, _: Any) -> Path:
         downloads.append(name)
-        return str(tmp_path / "data")
+        return tmp_path / "data"
 
-    monkeypatch.setattr(weight_files, "snapshot_download", download)
+    monkeypatch.setattr(weight_files, "download", download)
     for name in ("bert-base-uncased", "roberta-base", "google-bert/bert-base-uncased"):
         assert bert_folder(name, trusted=False) == tmp_path / "data" / "bert"
     assert downloads == ["bert-base-uncased", "roberta-base", "google-bert/bert-base-uncased"]

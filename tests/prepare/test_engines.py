@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import random
 import subprocess
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -14,22 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.prepare.many import COUNT, PER_SHARD, contents, write_many
+from tests.prepare.many import COUNT, PER_SHARD, contents, kill_and_repeat, run, write_many
 from tests.published_data import write_lines
 from xvlm.common.errors import InputError, OutputError, WorkerDiedError
 from xvlm.data.sources.open import open_source
-from xvlm.prepare.prepare import Prepared, prepare
 from xvlm.prepare.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get("XVLM_KILLS", "1"))
 DEADLY = Path(__file__).parent / "deadly.py"
-
-
-def run(path: Path, out: Path, settings: Settings | None = None, **options: object) -> Prepared:
-    """Prepare the release by one process, unless `options` say otherwise."""
-    given = {"workers": 1, "per_shard": PER_SHARD, "room": "prepare.forms", **options}
-    return prepare("lines", str(path), str(out), settings=settings, **given)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -89,24 +78,7 @@ def test_a_worker_that_always_dies_is_an_error(release: Path, tmp_path: Path) ->
 @pytest.mark.slow
 def test_kill_at_random_moments(release: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     """What was whole stays; nothing is half written, lost or twice."""
-    code = "import sys; from pathlib import Path; from tests.prepare.test_engines import run\n"
-    code += "if __name__ == '__main__':\n    print('started', flush=True)\n"
-    code += "    run(Path(sys.argv[1]), Path(sys.argv[2]), workers=2); print('finished', flush=True)\n"
-    script = tmp_path / "run.py"
-    script.write_text(code)
-    words = [sys.executable, str(script), str(release), str(tmp_path / "out")]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    rng, last = random.Random(0), ""
-    for number in range(KILLS + 1):
-        with subprocess.Popen(
-            words, env=variables, stdout=subprocess.PIPE, text=True, start_new_session=True
-        ) as one:
-            assert one.stdout is not None and one.stdout.readline() == "started\n"
-            if number < KILLS:
-                time.sleep(rng.uniform(0, 4))
-                os.killpg(one.pid, 9)
-            last = one.stdout.read()
-    assert last == "finished\n"
+    kill_and_repeat(release, str(tmp_path / "out"), tmp_path)
     assert contents(tmp_path / "out") == expected
 
 

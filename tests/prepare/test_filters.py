@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prepare.test_engines import run
+from tests.prepare.many import run
 from tests.tiny import photo, tiny_loaded
 from xvlm.common.errors import InputError
 from xvlm.data.images.decode import open_image

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.prepare.many import run
 from tests.prepare.releases import RELEASES
-from tests.prepare.test_engines import run
 from tests.published_data import write_lines
 from tests.refcoco_data import IMAGES
 from xvlm.common.errors import InputError

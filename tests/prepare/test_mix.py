@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prepare.many import write_many
-from tests.prepare.test_engines import run
+from tests.prepare.many import run, write_many
 from xvlm.common.errors import InputError, MissingFileError
 from xvlm.prepare.leaks import LeakError
 from xvlm.prepare.mix import describe_mix, read_mix

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.prepare.many import COUNT, contents, write_many
-from tests.prepare.test_engines import run
+from tests.prepare.many import COUNT, contents, kill_and_repeat, run, write_many
 from xvlm.data.files.limits import temporary_limits
 from xvlm.data.sources.open import open_source
 from xvlm.prepare.leaks import find_leaks
@@ -68,11 +67,10 @@ def test_the_same_bytes_although_requests_fail(server: FaultyServer, tmp_path: P
 
 @pytest.mark.slow
 def test_shards_on_s3_of_a_local_release(server: FaultyServer, tmp_path: Path) -> None:
-    """Interrupted and repeated: the same bytes as on a disk."""
+    """Killed at random moments, with requests that fail: the same bytes as on a disk."""
     release = write_many(tmp_path / "in")
     run(release, tmp_path / "local")
     server.share = 0.05
-    for _ in range(2):
-        prepare("lines", str(release), f"s3://{BUCKET}/out", per_shard=5, workers=2, room="prepare.forms")
+    kill_and_repeat(release, f"s3://{BUCKET}/out", tmp_path, seconds=10.0)
     server.share = 0.0
     assert contents(download(f"s3://{BUCKET}/out", tmp_path / "copy")) == contents(tmp_path / "local")

@@ -30,7 +30,7 @@ from xvlm.evaluation.common.measure import Measure
 def command(words: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...")]] = ()) -> None:
     """Evaluate a model on a data file: xvlm eval TASK --model M --data D --out O; TASK may be a Python file.
 
-    Writes metrics.json, predictions.json and report.html, and submission.json for an evaluation server.
+    Writes metrics.json, evaluation.json, predictions.json and report.html, and submission.json for a server.
     Under torchrun every process evaluates a part; the results are those of one process.
 
     Args:

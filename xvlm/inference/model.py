@@ -42,7 +42,7 @@ class InferenceModel:
         self.device = torch.device(device or next(bundle.model.parameters()).device)
         self.model: XVLM = bundle.model.to(self.device).eval()
         self.tokenizer = bundle.tokenizer
-        self.max_tokens = bundle.max_tokens
+        self.max_words, self.max_tokens = bundle.max_words, bundle.max_tokens
         self.reader = QueryReader(bundle.tokenizer, bundle.max_words, bundle.max_tokens)
         self.prompt = bundle.prompt
         self.matching_weight, self.phrase_weight = bundle.matching_weight, bundle.phrase_weight
@@ -60,6 +60,19 @@ class InferenceModel:
         """
         checked = checked_device(device)
         return cls(load_model(folder_or_repo), checked)
+
+    def bundle(self) -> ModelBundle:
+        """Return what a model folder holds."""
+        return ModelBundle(
+            self.model,
+            self.tokenizer,
+            self.max_words,
+            self.max_tokens,
+            self.prompt,
+            self.matching_weight,
+            self.phrase_weight,
+            self.calibration,
+        )
 
     def pixels(self, image: ImageFile) -> Tensor:
         """Return the whole image at the model's size, (3, height, width) uint8.

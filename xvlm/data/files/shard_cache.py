@@ -76,7 +76,7 @@ class ShardCache:
             raise OutputError(f"shard_cache {folder} cannot be written: {error.strerror}") from error
         self._copies: dict[str, Path] = {}
         self._touched: dict[str, float] = {}
-        self._asked: dict[str, float] = {}
+        self._requested: dict[str, float] = {}
         self._waiting: queue.SimpleQueue[str] = queue.SimpleQueue()
         # Threads that do not end with the process would be waited for; these may stop at any moment.
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(_THREADS)]
@@ -85,8 +85,8 @@ class ShardCache:
 
     def prefetch(self, url: str) -> None:
         """Begin to copy a file, unless that was begun, or failed within a minute."""
-        if url not in self._copies and self._asked.get(url, 0.0) < time.monotonic():
-            self._asked[url] = float("inf")
+        if url not in self._copies and self._requested.get(url, 0.0) < time.monotonic():
+            self._requested[url] = float("inf")
             self._waiting.put(url)
 
     def read_range(self, url: str, offset: int, size: int) -> bytes:
@@ -98,7 +98,7 @@ class ShardCache:
                 return storage.read_range(str(path), offset, size)
             except FileNotFoundError:  # another process needed the room
                 del self._copies[url]
-                self._asked.pop(url, None)
+                self._requested.pop(url, None)
         self.prefetch(url)
         return storage.read_range(url, offset, size)
 
@@ -117,7 +117,7 @@ class ShardCache:
             except (XVLMError, OSError) as error:
                 _log.warning("%s is read by range, as it cannot be copied: %s", printable(url), error)
             # A copy that another process removes is made again; one that failed is tried again later.
-            self._asked[url] = time.monotonic() + _RETRY_SECONDS
+            self._requested[url] = time.monotonic() + _RETRY_SECONDS
 
     def _copy(self, url: str) -> Path:
         """Return the path of a file's copy, which is made unless it is there."""

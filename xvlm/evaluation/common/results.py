@@ -17,7 +17,16 @@ from xvlm.evaluation.common.measure import Measure
 from xvlm.reports import Metric, Table, write_report
 from xvlm.reports.items import Section
 
-RESULT_FILES = ("metrics.json", "predictions.json", "submission.json", "skipped.jsonl", "report.html")
+EVALUATION_FILE = "evaluation.json"
+"""Task, command and metrics, which the card of a model shows."""
+RESULT_FILES = (
+    "metrics.json",
+    "predictions.json",
+    "submission.json",
+    "skipped.jsonl",
+    EVALUATION_FILE,
+    "report.html",
+)
 MADE_BY = "Made by: xvlm "
 """Text in a report that marks its folder as one of an evaluation."""
 
@@ -77,7 +86,7 @@ def write_results(
     lead: str = "",
     targets: Mapping[str, float] | None = None,
 ) -> Path:
-    """Write `metrics.json`, `predictions.json`, `report.html` and perhaps `submission.json`.
+    """Write `metrics.json`, `evaluation.json`, `predictions.json`, `report.html`, perhaps `submission.json`.
 
     If one of them cannot be written, all stay as they were.
 
@@ -96,6 +105,8 @@ def write_results(
             return files.enter_context(atomic_file(out / name))
 
         write_json(open_file("metrics.json"), dict(metrics))
+        made = {"task": name, "command": command, "metrics": dict(metrics)}
+        write_json(open_file(EVALUATION_FILE), made)
         write_predictions(open_file("predictions.json"), predictions)
         if measure.submission:
             write_json(open_file("submission.json"), measure.submission(predictions))

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from xvlm import registry
@@ -24,6 +22,7 @@ from xvlm.common.renames import renamed_model, renamed_tensors
 from xvlm.config import from_json
 from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.models.calibration import Calibration
+from xvlm.models.checkpoints.hub import download
 from xvlm.models.checkpoints.mismatch import describe_mismatch
 from xvlm.models.checkpoints.size_check import check_sizes
 from xvlm.models.xvlm import XVLM, ModelConfig, build_model
@@ -278,15 +277,13 @@ def _name_file(path: Path, read: Callable[[], T]) -> T:
 def local_folder(folder_or_repo: str | Path) -> Path:
     """Return the model folder itself, the folder `model` of a run, or a local copy of a hub repository.
 
-    Raises MissingFileError if it is none of these.
+    Args:
+        folder_or_repo: a folder, or a repository as for `hub.download`: ORGANISATION/NAME@REVISION.
+    Raises:
+        MissingFileError: it is none of these.
     """
     folder = current_folder(Path(folder_or_repo))
     if folder.is_dir():
         model = current_folder(folder / "model")
         return model if model.is_dir() else folder
-    try:
-        return Path(snapshot_download(str(folder_or_repo), allow_patterns=list(FILES)))
-    except (HFValidationError, RepositoryNotFoundError, OSError) as error:
-        raise MissingFileError(
-            f"{folder_or_repo} is neither a folder here nor a hub repository: {error}"
-        ) from error
+    return download(str(folder_or_repo), FILES)

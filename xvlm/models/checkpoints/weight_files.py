@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from xvlm.common.errors import InputError, MissingFileError
+from xvlm.models.checkpoints.hub import download
 
 SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 
@@ -55,11 +54,7 @@ def find_weights(spec: str, trusted: bool = True) -> Path:
         return Path(package.submodule_search_locations[0])
     if Path(spec).exists():
         return Path(spec)
-    patterns = ["*.json", "*.txt", "*.safetensors", "pytorch_model.bin"]
-    try:
-        return Path(snapshot_download(spec, allow_patterns=patterns))
-    except (HFValidationError, RepositoryNotFoundError, OSError) as error:
-        raise MissingFileError(f"{spec} is neither a path here nor a hub repository: {error}") from error
+    return download(spec, ["*.json", "*.txt", "*.safetensors", "pytorch_model.bin"])
 
 
 def _file_may_name(spec: str) -> bool:

@@ -1,0 +1,1 @@
+"""Models for others: cards that describe them, and uploads to a hub."""

@@ -1,0 +1,71 @@
+"""Upload a model and its card to a hub."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from xvlm.common.errors import OutputError
+from xvlm.data.images.user_images import open_user_image
+from xvlm.models.checkpoints.folder import FILES, load_model, local_folder
+from xvlm.models.checkpoints.hub import upload
+from xvlm.predict import Predictor
+from xvlm.publish.card import THUMBNAIL, CardOptions, model_card
+from xvlm.reports import BoxAnnotation
+from xvlm.reports.draw import thumbnail
+
+CARD = "README.md"
+_PIXELS = 640
+
+
+def card_files(
+    model: str | Path, repo: str, options: CardOptions, image: Path | None = None
+) -> dict[str, bytes]:
+    """Return the card, and the thumbnail if there is an image, by name.
+
+    Args:
+        image: photo of the thumbnail, on which the box of `options.phrase` is drawn if the model has one.
+    """
+    files: dict[str, bytes] = {}
+    if image is not None:
+        files[THUMBNAIL] = _thumbnail(model, image, options.phrase)
+    card = model_card(model, repo, replace(options, has_thumbnail=image is not None))
+    return {CARD: card.encode(), **files}
+
+
+def _thumbnail(model: str | Path, image: Path, phrase: str) -> bytes:
+    predictor, opened = Predictor.load(model), open_user_image(image)
+    boxes = []
+    if "box" in predictor.model.config.heads:
+        boxes = [BoxAnnotation(predictor.image(image).ground(phrase).box_xyxy, phrase)]
+    data = io.BytesIO()
+    thumbnail(opened.image, _PIXELS, boxes).convert("RGB").save(data, "JPEG", quality=88)
+    return data.getvalue()
+
+
+def push(
+    model: str | Path,
+    repo: str,
+    card: Mapping[str, bytes],
+    private: bool = False,
+    branch: str = "",
+    message: str = "",
+) -> str:
+    """Upload a model folder, or that of a run, with its card, and return the address of the commit.
+
+    Args:
+        card: see `card_files`.
+        private, branch: see `hub.upload`.
+        message: of the commit.
+    Raises:
+        MissingFileError or InputError: the model cannot be read.
+        OutputError: the hub refuses it.
+    """
+    load_model(model)  # so that nothing is uploaded that others could not load
+    folder = local_folder(model)
+    files: dict[str, Path | bytes] = {name: folder / name for name in FILES}
+    if missing := [name for name, path in files.items() if isinstance(path, Path) and not path.is_file()]:
+        raise OutputError(f"{folder} lacks {', '.join(missing)}")
+    return upload(repo, {**files, **card}, message or f"Upload {Path(repo).name} by xvlm", private, branch)
