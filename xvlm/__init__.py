@@ -39,6 +39,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xvlm.export.predictor import OnnxPredictor
     from xvlm.predict import Detection, GenerationConfig, Photo, Predictor
     from xvlm.search.filters import Circle, PhotoFilter
     from xvlm.search.index import Index
@@ -48,10 +49,21 @@ _MODULES = {
     "Circle": "search.filters",
     "Hit": "search.ranking",
     "Index": "search.index",
+    "OnnxPredictor": "export.predictor",
     "PhotoFilter": "search.filters",
 }
 """Modules of the names that are not in `predict`."""
-__all__ = ["Circle", "Detection", "GenerationConfig", "Hit", "Index", "Photo", "PhotoFilter", "Predictor"]
+__all__ = [
+    "Circle",
+    "Detection",
+    "GenerationConfig",
+    "Hit",
+    "Index",
+    "OnnxPredictor",
+    "Photo",
+    "PhotoFilter",
+    "Predictor",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from xvlm.common.short_repr import short_repr
 from xvlm.data.images.decode import ImageFile
 from xvlm.data.images.user_images import AnyImage, open_user_image
 from xvlm.data.text.noun_phrases import noun_phrases
-from xvlm.inference.answering import Answer, answer_questions
+from xvlm.inference.answering import answer_questions
+from xvlm.inference.answers import Answer, Detection, EntailmentAnswer, GroundingAnswer, NounPhrase
 from xvlm.inference.captioning import caption_images
 from xvlm.inference.classification import classify_texts, judge_statements
 from xvlm.inference.detection import FoundBoxes, find_boxes
@@ -32,61 +33,6 @@ from xvlm.models.generation.config import CAPTION_GENERATION, GenerationConfig
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.records import BoxXYXY
-
-
-class GroundingAnswer(NamedTuple):
-    """The box of a phrase.
-
-    Attributes:
-        box_xyxy: box in pixels of the upright image.
-        score: probability that the phrase matches the box; `None` if the model has neither a matching nor a
-            detection head.
-    """
-
-    box_xyxy: BoxXYXY
-    score: float | None
-
-
-class Detection(NamedTuple):
-    """One of the things that a phrase describes.
-
-    Attributes:
-        box_xyxy: box in pixels of the upright image.
-        score: probability that the phrase describes what the box surrounds.
-        log_odds: the same before calibration, as log-odds.
-    """
-
-    box_xyxy: BoxXYXY
-    score: float
-    log_odds: float
-
-
-class NounPhrase(NamedTuple):
-    """A noun phrase of a text, and what it describes.
-
-    Attributes:
-        start, end: its characters in the text; `end` is exclusive.
-        text: the phrase itself.
-        found: what was found, most probable first.
-    """
-
-    start: int
-    end: int
-    text: str
-    found: list[Detection]
-
-
-class EntailmentAnswer(NamedTuple):
-    """The relation of a hypothesis to an image.
-
-    Attributes:
-        label: the most probable label: "entailment", "neutral" or "contradiction", or one of those that the
-            model was trained for.
-        probabilities: probability of each label.
-    """
-
-    label: str
-    probabilities: dict[str, float]
 
 
 class Predictor(InferenceModel):

@@ -34,6 +34,7 @@ POSITIONALS = {
     "data": "look ...",
     "demo": "",
     "eval": "TASK ...",
+    "export": "MODEL",
     "find": "IMAGE PHRASE [PHRASE ...]",
     "ground": "IMAGE PHRASE",
     "index": "[PHOTOS ...]",

@@ -30,7 +30,8 @@ from xvlm.models.generation.beam_search import beam_search
 from xvlm.models.generation.config import GenerationConfig
 from xvlm.models.generation.decoder import Decoder
 from xvlm.models.generation.generate import generate
-from xvlm.models.generation.incremental import IncrementalDecoder, LengthLimits
+from xvlm.models.generation.incremental import IncrementalDecoder
+from xvlm.models.generation.search import LengthLimits
 from xvlm.models.text.attention import ConceptTokens
 from xvlm.predict import Predictor
 

@@ -18,8 +18,9 @@ from xvlm.losses.matching import matching_loss
 from xvlm.models.generation.answer_ranking import question_context, rank_answers
 from xvlm.models.generation.beam_search import beam_search
 from xvlm.models.generation.decoder import next_token_positions
-from xvlm.models.generation.incremental import IncrementalDecoder, LengthLimits
+from xvlm.models.generation.incremental import IncrementalDecoder
 from xvlm.models.generation.sampling import generate_tokens, greedy_choice
+from xvlm.models.generation.search import LengthLimits
 from xvlm.models.text.grad_cam import grad_cam_maps
 
 LIMITS = LengthLimits(end=3, min_length=6, max_length=14)

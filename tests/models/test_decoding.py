@@ -16,8 +16,9 @@ from tests.tiny import TEXT
 from xvlm.batch import Texts
 from xvlm.models.generation.config import GenerationConfig
 from xvlm.models.generation.generate import generate
-from xvlm.models.generation.incremental import Generation, IncrementalDecoder
+from xvlm.models.generation.incremental import IncrementalDecoder
 from xvlm.models.generation.sampling import sampling
+from xvlm.models.generation.search import Generation
 
 END = 3
 GREEDY = GenerationConfig(num_beams=1, max_tokens=14)

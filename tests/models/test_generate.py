@@ -10,8 +10,9 @@ from tests.tiny import IMAGE_HW, TEXT, tiny_config
 from xvlm.batch import Concepts, Images, Texts
 from xvlm.models.generation.beam_search import beam_search
 from xvlm.models.generation.decoder import next_token_positions
-from xvlm.models.generation.incremental import IncrementalDecoder, LengthLimits
+from xvlm.models.generation.incremental import IncrementalDecoder
 from xvlm.models.generation.sampling import generate_tokens, greedy_choice
+from xvlm.models.generation.search import LengthLimits
 from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.xvlm import XVLM, MissingHead, build_model
 

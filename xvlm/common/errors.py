@@ -49,6 +49,10 @@ class TooManyBadRecordsError(XVLMError, RuntimeError):
     """The fraction of unusable records exceeds `max_bad`."""
 
 
+class MissingHead(XVLMError, AttributeError, ValueError):
+    """The model lacks the head that was used; the message lists its heads."""
+
+
 class MissingPackageError(XVLMError, ImportError):
     """An optional Python package is not installed; the message names the extra that provides it."""
 

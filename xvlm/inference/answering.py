@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
 from xvlm.batch import Texts
+from xvlm.inference.answers import Answer
 from xvlm.inference.model import InferenceModel
 from xvlm.models.generation.answer_ranking import question_context, rank_answers
 from xvlm.models.generation.config import GenerationConfig
@@ -17,18 +17,6 @@ from xvlm.models.vision.encoder import ImageFeatures
 
 TOP_ANSWERS = 5
 """Number of top answers returned."""
-
-
-class Answer(NamedTuple):
-    """An answer to a question.
-
-    Attributes:
-        text: the answer.
-        score: its probability, among the candidates if there are any, else among all texts.
-    """
-
-    text: str
-    score: float
 
 
 @torch.no_grad()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from xvlm.common.ranges import FiniteFloat, NonNegativeFloat, Probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 THRESHOLD = 0.5
 """Probability from which a box is returned, unless a caller asks for another one."""
@@ -81,6 +82,8 @@ class Calibration:
 
 def joint_log_odds(a_log_odds: Tensor, b_log_odds: Tensor) -> Tensor:
     """Return the log-odds of two independent events together, from the (...) log-odds of each."""
+    import torch  # predictors on ONNX graphs read a calibration without it
+
     # log(pq) - log(1 - pq), where 1 - pq = ((1 + e^-a)(1 + e^-b) - 1) pq: no difference of equal numbers.
     a, b = -a_log_odds.double(), -b_log_odds.double()
     return -torch.logsumexp(torch.stack((a, b, a + b)), 0).to(a_log_odds.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from xvlm import registry
 from xvlm.batch import Concepts, Images, Texts
-from xvlm.common.errors import InputError, XVLMError
+from xvlm.common.errors import InputError, MissingHead
 from xvlm.common.ranges import PositiveFloat, PositiveInt, validate
 from xvlm.models.detection import DetectionHead, Detections
 from xvlm.models.generation.decoder import Decoder
@@ -156,10 +156,6 @@ def find_head(name: str) -> HeadSpec:
     spec = known[name]
     assert isinstance(spec, HeadSpec)
     return spec
-
-
-class MissingHead(XVLMError, AttributeError, ValueError):
-    """The model lacks the head that was used; the message lists its heads."""
 
 
 class XVLM(nn.Module):

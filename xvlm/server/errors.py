@@ -10,8 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from xvlm.common.errors import DamagedIndexError, XVLMError, printable
-from xvlm.models.xvlm import MissingHead
+from xvlm.common.errors import DamagedIndexError, MissingHead, XVLMError, printable
 
 _log = logging.getLogger(__name__)
 _TYPES = {

@@ -30,8 +30,9 @@ from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.losses.language import next_token_loss, sum_by_text
 from xvlm.metrics.cider import Cider
 from xvlm.models.generation.decoder import is_after_prompt, next_token_positions
-from xvlm.models.generation.incremental import IncrementalDecoder, LengthLimits, next_scores
+from xvlm.models.generation.incremental import IncrementalDecoder, next_scores
 from xvlm.models.generation.sampling import generate_tokens, greedy_choice, sampling
+from xvlm.models.generation.search import LengthLimits
 from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.xvlm import XVLM
 from xvlm.records import BadRecord, Record

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from xvlm.common.errors import InputError
 from xvlm.data.files.limits import current_limits
@@ -16,8 +15,24 @@ from xvlm.data.images.decode import ImageFile, check_size, open_image
 from xvlm.data.images.pixel_modes import to_rgb, white_level
 from xvlm.records import BadRecord
 
+
+class TensorLike(Protocol):
+    """A tensor of PyTorch, which is not imported for those who give none."""
+
+    def is_floating_point(self) -> bool:
+        """Return whether its values are floats."""
+
+
 AnyImage = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | np.ndarray | Tensor | Image.Image
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | IO[bytes]
+    | np.ndarray
+    | TensorLike
+    | Image.Image
 )
 
 _ALLOWED = (
@@ -47,11 +62,11 @@ def open_user_image(image: AnyImage) -> ImageFile:
         return open_image(_from_pillow(image), key="image")
     if isinstance(image, (bytes, bytearray, memoryview)):
         return open_image(bytes(image), key="image")
-    if isinstance(image, Tensor):
-        values = image.detach().cpu()
+    other: Any = image
+    if hasattr(other, "is_floating_point"):  # a tensor
+        values = other.detach().cpu()
         array = (values.float() if values.is_floating_point() else values).numpy()
         return open_image(_from_array(array, channels_first=True), key="image")
-    other: Any = image
     if hasattr(other, "__array__"):
         return open_image(_from_array(np.asarray(other), channels_first=False), key="image")
     if hasattr(other, "read"):

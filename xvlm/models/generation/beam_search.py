@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
-from xvlm.models.generation.incremental import Generation, IncrementalDecoder, LengthLimits, next_scores
+from xvlm.models.generation.incremental import IncrementalDecoder, next_scores
+from xvlm.models.generation.search import ContextSearch, Generation, LengthLimits
 
 
 def beam_search(
@@ -31,7 +30,7 @@ def beam_search(
     decoder.check_length(limits.max_length)
     device = decoder.device
     searches = [
-        _ContextSearch(context * num_beams, num_beams, length_penalty, limits.end)
+        ContextSearch(context * num_beams, num_beams, length_penalty, limits.end)
         for context in range(decoder.contexts)
     ]
     ids_RL = torch.tensor([list(prompt)], device=device).expand(decoder.rows, -1)
@@ -65,58 +64,3 @@ def beam_search(
             for row, total in zip(rows, totals, strict=True):
                 search.add(row, total)
     return [max(search.finished, key=lambda one: one[0])[1] for search in searches]
-
-
-class _Beam(NamedTuple):
-    """A continuation of the text in `row` by `token`, with the log-probability `total` of the new text."""
-
-    row: int
-    token: int
-    total: float
-
-
-class _ContextSearch:
-    """The search of one context.
-
-    Attributes:
-        finished: at most `num_beams` finished texts with their scores.
-        is_done: whether no unfinished text can become better than the worst of them.
-    """
-
-    def __init__(self, first_row: int, num_beams: int, length_penalty: float, end: int) -> None:
-        self.first_row, self.num_beams = first_row, num_beams
-        self.length_penalty, self.end = length_penalty, end
-        self.finished: list[tuple[float, Generation]] = []
-        self.is_done = False
-
-    def step(
-        self, totals: Sequence[float], indices: Sequence[int], vocab_size: int, ids_RL: Tensor
-    ) -> list[_Beam]:
-        """Add the texts that end, and return the beams to continue; placeholders once the search is done.
-
-        Args:
-            totals: log-probabilities of the best continuations, best first.
-            indices: beam * `vocab_size` + token of each of them.
-            ids_RL: (R, L) tokens of all rows so far.
-        """
-        if self.is_done:
-            return [_Beam(self.first_row, self.end, 0.0)] * self.num_beams
-        beams: list[_Beam] = []
-        for rank, (total, index) in enumerate(zip(totals, indices, strict=True)):
-            row, token = self.first_row + index // vocab_size, index % vocab_size
-            if token != self.end:
-                beams.append(_Beam(row, token, total))
-                if len(beams) == self.num_beams:
-                    break
-            elif rank < self.num_beams:
-                self.add(ids_RL[row].tolist(), total)
-        if len(self.finished) == self.num_beams:
-            worst = min(score for score, _ in self.finished)
-            self.is_done = worst >= totals[0] / ids_RL.shape[1] ** self.length_penalty
-        return beams
-
-    def add(self, ids: list[int], total: float) -> None:
-        """Add a finished text with its log-probability; only the best `num_beams` are retained."""
-        self.finished.append((total / len(ids) ** self.length_penalty, Generation(ids, total)))
-        if len(self.finished) > self.num_beams:
-            self.finished.remove(min(self.finished, key=lambda one: one[0]))

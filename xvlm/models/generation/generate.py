@@ -10,8 +10,9 @@ from xvlm.common.errors import InputError
 from xvlm.models.generation.beam_search import beam_search
 from xvlm.models.generation.config import GenerationConfig
 from xvlm.models.generation.decoder import Decoder
-from xvlm.models.generation.incremental import Generation, IncrementalDecoder, LengthLimits
+from xvlm.models.generation.incremental import IncrementalDecoder
 from xvlm.models.generation.sampling import generate_tokens, sampling
+from xvlm.models.generation.search import Generation, LengthLimits
 from xvlm.models.text.attention import ConceptTokens
 
 

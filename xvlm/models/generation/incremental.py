@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from xvlm.common.errors import InputError
 from xvlm.models.generation.decoder import Decoder
+from xvlm.models.generation.search import LengthLimits
 from xvlm.models.text.attention import (
     ConceptTokens,
     CrossAttention,
@@ -23,29 +23,6 @@ from xvlm.models.text.attention import (
     split_projections,
 )
 from xvlm.models.text.encoder import Layer
-
-
-@dataclass(frozen=True)
-class LengthLimits:
-    """Where a generated text ends.
-
-    Attributes:
-        end: id of the token that ends a text.
-        max_length, min_length: numbers of tokens, with the prompt and without the end.
-        repetition_penalty: see `GenerationConfig`.
-    """
-
-    end: int
-    max_length: int
-    min_length: int = 0
-    repetition_penalty: float = 1.0
-
-
-class Generation(NamedTuple):
-    """Token ids of a text, with the prompt and without the end, and its log-probability after the prompt."""
-
-    ids: list[int]
-    log_probability: float
 
 
 class IncrementalDecoder:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from xvlm.models.generation.incremental import Generation, IncrementalDecoder, LengthLimits, next_scores
+from xvlm.models.generation.incremental import IncrementalDecoder, next_scores
+from xvlm.models.generation.search import Generation, LengthLimits
 
 TokenChoice = Callable[[Tensor], Tensor]
 """Maps (R, V) log-probabilities to the next token (R,) of each row."""
