@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ROOMS = [
     "common", "records", "boxes", "batch", "config", "distributed", "registry",
     "scenes", "data", "models", "losses", "metrics", "reports", "inference", "predict", "prepare", "search",
-    "evaluation", "tasks", "training", "recipes", "experiments", "bench", "server", "export", "publish",
-    "cli", "__main__",
+    "annotate", "evaluation", "tasks", "training", "recipes", "experiments", "bench", "server", "export",
+    "publish", "cli", "__main__",
 ]  # fmt: skip
 
 MOST_TOP_LEVEL_FILES = 9

@@ -39,6 +39,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xvlm.annotate.supervision import to_supervision
     from xvlm.export.predictor import OnnxPredictor
     from xvlm.predict import Detection, GenerationConfig, Photo, Predictor
     from xvlm.search.filters import Circle, PhotoFilter
@@ -50,6 +51,7 @@ _MODULES = {
     "Hit": "search.ranking",
     "Index": "search.index",
     "OnnxPredictor": "export.predictor",
+    "to_supervision": "annotate.supervision",
     "PhotoFilter": "search.filters",
 }
 """Modules of the names that are not in `predict`."""
@@ -63,6 +65,7 @@ __all__ = [
     "Photo",
     "PhotoFilter",
     "Predictor",
+    "to_supervision",
 ]
 
 

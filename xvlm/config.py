@@ -91,6 +91,7 @@ class Run:
         accumulation_steps: micro-batches of a step on each rank.
         workers: processes that read data; 0 reads in the training process.
         log_every: steps between two rows of the log.
+        trackers: where the numbers go beside `log.jsonl` and TensorBoard: "wandb", "mlflow", or both.
         save_every: steps between two checkpoints; 0 saves only at the end.
         eval_every: steps between two evaluations; 0 evaluates at the end, and after every epoch if
             `optim.epochs` is set.
@@ -133,6 +134,7 @@ class Run:
     accumulation_steps: PositiveInt = 1
     workers: NonNegativeInt = 1
     log_every: NonNegativeInt = 1
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     save_every: NonNegativeInt = 200
     eval_every: NonNegativeInt = 0
     best_metric: str = ""

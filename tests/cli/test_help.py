@@ -22,6 +22,7 @@ from xvlm.tasks.common.task import find_task, measure_of, measured_tasks, predic
 
 POSITIONALS = {
     "ablate": "",
+    "annotate": "PHOTOS [PHOTOS ...]",
     "app": "",
     "ask": "IMAGE QUESTION",
     "average": "MODEL [MODEL ...]",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from xvlm.common.atomic import AppendFile
 from xvlm.common.json_file import json_text, write_text
 from xvlm.common.progress import Progress
 from xvlm.training.tensorboard import TensorBoardLog
+from xvlm.training.trackers import Tracker, numbers_only
 
 _IN_PROGRESS = ("loss", "images_per_s", "data_share")
 _PUBLISHED_LOSSES = ("itc", "itm", "mlm", "bbox", "giou")
@@ -23,7 +24,16 @@ class RunLog:
     Only the main rank writes.  A resumed run first drops the rows of steps that it will repeat.
     """
 
-    def __init__(self, out: Path, start: int, steps: int, title: str, line_seconds: float = 15.0) -> None:
+    def __init__(
+        self,
+        out: Path,
+        start: int,
+        steps: int,
+        title: str,
+        line_seconds: float = 15.0,
+        open_trackers: Callable[[], list[Tracker]] = list,
+    ) -> None:
+        """Open the log; the main rank alone calls `open_trackers`."""
         self.path = out / "log.jsonl"
         self.is_main = distributed.is_main()
         if not self.is_main:
@@ -31,6 +41,7 @@ class RunLog:
         drop_later_steps(self.path, start)
         self.file = AppendFile(self.path)
         self.tensorboard = TensorBoardLog(out / "tensorboard", start)
+        self.trackers = open_trackers()
         self.progress = Progress(title, steps, start, line_seconds)
 
     def step(self, step: int, numbers: dict[str, Any]) -> None:
@@ -55,6 +66,8 @@ class RunLog:
     def _write(self, row: dict[str, Any], scalars: Mapping[str, Any]) -> None:
         self.file.write((json_text(row) + "\n").encode())
         self.tensorboard.add(row["step"], scalars)
+        for tracker in self.trackers:
+            tracker.add(row["step"], numbers_only(scalars))
 
     def flush(self) -> None:
         """Flush the log to the disk, so that it is not behind the checkpoint that is saved next."""
@@ -67,6 +80,8 @@ class RunLog:
             self.progress.close()
             self.file.close()
             self.tensorboard.close()
+            for tracker in self.trackers:
+                tracker.close()
 
 
 def published_losses(numbers: Mapping[str, float], lr_large: float) -> dict[str, float]:

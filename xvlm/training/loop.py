@@ -8,6 +8,7 @@ import time
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -25,6 +26,7 @@ from xvlm.training.checkpoint import TrainingState, estimate_bytes
 from xvlm.training.log import RunLog
 from xvlm.training.starvation import StarvationNotice
 from xvlm.training.step_numbers import LateReader, StepNumbers
+from xvlm.training.trackers import open_trackers
 from xvlm.training.trainer import Evaluate, Trainer
 from xvlm.training.watchdog import set_activity
 
@@ -77,7 +79,8 @@ def fit(
     trainer = Trainer(loss_module, run, out, pretrained_names, resume, step_data.has_separate_steps)
     state, last_step = trainer.state, run.optim.steps
     distributed.run_on_main(lambda: record_run(trainer))
-    log = RunLog(out, state.step, last_step, run.recipe or run.task)
+    trackers = partial(open_trackers, run.trackers, out, run)
+    log = RunLog(out, state.step, last_step, run.recipe or run.task, open_trackers=trackers)
 
     def write_row(numbers: StepNumbers, row: LogRow) -> None:
         values, total = trainer.read(numbers), row.waited_s + row.rest_s

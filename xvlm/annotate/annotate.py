@@ -1,0 +1,161 @@
+"""Find phrases in photos, and write what was found in the forms of annotation tools.
+
+`found.jsonl` gets a line for each photo as soon as it is done, so that an interrupted command goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from xvlm import registry
+from xvlm.annotate.photos import AnnotatedPhoto, FoundBox
+from xvlm.common.atomic import AppendFile
+from xvlm.common.errors import InputError, OutputError
+from xvlm.common.json_file import json_text, read_json, write_json, write_text
+from xvlm.common.lock import folder_lock
+from xvlm.common.progress import progress_bar
+from xvlm.data.files.json_parser import parse_value
+from xvlm.data.images.decode import ImageFile, open_image
+from xvlm.predict import Photo, Predictor
+from xvlm.records import BadRecord
+from xvlm.search.photos import PhotoFile, list_photos, read_photo
+
+ROOM = "annotate.forms"
+FOUND, SETTINGS = "found.jsonl", "annotate.json"
+
+
+@dataclass
+class Annotated:
+    """What was annotated.
+
+    Attributes:
+        photos: photos with their boxes.
+        bad: photos that cannot be used.
+    """
+
+    photos: list[AnnotatedPhoto]
+    bad: list[BadRecord]
+
+    def summary(self, phrases: Sequence[str]) -> str:
+        """Return how many boxes each phrase has, in words."""
+        counts = Counter(box.phrase for photo in self.photos for box in photo.boxes)
+        lines = [f"{len(self.photos):,} photos, {counts.total():,} boxes"]
+        lines += [f"  {counts[number]:,} x {phrase}" for number, phrase in enumerate(phrases)]
+        lines += [f"  not used: {error}" for error in self.bad[:3]]
+        return "\n".join(lines + ([f"  and {len(self.bad) - 3} more"] if len(self.bad) > 3 else []))
+
+
+def annotate(
+    photos: Sequence[str],
+    phrases: Sequence[str],
+    predictor: Predictor,
+    model: str,
+    out: Path,
+    forms: Sequence[str],
+    threshold: float,
+) -> Annotated:
+    """Annotate photos.
+
+    Args:
+        photos: folders, tars, lists or photos, as for an index.
+        phrases: what is looked for.
+        predictor: the model; with a detection head it finds any number of things, else one for each phrase.
+        model: its name, which a later call must repeat to go on.
+        out: folder that gets `found.jsonl` and the forms.
+        forms: see `forms/`.
+        threshold: smallest probability of a box.
+    Raises:
+        InputError: a phrase occurs twice, or no photo can be used.
+        OutputError: the folder holds something else, or other phrases or another model.
+        UnknownNameError: there is no such form.
+    """
+    if not phrases or len(set(phrases)) < len(phrases):
+        raise InputError(f"phrases are {', '.join(phrases) or 'missing'}; each must be named once")
+    writers = [registry.find(ROOM, form).write for form in forms]
+    settings = {"photos": list(photos), "phrases": list(phrases), "model": model, "threshold": threshold}
+    with folder_lock(out):
+        _check_out(out, settings)
+        write_json(out / SETTINGS, settings)
+        done = {one.path: one for one in _read_found(out / FOUND)}
+        write_text(out / FOUND, "".join(json_text(one.to_json()) + "\n" for one in done.values()))
+        result = Annotated([], [])
+        listed = [(root, one) for root in photos for one in list_photos([root])]
+        file = AppendFile(out / FOUND)
+        try:
+            for root, photo in progress_bar(listed, "annotating photos", len(listed)):
+                if isinstance(photo, BadRecord):
+                    result.bad.append(photo)
+                    continue
+                try:
+                    found = done.get(photo.path)
+                    if found is None:
+                        found = _annotate(
+                            photo, _name(photo, root, len(photos)), phrases, predictor, threshold
+                        )
+                        file.write((json_text(found.to_json()) + "\n").encode())
+                except BadRecord as error:
+                    result.bad.append(error)
+                else:
+                    result.photos.append(found)
+        finally:
+            file.close()
+        if not result.photos:
+            first = f"; first problem: {result.bad[0]}" if result.bad else ""
+            raise InputError(f"no photo of {', '.join(photos)} can be used{first}")
+        for write in writers:
+            write(out, result.photos, phrases)
+    return result
+
+
+def _annotate(
+    photo: PhotoFile, name: str, phrases: Sequence[str], predictor: Predictor, threshold: float
+) -> AnnotatedPhoto:
+    opened = open_image(read_photo(photo.path), key=photo.path)
+    encoded = Photo(predictor, opened, predictor.encode_images([predictor.pixels(opened)]))
+    boxes = tuple(_boxes(encoded, phrases, opened, threshold))
+    return AnnotatedPhoto(photo.path, name, opened.width, opened.height, boxes)
+
+
+def _boxes(photo: Photo, phrases: Sequence[str], opened: ImageFile, threshold: float) -> Iterator[FoundBox]:
+    if "detection" in photo.predictor.model.config.heads:
+        for number, own in enumerate(photo.find_many(phrases, threshold)):
+            yield from (FoundBox.rounded(number, one.box_xyxy, one.score) for one in own)
+        return
+    for number, answer in enumerate(photo.ground_many(phrases)):
+        if answer.score is not None and answer.score >= threshold:
+            yield FoundBox.rounded(number, answer.box_xyxy, answer.score)
+
+
+def _name(photo: PhotoFile, root: str, roots: int) -> str:
+    """Return the path of a photo below the only folder, or else its whole path."""
+    if roots == 1 and photo.path != photo.root:
+        return os.path.relpath(photo.path, photo.root) if "://" not in photo.path else photo.path
+    return os.path.basename(photo.path) if roots == 1 else photo.path
+
+
+def _check_out(out: Path, settings: dict[str, object]) -> None:
+    inside = sorted(one.name for one in out.iterdir()) if out.is_dir() else []
+    inside = [name for name in inside if not name.startswith(".")]
+    if not inside:
+        return
+    if not (out / SETTINGS).is_file():
+        raise OutputError(
+            f"{out} holds {inside[0]}, which `xvlm annotate` did not write; name another folder"
+        )
+    before = read_json(out / SETTINGS)
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise OutputError(f"{out} was annotated with other {name}; name another folder")
+
+
+def _read_found(path: Path) -> Iterator[AnnotatedPhoto]:
+    """Yield the photos that are done; a process that was killed may have left half a line."""
+    for line in path.read_bytes().splitlines() if path.is_file() else ():
+        try:
+            yield AnnotatedPhoto.from_json(parse_value(line))
+        except BadRecord:
+            continue

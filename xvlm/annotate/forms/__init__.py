@@ -1,0 +1,1 @@
+"""One file a form: `write(out, photos, phrases)` writes it into a folder."""

@@ -1,0 +1,83 @@
+"""A photo with the boxes that were found in it, as every form is written from."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from xvlm.common.errors import InputError
+from xvlm.records import BoxXYXY
+
+
+@dataclass(frozen=True)
+class FoundBox:
+    """A box of a phrase.
+
+    Attributes:
+        phrase: number of the phrase.
+        box_xyxy: in pixels of the upright photo, to a hundredth, as all forms have it.
+        score: probability that the phrase describes what the box surrounds.
+    """
+
+    phrase: int
+    box_xyxy: BoxXYXY
+    score: float
+
+    @classmethod
+    def rounded(cls, phrase: int, box_xyxy: BoxXYXY, score: float) -> FoundBox:
+        """Return a box with as many digits as the forms have, so that a repeated command writes the same."""
+        x0, y0, x1, y1 = (round(side, 2) for side in box_xyxy)
+        return cls(phrase, (x0, y0, x1, y1), round(score, 4))
+
+    @property
+    def box_xywh(self) -> list[float]:
+        """The box as x, y, width, height."""
+        x0, y0, x1, y1 = self.box_xyxy
+        return [round(side, 2) for side in (x0, y0, x1 - x0, y1 - y0)]
+
+
+@dataclass(frozen=True)
+class AnnotatedPhoto:
+    """A photo with its boxes.
+
+    Attributes:
+        path: absolute path or URL of the file.
+        name: its path below the folder that was given.
+        width, height: of the upright photo.
+        boxes: what was found.
+    """
+
+    path: str
+    name: str
+    width: int
+    height: int
+    boxes: tuple[FoundBox, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the photo as one line of `found.jsonl`."""
+        boxes = [[one.phrase, *one.box_xyxy, one.score] for one in self.boxes]
+        return {
+            "path": self.path,
+            "name": self.name,
+            "width": self.width,
+            "height": self.height,
+            "boxes": boxes,
+        }
+
+    @classmethod
+    def from_json(cls, line: dict[str, Any]) -> AnnotatedPhoto:
+        """Return the photo of a line.  Raises InputError if it is none."""
+        try:
+            boxes = tuple(
+                FoundBox(int(phrase), (x0, y0, x1, y1), score)
+                for phrase, x0, y0, x1, y1, score in line["boxes"]
+            )
+            return cls(line["path"], line["name"], line["width"], line["height"], boxes)
+        except (IndexError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"a line of found.jsonl is not one that xvlm wrote: {error}") from error
+
+    def path_from(self, folder: Path) -> str:
+        """Return the path relative to a folder; a URL stays as it is."""
+        return self.path if "://" in self.path else os.path.relpath(self.path, folder)
