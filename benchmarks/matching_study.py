@@ -24,7 +24,7 @@ import tyro
 from frozen_encoders import EncodedPhotos, candidate_scores, encode_photos, log_odds, match
 from torch import Tensor, nn
 
-from xvlm.common.hardware import keep_freed_memory
+from xvlm.common.memory import keep_freed_memory
 from xvlm.common.progress import Progress
 from xvlm.config import OptimConfig
 from xvlm.data.sources.json import JsonSource

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from xvlm.cli.common import failures
+from xvlm import distributed
 from xvlm.cli.common.failures import EXTRAS, exit_code, sentence
 from xvlm.common.errors import InputError, MissingFileError, NotFiniteError, OutputError, printable
 from xvlm.records import BadRecord
@@ -134,7 +134,7 @@ def test_interruptions(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_lost_peer_of_a_job_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     lost = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:4242")
     assert sentence(lost) is None
-    monkeypatch.setattr(failures.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     message = sentence(lost)
     assert message is not None and message.startswith(
         "another process of the job has ended (connection closed)"
@@ -145,7 +145,7 @@ def test_a_lost_peer_of_a_job_is_reported(monkeypatch: pytest.MonkeyPatch) -> No
 def test_extras_are_those_of_the_project() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     assert {
-        re.split(r">=|\[", requirement)[0].replace("-", "_"): extra
+        re.split(r">=|\[|-skinny", requirement)[0].replace("-", "_"): extra
         for extra, requirements in project["optional-dependencies"].items()
         for requirement in requirements
         if extra != "dev"

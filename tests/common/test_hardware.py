@@ -14,7 +14,7 @@ from xvlm.common.hardware import deterministic_algorithms, usable_precision
 PROGRAM = """
 import resource, sys
 if sys.argv[1] == "reuse":
-    from xvlm.common.hardware import keep_freed_memory
+    from xvlm.common.memory import keep_freed_memory
     assert keep_freed_memory()
 import torch
 def faults():

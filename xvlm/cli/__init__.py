@@ -15,7 +15,7 @@ import tyro
 from xvlm import registry
 from xvlm.cli.common.failures import exit_code
 from xvlm.cli.common.options import returning_call
-from xvlm.common.hardware import keep_freed_memory
+from xvlm.common.memory import keep_freed_memory
 from xvlm.common.renames import renamed_words
 from xvlm.common.terminal import escaped_output
 

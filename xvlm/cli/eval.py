@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import tyro
 from tyro.conf import Positional
@@ -24,7 +24,9 @@ from xvlm.cli.common.options import (
 from xvlm.common.ranges import PositiveInt, Probability, SignificantBits
 from xvlm.common.terminal import print_notice
 from xvlm.data.sources.record_fields import FieldNames
-from xvlm.evaluation.common.measure import Measure
+
+if TYPE_CHECKING:
+    from xvlm.evaluation.common.measure import Measure
 
 
 def command(words: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="TASK ...")]] = ()) -> None:

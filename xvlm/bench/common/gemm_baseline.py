@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from xvlm.common.hardware import release_freed_memory, supports_bfloat16
+from xvlm.common.hardware import supports_bfloat16
+from xvlm.common.memory import release_freed_memory
 
 SIDE = 2048
 """Side of the square matrices whose product is the baseline."""

@@ -13,9 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import metadata
 
-import torch
-
-from xvlm import distributed
 from xvlm.common.errors import XVLMError, first_line, printable
 
 EXPECTED, UNEXPECTED, INTERRUPTED, PIPE_CLOSED = 2, 1, 130, 141
@@ -111,11 +108,7 @@ def sentence(error: BaseException) -> str | None:
         )
     if isinstance(error, OSError):
         return _system_error(error)
-    if (
-        distributed.world_size() > 1
-        and isinstance(error, RuntimeError)
-        and (lost := _LOST_PEER.search(str(error)))
-    ):
+    if _rank() is not None and isinstance(error, RuntimeError) and (lost := _LOST_PEER.search(str(error))):
         return f"another process of the job has ended ({lost[0].lower()}); its own message says why"
     return None
 
@@ -135,8 +128,19 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
 
 
 def _print_message(text: str) -> None:
-    rank = f"rank {distributed.rank()}: " if distributed.world_size() > 1 else ""
-    _write(printable(f"xvlm: {rank}{text}"))
+    rank = _rank()
+    _write(printable(f"xvlm: {text}" if rank is None else f"xvlm: rank {rank}: {text}"))
+
+
+def _rank() -> int | None:
+    """Return the rank of this process, `None` if it is the only one.
+
+    A command that does not compute loads no PyTorch: its help would take seconds instead of a moment.
+    """
+    distributed = sys.modules.get("xvlm.distributed")
+    if distributed is None or distributed.world_size() == 1:
+        return None
+    return int(distributed.rank())
 
 
 def _write(line: str) -> None:
@@ -173,8 +177,9 @@ def _files(error: OSError) -> list[object]:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
+    torch_error: type[Exception] = getattr(sys.modules.get("torch"), "OutOfMemoryError", MemoryError)
     return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        isinstance(error, MemoryError | torch_error)
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
         or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
     )
@@ -188,9 +193,11 @@ def _missing_package(error: ModuleNotFoundError) -> str | None:
 
 def _version() -> str:
     try:
-        return f"xvlm {metadata.version('xvlm')}, torch {torch.__version__}, Python {sys.version.split()[0]}"
+        own = f"xvlm {metadata.version('xvlm')}"
     except metadata.PackageNotFoundError:
-        return f"xvlm that is not installed, torch {torch.__version__}, Python {sys.version.split()[0]}"
+        own = "xvlm that is not installed"
+    torch_version = getattr(sys.modules.get("torch"), "__version__", None) or metadata.version("torch")
+    return f"{own}, torch {torch_version}, Python {sys.version.split()[0]}"
 
 
 def _where_to_report() -> str:
