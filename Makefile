@@ -25,7 +25,7 @@ help:
 	@echo "  make test         run every test"
 	@echo "  make lint         check style, format and types"
 	@echo "  make format       format the code and sort its imports"
-	@echo "  make docs         generate docs/files.md and docs/configuration.md"
+	@echo "  make docs         generate docs/files.md and others, and build the site in build/site"
 	@echo "  make test-lowest  run the tests with the lowest versions that pyproject.toml allows, in $(LOWEST)"
 	@echo "Measure it (on an idle machine)"
 	@echo "  make bench        measure the step, reranking, reading and growth of the base model: runs/bench"
@@ -108,6 +108,8 @@ lint: $(READY)
 
 docs: $(READY)
 	@$(BIN)/python docs/generate.py
+	@echo "==> The site will be in build/site"
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: $(READY)
 	@$(BIN)/ruff check --fix-only --select I .
