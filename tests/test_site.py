@@ -80,7 +80,9 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "new-task": new_task,
 }
 OPTIONS = {
-    "train published/refcoco_boxes": "--optim.epochs 0 --optim.steps 1 --eval-every 0 --best-metric '' --init.image-size 0",
+    "train published/refcoco_boxes": (
+        "--optim.epochs 0 --optim.steps 1 --eval-every 0 --best-metric '' --init.image-size 0"
+    ),
     "convert 4m_base.th": "--text-heads 4",
 }
 """Options that shorten a training here, and that a checkpoint of unpublished size needs, by beginning."""
