@@ -14,7 +14,7 @@ TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help setup demo demo-tasks app bench bench-check test test-lowest lint format docs photos-deps browser-example clean
+.PHONY: help setup demo demo-tasks app bench bench-check test test-lowest lint format docs photos-deps browser-example release clean
 
 help:
 	@echo "Run it"
@@ -33,6 +33,7 @@ help:
 	@echo "Measure it (on an idle machine)"
 	@echo "  make bench        measure the step, reranking, reading and growth of the base model: runs/bench"
 	@echo "  make bench-check  measure the first three and compare their ratios with those in benchmarks/"
+	@echo "  make release      build and test a release in dist/; the upload is left to its owner"
 	@echo "Clean up"
 	@echo "  make clean        remove both environments and caches; runs/ stays"
 
@@ -150,6 +151,9 @@ $(ORT_WEB):
 			package/dist/ort-wasm-simd-threaded.wasm && rm $(@D)/onnxruntime-web-$(ORT_WEB_VERSION).tgz || \
 		echo "onnxruntime-web cannot be fetched; the tests of the page in the browser are left out"
 	@touch $@
+
+release: $(READY)
+	@scripts/release.sh
 
 clean:
 	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -35,7 +35,7 @@ same as upper-case ones within a bucket or block.
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import `Predictor` and the others on first use, since torch takes seconds."""
+    if name == "__version__":
+        return metadata.version("xvlm")
     if name in __all__:
         return getattr(import_module(f"xvlm.{_MODULES.get(name, 'predict')}"), name)
     raise AttributeError(f"module 'xvlm' has no attribute {name!r}")
