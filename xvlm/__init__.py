@@ -40,6 +40,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xvlm.annotate.supervision import to_supervision
+    from xvlm.common.errors import MissingHead
     from xvlm.export.predictor import OnnxPredictor
     from xvlm.predict import Detection, GenerationConfig, Photo, Predictor
     from xvlm.search.filters import Circle, PhotoFilter
@@ -50,6 +51,7 @@ _MODULES = {
     "Circle": "search.filters",
     "Hit": "search.ranking",
     "Index": "search.index",
+    "MissingHead": "common.errors",
     "OnnxPredictor": "export.predictor",
     "to_supervision": "annotate.supervision",
     "PhotoFilter": "search.filters",
@@ -61,6 +63,7 @@ __all__ = [
     "GenerationConfig",
     "Hit",
     "Index",
+    "MissingHead",
     "OnnxPredictor",
     "Photo",
     "PhotoFilter",

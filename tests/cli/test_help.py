@@ -50,6 +50,7 @@ POSITIONALS = {
     "recipes": "",
     "search": "INDEX [TEXT]",
     "serve": "",
+    "space": "REPO",
     "train": "RECIPE ...",
     "weights": "",
 }

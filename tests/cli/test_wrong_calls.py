@@ -234,6 +234,8 @@ def others() -> Iterator[list[str]]:
     yield ["export", "model", "--out", "out", "--precision", "int4"]
     yield ["card", "model", "--out", "out", "--image", "words"]
     yield ["push", "model"]
+    yield ["space"]
+    yield ["space", "org/name", "--out", "folder"]
     yield ["push", "model", "not a name!"]
     yield ["convert", "noise", "out", "--text-heads", "many"]
     yield ["average", "model", "--out", "out"]
