@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,39 +77,51 @@ def annotate(
     if not phrases or len(set(phrases)) < len(phrases):
         raise InputError(f"phrases are {', '.join(phrases) or 'missing'}; each must be named once")
     writers = [registry.find(ROOM, form).write for form in forms]
-    settings = {"photos": list(photos), "phrases": list(phrases), "model": model, "threshold": threshold}
+    settings: dict[str, object] = {
+        "photos": list(photos),
+        "phrases": list(phrases),
+        "model": model,
+        "threshold": threshold,
+    }
+    listed = [(root, one) for root in photos for one in list_photos([root])]
     with folder_lock(out):
         _check_out(out, settings)
-        write_json(out / SETTINGS, settings)
         done = {one.path: one for one in _read_found(out / FOUND)}
-        write_text(out / FOUND, "".join(json_text(one.to_json()) + "\n" for one in done.values()))
         result = Annotated([], [])
-        listed = [(root, one) for root in photos for one in list_photos([root])]
-        file = AppendFile(out / FOUND)
-        try:
+        # Nothing is written before there is something, so that a mistake leaves no folder behind.
+        with ExitStack() as files:
+            file: AppendFile | None = None
             for root, photo in progress_bar(listed, "annotating photos", len(listed)):
-                if isinstance(photo, BadRecord):
-                    result.bad.append(photo)
-                    continue
                 try:
+                    if isinstance(photo, BadRecord):
+                        raise photo
                     found = done.get(photo.path)
                     if found is None:
-                        found = _annotate(
-                            photo, _name(photo, root, len(photos)), phrases, predictor, threshold
-                        )
+                        name = _name(photo, root, len(photos))
+                        found = _annotate(photo, name, phrases, predictor, threshold)
+                        file = file or _begin(out, settings, done, files)
                         file.write((json_text(found.to_json()) + "\n").encode())
                 except BadRecord as error:
                     result.bad.append(error)
                 else:
                     result.photos.append(found)
-        finally:
-            file.close()
         if not result.photos:
             first = f"; first problem: {result.bad[0]}" if result.bad else ""
             raise InputError(f"no photo of {', '.join(photos)} can be used{first}")
         for write in writers:
             write(out, result.photos, phrases)
     return result
+
+
+def _begin(
+    out: Path, settings: dict[str, object], done: dict[str, AnnotatedPhoto], files: ExitStack
+) -> AppendFile:
+    """Write the settings and what is done, without half a line of a killed process, and go on there."""
+    write_json(out / SETTINGS, settings)
+    write_text(out / FOUND, "".join(json_text(one.to_json()) + "\n" for one in done.values()))
+    file = AppendFile(out / FOUND)
+    files.callback(file.close)
+    return file
 
 
 def _annotate(
