@@ -16,7 +16,8 @@ from types import ModuleType
 import pytest
 
 from tests.tiny import photo, tiny_loaded, tiny_loaded_for, write_photos
-from xvlm.cli import main
+from xvlm.cli import main, parse
+from xvlm.common.errors import XVLMError
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.models.xvlm import PRETRAINING
 
@@ -98,6 +99,25 @@ def test_commands_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert done.code == 0 and "--help" in line
     assert {name for name, _ in started} >= {"run_photos", "run_ablation", "train"}
     assert all(given for _, given in started)
+
+
+@pytest.mark.parametrize("path", documents()[1:], ids=lambda path: path.stem)
+def test_commands_of_other_documents_have_options_that_exist(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are parsed and not run; files that they name need not be here."""
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```bash\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    for line in (line for block in blocks for line in block.replace("\\\n", " ").splitlines()):
+        found = re.match(r"(?:torchrun .*-m )?xvlm (.*)", line.strip())
+        if found is None or "..." in line:
+            continue
+        try:
+            parse(shlex.split(found[1], comments=True))
+        except SystemExit as done:
+            assert done.code == 0 or "--help" in line, f"{line}\n{capsys.readouterr().err}"
+        except XVLMError as error:
+            assert "No such file" in str(error) or "no file matches" in str(error), f"{line}\n{error}"
 
 
 EXAMPLE = """# Title
