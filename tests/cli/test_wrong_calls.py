@@ -230,7 +230,7 @@ def others() -> Iterator[list[str]]:
     yield ["annotate", "0.jpg", "--phrases", "a", "--model", "model", "--out", "out", "--formats", "png"]
     yield ["card"]
     yield ["export", "model"]
-    yield ["export", "model", "--out", "folder"]
+    yield ["export", "model", "--out", "words"]
     yield ["export", "model", "--out", "out", "--precision", "int4"]
     yield ["card", "model", "--out", "out", "--image", "words"]
     yield ["push", "model"]

@@ -186,6 +186,7 @@ REQUIRED = {
     "prepare leaks": ["none"],
     "prepare mix": ["none"],
     "data": ["none"],
+    "annotate": ["none", "--phrases", "a dog"],
     "calibrate": ["--model", "none", "--data", "none.json"],
     "find": ["none.jpg", "a dog"],
     "search": ["none", "a dog"],
