@@ -263,6 +263,8 @@ def check_header(header: bytes, index: TarIndex, member: int) -> None:
 
     A name that is long or not ASCII may be stored elsewhere, and is then not compared.
     """
+    if _is_plain_header(header, bytes(index.names[member]), int(index.sizes[member])):
+        return
     try:
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
@@ -272,6 +274,21 @@ def check_header(header: bytes, index: TarIndex, member: int) -> None:
     if not info.isreg() or (name != expected and not stored_elsewhere):
         found = str(name[:60], "utf-8", "backslashreplace")
         raise ValueError(f"found {found} in place of {index.name(member)}")
+
+
+def _is_plain_header(header: bytes, name: bytes, size: int) -> bool:
+    """Return whether a header is the usual one of a file of this name and size.
+
+    The general parser takes a third of the time in which a small image is found and read.
+    """
+    return (
+        len(name) < tarfile.LENGTH_NAME
+        and header.startswith(name + b"\0")
+        and header[124:135] == b"%011o" % size
+        and header[156:157] in (tarfile.REGTYPE, tarfile.AREGTYPE)
+        and header[257:262] == b"ustar"
+        and header[345:346] == b"\0"
+    )
 
 
 def _write(path: str, index: TarIndex, state: storage.FileState) -> None:
