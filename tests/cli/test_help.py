@@ -177,7 +177,7 @@ def test_options_of_training_keep_the_run() -> None:
 
 
 def test_help_loads_no_pytorch() -> None:
-    """It takes a third of a second instead of three."""
+    """It takes half a second instead of three."""
     code = "import sys; from xvlm.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
     code += "assert not {'torch', 'timm', 'scipy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -23,7 +23,6 @@ from xvlm.cli.common.options import (
 )
 from xvlm.common.ranges import PositiveInt, Probability, SignificantBits
 from xvlm.common.terminal import print_notice
-from xvlm.data.sources.record_fields import FieldNames
 
 if TYPE_CHECKING:
     from xvlm.evaluation.common.measure import Measure
@@ -69,6 +68,7 @@ def evaluate(name: str, measure: Measure, values: dict[str, Any], command: str) 
     from xvlm.common.json_file import json_text, write_text
     from xvlm.data.files.limits import change_limits
     from xvlm.data.sources.open import open_source
+    from xvlm.data.sources.record_fields import FieldNames
     from xvlm.evaluation.common.results import results_folder, write_results
     from xvlm.evaluation.common.skipped import SkippedSamples
     from xvlm.predict import Predictor
@@ -114,6 +114,8 @@ LIMITS = ("max_pixels", "significant_bits", "allow_remote", "allow_private")
 
 def options_of(evaluate: Callable[..., Any]) -> Any:
     """Return a dataclass of the options of an evaluation."""
+    from xvlm.data.sources.record_fields import FieldNames
+
     hints, help_of = get_type_hints(FieldNames), argument_help(FieldNames)
     bits = "significant bits of 16-bit images; 0 infers them from each image"
     return dataclasses.make_dataclass(
