@@ -67,7 +67,7 @@ class Predictor(InferenceModel):
         with tempfile.TemporaryDirectory() as name:
             folder = self.save_pretrained(Path(name) / "model")
             files: dict[str, Path | bytes] = {one: folder / one for one in FILES}
-            return upload(repo, files, message or f"Upload {Path(repo).name} by xvlm", private, branch)
+            return upload(repo, files, message, private, branch)
 
     def image(self, image: AnyImage) -> Photo:
         """Encode an image: a path or URL, encoded bytes, an open file, a Pillow image, an array or a tensor
@@ -75,7 +75,10 @@ class Predictor(InferenceModel):
 
         Raises BadRecord if it is missing or does not decode, InputError for another type.
         """
-        opened = open_user_image(image)
+        return self.photo(open_user_image(image))
+
+    def photo(self, opened: ImageFile) -> Photo:
+        """Encode an image whose header was read.  Raises BadRecord if it does not decode."""
         return Photo(self, opened, self.encode_images([self.pixels(opened)]))
 
     def compare(self, left: AnyImage, right: AnyImage, statement: str) -> float:

@@ -20,7 +20,7 @@ from xvlm.common.json_file import json_text, read_json, write_json, write_text
 from xvlm.common.lock import folder_lock
 from xvlm.common.progress import progress_bar
 from xvlm.data.files.json_parser import parse_value
-from xvlm.data.images.decode import ImageFile, open_image
+from xvlm.data.images.decode import open_image
 from xvlm.predict import Photo, Predictor
 from xvlm.records import BadRecord
 from xvlm.search.photos import PhotoFile, list_photos, read_photo
@@ -83,7 +83,7 @@ def annotate(
         "model": model,
         "threshold": threshold,
     }
-    listed = [(root, one) for root in photos for one in list_photos([root])]
+    listed = list(list_photos(photos))
     with folder_lock(out):
         _check_out(out, settings)
         done = {one.path: one for one in _read_found(out / FOUND)}
@@ -91,13 +91,13 @@ def annotate(
         # Nothing is written before there is something, so that a mistake leaves no folder behind.
         with ExitStack() as files:
             file: AppendFile | None = None
-            for root, photo in progress_bar(listed, "annotating photos", len(listed)):
+            for photo in progress_bar(listed, "annotating photos", len(listed)):
                 try:
                     if isinstance(photo, BadRecord):
                         raise photo
                     found = done.get(photo.path)
                     if found is None:
-                        name = _name(photo, root, len(photos))
+                        name = _name(photo, len(photos))
                         found = _annotate(photo, name, phrases, predictor, threshold)
                         file = file or _begin(out, settings, done, files)
                         file.write((json_text(found.to_json()) + "\n").encode())
@@ -128,12 +128,11 @@ def _annotate(
     photo: PhotoFile, name: str, phrases: Sequence[str], predictor: Predictor, threshold: float
 ) -> AnnotatedPhoto:
     opened = open_image(read_photo(photo.path), key=photo.path)
-    encoded = Photo(predictor, opened, predictor.encode_images([predictor.pixels(opened)]))
-    boxes = tuple(_boxes(encoded, phrases, opened, threshold))
+    boxes = tuple(_boxes(predictor.photo(opened), phrases, threshold))
     return AnnotatedPhoto(photo.path, name, opened.width, opened.height, boxes)
 
 
-def _boxes(photo: Photo, phrases: Sequence[str], opened: ImageFile, threshold: float) -> Iterator[FoundBox]:
+def _boxes(photo: Photo, phrases: Sequence[str], threshold: float) -> Iterator[FoundBox]:
     if "detection" in photo.predictor.model.config.heads:
         for number, own in enumerate(photo.find_many(phrases, threshold)):
             yield from (FoundBox.rounded(number, one.box_xyxy, one.score) for one in own)
@@ -143,7 +142,7 @@ def _boxes(photo: Photo, phrases: Sequence[str], opened: ImageFile, threshold: f
             yield FoundBox.rounded(number, answer.box_xyxy, answer.score)
 
 
-def _name(photo: PhotoFile, root: str, roots: int) -> str:
+def _name(photo: PhotoFile, roots: int) -> str:
     """Return the path of a photo below the only folder, or else its whole path."""
     if roots == 1 and photo.path != photo.root:
         return os.path.relpath(photo.path, photo.root) if "://" not in photo.path else photo.path

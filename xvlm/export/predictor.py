@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -297,6 +296,3 @@ class OnnxPhoto:
 
     def _text(self, found: Generation, prompt: int = 0) -> str:
         return self.predictor.tokenizer.decode(found.ids[prompt:]).strip()
-
-
-logging.getLogger("onnxruntime").setLevel(logging.ERROR)

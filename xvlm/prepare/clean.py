@@ -98,10 +98,10 @@ def clean(
 
     concepts = _without_texts(concepts, key, why_not, left_out)
     captions = [text for one in concepts if one.box_xyxy is None for text in one.texts]
-    improbable = unwanted_captions(filters, captions, opened)
-    concepts = _without_texts(
-        concepts, key, lambda text, is_caption: improbable.get(text) if is_caption else None, left_out
-    )
+    if improbable := unwanted_captions(filters, captions, opened):
+        concepts = _without_texts(
+            concepts, key, lambda text, is_caption: improbable.get(text) if is_caption else None, left_out
+        )
     unwanted = unwanted_regions(filters, concepts, opened)
     left_out += [BadRecord(why, key, repr(concepts[place].texts[0][:80])) for place, why in unwanted.items()]
     concepts = [one for place, one in enumerate(concepts) if place not in unwanted]

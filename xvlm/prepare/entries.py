@@ -58,7 +58,9 @@ def list_in(value: Any, key: str, name: str) -> list[Any]:
 
     Raises InputError, which names the file, if there is none.
     """
-    found = value.get(key) if key and isinstance(value, Mapping) else value
+    found = value
+    if key:
+        found = value.get(key) if isinstance(value, Mapping) else None
     if not isinstance(found, list):
         what = f"list {key!r}" if key else "list"
         raise InputError(f"{name} has no {what}: it is not as it was released")

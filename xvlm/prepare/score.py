@@ -16,12 +16,11 @@ def caption_score(model: str) -> Score:
     Raises MissingFileError if there is no such model, MissingHead if it has no matching head.
     """
     # Processes that prepare data without a score load no torch.
-    from xvlm.predict import Photo, Predictor
+    from xvlm.predict import Predictor
 
     predictor = Predictor.load(model)
 
     def score(image: ImageFile, texts: Sequence[str]) -> list[float]:
-        photo = Photo(predictor, image, predictor.encode_images([predictor.pixels(image)]))
-        return photo.match(texts, warn=False)
+        return predictor.photo(image).match(texts, warn=False)
 
     return score

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from xvlm.common.errors import OutputError
 from xvlm.data.images.user_images import open_user_image
 from xvlm.models.checkpoints.folder import FILES, load_model, local_folder
 from xvlm.models.checkpoints.hub import upload
@@ -39,7 +38,7 @@ def _thumbnail(model: str | Path, image: Path, phrase: str) -> bytes:
     predictor, opened = Predictor.load(model), open_user_image(image)
     boxes = []
     if "box" in predictor.model.config.heads:
-        boxes = [BoxAnnotation(predictor.image(image).ground(phrase).box_xyxy, phrase)]
+        boxes = [BoxAnnotation(predictor.photo(opened).ground(phrase).box_xyxy, phrase)]
     data = io.BytesIO()
     thumbnail(opened.image, _PIXELS, boxes).convert("RGB").save(data, "JPEG", quality=88)
     return data.getvalue()
@@ -66,6 +65,4 @@ def push(
     load_model(model)  # so that nothing is uploaded that others could not load
     folder = local_folder(model)
     files: dict[str, Path | bytes] = {name: folder / name for name in FILES}
-    if missing := [name for name, path in files.items() if isinstance(path, Path) and not path.is_file()]:
-        raise OutputError(f"{folder} lacks {', '.join(missing)}")
-    return upload(repo, {**files, **card}, message or f"Upload {Path(repo).name} by xvlm", private, branch)
+    return upload(repo, {**files, **card}, message, private, branch)

@@ -25,7 +25,7 @@ def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -
                     "bbox": box.box_xywh,
                     "area": round(width * height, 2),
                     "iscrowd": 0,
-                    "score": round(box.score, 4),
+                    "score": box.score,
                 }
             )
     categories = [{"id": number, "name": phrase} for number, phrase in enumerate(phrases, 1)]

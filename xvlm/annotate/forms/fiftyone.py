@@ -19,7 +19,7 @@ def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -
             {
                 "label": box.phrase,
                 "bounding_box": [round(x / y, 6) for x, y in zip(box.box_xywh, whole, strict=True)],
-                "confidence": round(box.score, 4),
+                "confidence": box.score,
             }
             for box in photo.boxes
         ]

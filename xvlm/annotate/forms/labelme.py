@@ -20,7 +20,7 @@ def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -
         shapes: list[dict[str, Any]] = [
             {
                 "label": phrases[box.phrase],
-                "points": [[round(x, 2), round(y, 2)] for x, y in (box.box_xyxy[:2], box.box_xyxy[2:])],
+                "points": [list(box.box_xyxy[:2]), list(box.box_xyxy[2:])],
                 "group_id": None,
                 "description": f"score {box.score:.3f}",
                 "shape_type": "rectangle",

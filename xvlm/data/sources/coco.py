@@ -71,11 +71,11 @@ def coco_fields(value: Mapping[str, Any], path: str) -> list[tuple[str, Any]]:
     without = 0
     for number, image in enumerate(value["images"]):
         key = f"{path}[{number}]"
-        image_id = image.get("id") if isinstance(image, Mapping) else None
-        if not is_id(image_id) or not isinstance(image.get("file_name"), str):
+        if not is_image(image):
             detail = f"image is {short_repr(image)}, expected an object with id and file_name"
             records.append((key, BadRecord("wrong type", key, detail)))
             continue
+        image_id = image["id"]
         if normalize_id(image_id) in image_ids:
             raise InputError(f"{path}: two images have the id {short_repr(image_id)}")
         image_ids.add(normalize_id(image_id))
@@ -160,6 +160,11 @@ def _absent(
     names = [category_names.get(one) for one in absent if one not in shown and one not in crowded]
     shown_names = [category_names.get(one) for one in shown]
     return [name for name in names if isinstance(name, str) and name not in shown_names]
+
+
+def is_image(value: Any) -> bool:
+    """Return whether a value is an image of the form: an object with an id and the name of a file."""
+    return isinstance(value, Mapping) and is_id(value.get("id")) and isinstance(value.get("file_name"), str)
 
 
 def is_id(value: Any) -> bool:

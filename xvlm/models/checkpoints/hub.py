@@ -57,7 +57,7 @@ def upload(
     Args:
         repo: ORGANISATION/NAME; it is made unless it exists.
         files: path or content of each file, by its path in the repository; files that are not named stay.
-        message: of the commit.
+        message: of the commit; empty: that a model was uploaded.
         private: whether a new repository is private.
         branch: branch that gets the commit, which is made unless it exists; empty: the main one.
     Raises:
@@ -70,7 +70,14 @@ def upload(
         api.create_repo(repo, private=private, exist_ok=True)
         if branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
-        return str(api.create_commit(repo, operations, commit_message=message, revision=branch or None))
+        return str(
+            api.create_commit(
+                repo,
+                operations,
+                commit_message=message or f"Upload {repo.rpartition('/')[2]} by xvlm",
+                revision=branch or None,
+            )
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xvlm.data.sources.coco import coco_fields, is_id
+from xvlm.data.sources.coco import coco_fields, is_image
 from xvlm.prepare.common_ids import flickr_id
 from xvlm.prepare.entries import read_entries
 from xvlm.prepare.release import Dataset, Release
@@ -79,13 +79,7 @@ class _Annotations:
         value = release.json(name)
         found = coco_fields(value, name)  # which checks the images
         self.bad = [fields for _, fields in found if isinstance(fields, BadRecord)]
-        self.images = {
-            normalize_id(image["id"]): image
-            for image in value["images"]
-            if isinstance(image, Mapping)
-            and is_id(image.get("id"))
-            and isinstance(image.get("file_name"), str)
-        }
+        self.images = {normalize_id(image["id"]): image for image in value["images"] if is_image(image)}
         for _, fields in found:
             if not isinstance(fields, BadRecord):
                 used = {one: fields[one] for one in ("caption", "elems", "absent") if one in fields}
