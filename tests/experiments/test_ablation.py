@@ -43,6 +43,9 @@ def test_every_variant_has_both_budgets_and_all_seeds(table: Any, tmp_path: Path
     assert sum(images[name][0] for name in same) == images[MULTI_GRAINED][0]
     alone = {name: read_run(tmp_path / folder_name(name) / "seed0" / "run.json") for name in same}
     assert [run.batch_sizes() for run in alone.values()] == [{"pairs": 4}, {"regions": 4}]
+    optims = [read_run(path).optim for path in tmp_path.glob("*/seed0/run.json")]
+    assert len(optims) == len(table)
+    assert all(one.warmup_steps <= one.steps // 4 for one in optims), "the peak would never be reached"
     written = read_json(tmp_path / "table.json")
     for name, metrics in table.items():
         folder = tmp_path / name.replace(",", "").replace(" ", "-")

@@ -10,7 +10,8 @@ import torch
 from tests.tiny import IMAGE_HW, KINDS, tiny_config
 from xvlm.batch import Images, Texts
 from xvlm.boxes import patch_centres
-from xvlm.inference.detection import MAX_OVERLAP, find_boxes, peaks
+from xvlm.inference.answers import MAX_OVERLAP
+from xvlm.inference.detection import find_boxes, peaks
 from xvlm.models.calibration import Calibration
 from xvlm.models.detection import DetectionHead
 from xvlm.models.xvlm import XVLM, MissingHead, build_model

@@ -180,7 +180,7 @@ def without_detection(run: PretrainRun) -> PretrainRun:
 def fit_steps(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:
     """Set the number of steps that fit into `minutes`, so that the schedule ends with the budget.
 
-    Steps are timed once; `folder/steps.json` keeps the number for a run that continues.
+    A warm-up of more than a quarter of them is shortened to that.  Steps are timed once; `folder/steps.json` keeps the number for a run that continues.
     """
     path = folder / "steps.json"
     if not path.exists():
@@ -193,7 +193,9 @@ def fit_steps(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:
             path, {"steps": max(TIMED_STEPS, round(60 * minutes / seconds)), "seconds_a_step": seconds}
         )
         remove_run(timing)
-    return replace(run, optim=replace(run.optim, steps=read_json(path)["steps"]))
+    steps = read_json(path)["steps"]
+    warmup_steps = min(run.optim.warmup_steps, steps // 4)
+    return replace(run, optim=replace(run.optim, steps=steps, warmup_steps=warmup_steps))
 
 
 def write_table(out: Path, on: str, minutes: float, table: Mapping[str, Mapping[str, OverSeeds]]) -> None:

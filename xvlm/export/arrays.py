@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from xvlm.inference.answers import MAX_BOXES, MAX_OVERLAP
 from xvlm.models.calibration import Platt
-
-MAX_BOXES, MAX_OVERLAP = 50, 0.6
-"""As in `inference/detection.py`."""
 
 
 def probability(platt: Platt, log_odds: np.ndarray) -> np.ndarray:

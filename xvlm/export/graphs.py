@@ -28,7 +28,7 @@ from xvlm.models.text.attention import (
     split_projections,
 )
 from xvlm.models.text.cross_encoder import PairEncoder
-from xvlm.models.text.encoder import Layer, TextEmbedding
+from xvlm.models.text.encoder import Layer
 from xvlm.models.vision.grid import GridEncoder, sincos_position
 from xvlm.models.xvlm import XVLM
 
@@ -109,7 +109,7 @@ class TextGraph(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """(N, L) int64 ids, (N, L) bool mask of tokens -> states (N, L, D), vectors (N, E)."""
         text = self.model.text
-        x_NLD = embed(text.embedding, ids, 0)
+        x_NLD = text.embedding.embed_padded(ids, 0)
         for layer in map(_layer, text.layers):
             x_NLD = layer.add_residuals(x_NLD, attend_text(layer.attention, x_NLD, mask[:, None, None, :]))
         if "vector" not in self.outputs:
@@ -259,7 +259,7 @@ class StepGraph(nn.Module):
             seen: (R, P) bool, what of the context is no padding.
         """
         before = cached.shape[4]
-        x_RLD = embed(self.decoder.text.embedding, ids, before)
+        x_RLD = self.decoder.text.embedding.embed_padded(ids, before)
         total = before + ids.shape[1]
         place_L = torch.arange(ids.shape[1]) + before
         mask_LT = torch.arange(total)[None] <= place_L[:, None]
@@ -281,13 +281,6 @@ class StepGraph(nn.Module):
                 )
             x_RLD = layer.add_residuals(x_RLD, attended, context)
         return self.decoder.predict(x_RLD[:, -1]), torch.stack(caches)
-
-
-def embed(embedding: TextEmbedding, ids_NL: Tensor, before: int) -> Tensor:
-    """(N, L) ids -> (N, L, D) embeddings of tokens that follow as many others as `before`."""
-    position_L = torch.arange(ids_NL.shape[1]) + before + embedding.first_position
-    token_NLD = embedding.token(ids_NL) + embedding.token_type.weight[0]
-    return cast(Tensor, embedding.norm(token_NLD + embedding.position(position_L)))
 
 
 def attend_text(attention: SelfAttention, x_NLD: Tensor, mask_N11L: Tensor) -> Tensor:

@@ -25,13 +25,11 @@ from xvlm.export.arrays import (
 )
 from xvlm.export.decoding import Rows, answer_scores, beam_search
 from xvlm.export.folder import read_description
-from xvlm.inference.answers import Answer, Detection, EntailmentAnswer, GroundingAnswer
+from xvlm.inference.answers import TOP_ANSWERS, Answer, Detection, EntailmentAnswer, GroundingAnswer
 from xvlm.models.calibration import THRESHOLD, Platt
 from xvlm.models.generation.config import CAPTION_GENERATION, GenerationConfig
 from xvlm.models.generation.search import Generation, LengthLimits
 from xvlm.records import BoxXYXY
-
-_TOP_ANSWERS = 5
 
 
 class OnnxPredictor:
@@ -278,7 +276,7 @@ class OnnxPhoto:
         scores_A = answer_scores(rows, list(candidates))
         order = np.argsort(-scores_A, kind="stable")
         share_A, texts = softmax(scores_A), list(candidates.values())
-        return [Answer(texts[one], float(share_A[one])) for one in order[:_TOP_ANSWERS]]
+        return [Answer(texts[one], float(share_A[one])) for one in order[:TOP_ANSWERS]]
 
     def caption(self, config: GenerationConfig = CAPTION_GENERATION) -> str:
         """Generate a caption by beam search; see `Photo.caption`.  Raises InputError if texts are sampled."""

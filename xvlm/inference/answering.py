@@ -8,15 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from xvlm.batch import Texts
-from xvlm.inference.answers import Answer
+from xvlm.inference.answers import TOP_ANSWERS, Answer
 from xvlm.inference.model import InferenceModel
 from xvlm.models.generation.answer_ranking import question_context, rank_answers
 from xvlm.models.generation.config import GenerationConfig
 from xvlm.models.generation.generate import generate
 from xvlm.models.vision.encoder import ImageFeatures
-
-TOP_ANSWERS = 5
-"""Number of top answers returned."""
 
 
 @torch.no_grad()

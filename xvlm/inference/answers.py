@@ -6,6 +6,13 @@ from typing import NamedTuple
 
 from xvlm.records import BoxXYXY
 
+MAX_BOXES = 50
+"""Maximum number of boxes of a text before those that overlap are dropped."""
+MAX_OVERLAP = 0.6
+"""IoU above which the less certain of two boxes is dropped: most likely both surround the same thing."""
+TOP_ANSWERS = 5
+"""Number of top answers to a question."""
+
 
 class GroundingAnswer(NamedTuple):
     """The box of a phrase.

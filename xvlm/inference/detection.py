@@ -10,16 +10,12 @@ from torch import Tensor
 from torchvision.ops import batched_nms
 
 from xvlm.boxes import cxcywh_to_xyxy
+from xvlm.inference.answers import MAX_BOXES, MAX_OVERLAP
 from xvlm.models.calibration import Calibration, joint_log_odds
 from xvlm.models.detection import Detections
 from xvlm.models.text.encoder import TextFeatures
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.models.xvlm import XVLM
-
-MAX_BOXES = 50
-"""Maximum number of boxes of a text before those that overlap are dropped."""
-MAX_OVERLAP = 0.6
-"""IoU above which the less certain of two boxes is dropped: most likely both surround the same thing."""
 
 
 @dataclass(frozen=True)

@@ -60,22 +60,21 @@ class CardOptions:
         licence: a licence of the hub's list, such as apache-2.0.
         results: folders of `xvlm eval`.
         phrase: phrase of the example, and of the thumbnail if there is one.
-        has_thumbnail: whether `thumbnail.jpg` lies beside the card.
     """
 
     title: str = ""
     licence: str = ""
     results: Sequence[Path] = field(default_factory=tuple)
     phrase: str = "the dog on the left"
-    has_thumbnail: bool = False
 
 
-def model_card(model: str | Path, repo: str, options: CardOptions) -> str:
+def model_card(model: str | Path, repo: str, options: CardOptions, has_thumbnail: bool = False) -> str:
     """Return the card of a model as Markdown.
 
     Args:
         model: model folder, or a run's folder, whose `run.json` then says how it was trained.
         repo: name of the repository in the example.
+        has_thumbnail: whether `thumbnail.jpg` lies beside the card.
     Raises:
         MissingFileError: there is no such model, or a folder has no results.
     """
@@ -89,11 +88,11 @@ def model_card(model: str | Path, repo: str, options: CardOptions) -> str:
         tags=["x-vlm", "vision-language", *(["visual-grounding"] if "box" in config.heads else [])],
         model_name=title,
         eval_results=[one for result in results for one in _eval_results(result)] or None,
-        thumbnail=THUMBNAIL if options.has_thumbnail else None,
+        thumbnail=THUMBNAIL if has_thumbnail else None,
     )
     sections = [
         f"# {title}",
-        *([f"![{options.phrase}]({THUMBNAIL})"] if options.has_thumbnail else []),
+        *([f"![{options.phrase}]({THUMBNAIL})"] if has_thumbnail else []),
         _what_it_is(config),
         _example(config, repo, options.phrase),
         *_training(model),

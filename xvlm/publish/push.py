@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from xvlm.data.images.user_images import open_user_image
@@ -30,7 +29,7 @@ def card_files(
     files: dict[str, bytes] = {}
     if image is not None:
         files[THUMBNAIL] = _thumbnail(model, image, options.phrase)
-    card = model_card(model, repo, replace(options, has_thumbnail=image is not None))
+    card = model_card(model, repo, options, has_thumbnail=image is not None)
     return {CARD: card.encode(), **files}
 
 

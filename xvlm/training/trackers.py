@@ -6,12 +6,12 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from xvlm.common.errors import MissingPackageError
 from xvlm.common.json_file import read_json, to_json, write_json
+from xvlm.config import TrackerName
 
-TrackerName = Literal["wandb", "mlflow"]
 PROJECT = "xvlm"
 """Name of the project or experiment, unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME names another one."""
 

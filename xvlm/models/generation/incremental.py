@@ -60,12 +60,9 @@ class IncrementalDecoder:
 
         Raises InputError if the rows exceed the decoder's positions.
         """
-        embedding = self.decoder.text.embedding
         end = self.length + ids_RL.shape[1]
         self.check_length(end)
-        position_L = torch.arange(self.length, end, device=ids_RL.device) + embedding.first_position
-        token_RLD = embedding.token(ids_RL) + embedding.token_type.weight[0]
-        x_RLD = embedding.norm(token_RLD + embedding.position(position_L))
+        x_RLD = self.decoder.text.embedding.embed_padded(ids_RL, self.length)
         # A new token attends to all cached ones, to itself and to the new ones before it.
         mask_LL = torch.ones(end - self.length, end, dtype=torch.bool, device=ids_RL.device)
         mask_LL = mask_LL.tril(diagonal=self.length)

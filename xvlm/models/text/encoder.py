@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -170,6 +170,12 @@ class TextEmbedding(nn.Module):
         position_TD = self.position(packing.position_T + self.first_position)
         token_TD, token_VD = self.embed_tokens(ids_T)
         return self.dropout(self.norm(token_TD + self.token_type.weight[0] + position_TD)), token_VD
+
+    def embed_padded(self, ids_NL: Tensor, before: int) -> Tensor:
+        """Return the (N, L, D) embeddings of (N, L) ids that follow `before` others, without dropout."""
+        position_L = torch.arange(ids_NL.shape[1], device=ids_NL.device) + (before + self.first_position)
+        token_NLD = self.token(ids_NL) + self.token_type.weight[0]
+        return cast(Tensor, self.norm(token_NLD + self.position(position_L)))
 
     def embed_tokens(self, ids_T: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (T, D) embeddings of (T,) ids, and the (V, D) table for a head that shares it."""
