@@ -33,7 +33,6 @@ from xvlm.common.short_repr import short_repr
 
 T = TypeVar("T")
 R = TypeVar("R", bound="Run")
-TrackerName = Literal["wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Run:
     accumulation_steps: PositiveInt = 1
     workers: NonNegativeInt = 1
     log_every: NonNegativeInt = 1
-    trackers: tuple[TrackerName, ...] = ()
+    trackers: tuple[Literal["wandb", "mlflow"], ...] = ()
     save_every: NonNegativeInt = 200
     eval_every: NonNegativeInt = 0
     best_metric: str = ""

@@ -180,7 +180,8 @@ def without_detection(run: PretrainRun) -> PretrainRun:
 def fit_steps(run: PretrainRun, folder: Path, minutes: float) -> PretrainRun:
     """Set the number of steps that fit into `minutes`, so that the schedule ends with the budget.
 
-    A warm-up of more than a quarter of them is shortened to that.  Steps are timed once; `folder/steps.json` keeps the number for a run that continues.
+    Steps are timed once; `folder/steps.json` keeps the number for a run that continues.  A warm-up is
+    shortened to a quarter of the steps if it is longer.
     """
     path = folder / "steps.json"
     if not path.exists():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from xvlm.common.errors import MissingPackageError
 from xvlm.common.json_file import read_json, to_json, write_json
-from xvlm.config import TrackerName
 
 PROJECT = "xvlm"
 """Name of the project or experiment, unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME names another one."""
@@ -87,7 +86,7 @@ _LONGEST = 500
 _KINDS: dict[str, type[WandbTracker] | type[MlflowTracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
 
 
-def open_trackers(names: tuple[TrackerName, ...], out: Path, config: Any) -> list[Tracker]:
+def open_trackers(names: Sequence[str], out: Path, config: Any) -> list[Tracker]:
     """Begin or continue the run of each tracker.  Raises MissingPackageError if its package is missing."""
     return [_KINDS[name](out, to_json(config)) for name in names]
 
