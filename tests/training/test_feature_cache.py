@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,7 @@ def test_filling_continues_after_a_kill_at_any_moment(
         process = subprocess.Popen([sys.executable, "-c", FILLING, str(lines), str(tmp_path)])
         while not (tmp_path / name).exists() or not (tmp_path / name).stat().st_size:
             assert process.poll() is None
+            time.sleep(0.005)
         process.kill()
         process.wait()
     fill(encoder, [photos], tmp_path)
