@@ -7,11 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 from PIL import Image
+
+SMALL = ["scenes=16", "--optim.steps", "2", "--optim.warmup-steps", "1", "--workers", "0"]
+"""Options of a training of two steps."""
 
 
 def xvlm(*words: str) -> None:
@@ -21,15 +26,33 @@ def xvlm(*words: str) -> None:
 
 def model() -> str:
     """Train a model for two steps."""
-    small = ["scenes=16", "--optim.steps", "2", "--optim.warmup-steps", "1", "--workers", "0"]
-    xvlm("train", "demo", *small, "--out", "run")
+    xvlm("train", "demo", *SMALL, "--out", "run")
     Image.new("RGB", (90, 60), (200, 30, 30)).save("a.png")
     return "run"
 
 
 def app() -> None:
-    """The service can be imported."""
-    import xvlm.server.run  # noqa: F401
+    """The service answers."""
+    words = [sys.executable, "-m", "xvlm", "serve", "--model", model(), "--port", "8123"]
+    service = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    try:
+        answer("http://127.0.0.1:8123/healthz")
+    finally:
+        service.terminate()
+        assert service.wait(60) is not None
+
+
+def answer(url: str, seconds: float = 60.0) -> bytes:
+    """Return what an address answers, as soon as it does."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as found:
+                return bytes(found.read())
+        except OSError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.2)
 
 
 def export() -> None:
@@ -55,8 +78,10 @@ def hf() -> None:
     """A data set of the package `datasets` is a source."""
     import datasets
 
-    datasets.Dataset.from_dict({"caption": ["a dog"]}).save_to_disk("set")
-    assert Path("set").is_dir()
+    Image.new("RGB", (90, 60), (200, 30, 30)).save("a.png")
+    rows = {"image": [{"bytes": Path("a.png").read_bytes(), "path": None}], "caption": ["a dog"]}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk("set")
+    xvlm("data", "look", "hf:set", "--out", "page.html")
 
 
 def metrics() -> None:
@@ -79,15 +104,27 @@ def prepare() -> None:
 
 
 def remote() -> None:
-    """The file systems of S3 and the web are there."""
+    """Photos of a web server are read, and the file system of S3 is there."""
     import fsspec
 
-    assert fsspec.get_filesystem_class("s3") and fsspec.get_filesystem_class("https")
+    assert fsspec.get_filesystem_class("s3")
+    Image.new("RGB", (90, 60), (200, 30, 30)).save("a.png")
+    server = subprocess.Popen([sys.executable, "-m", "http.server", "8124"], stderr=subprocess.DEVNULL)
+    try:
+        answer("http://127.0.0.1:8124/a.png")
+        Path("in.jsonl").write_text(json.dumps({"image": "a.png", "caption": "a red picture"}) + "\n")
+        xvlm("data", "look", "in.jsonl", "--image-root", "http://127.0.0.1:8124", "--out", "page.html")
+    finally:
+        server.terminate()
 
 
 def scale() -> None:
-    """Ray is there."""
-    import ray.data  # noqa: F401
+    """Ray Data maps on its workers."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    rows = ray.data.range(8).map(lambda row: {"twice": 2 * row["id"]}).take_all()
+    assert sum(row["twice"] for row in rows) == 56
 
 
 def search() -> None:
@@ -100,9 +137,11 @@ def search() -> None:
 
 
 def tracking() -> None:
-    """Both trackers are there."""
-    import mlflow  # noqa: F401
-    import wandb  # noqa: F401
+    """Both trackers receive the numbers of a run."""
+    os.environ.update(WANDB_MODE="offline", MLFLOW_ALLOW_FILE_STORE="true")
+    os.environ.update(MLFLOW_TRACKING_URI=f"file://{Path('mlruns').absolute()}")
+    xvlm("train", "demo", *SMALL, "--trackers", "wandb", "mlflow", "--out", "run")
+    assert list(Path("mlruns").glob("*/*/metrics")) and list(Path("run").glob("**/*.wandb"))
 
 
 CHECKS: dict[str, Callable[[], None]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 
@@ -17,6 +18,7 @@ from xvlm.data.sources.open import builtin_schemes, open_source
 from xvlm.data.sources.task_fields import image_pair_of, questions_of, statements_of
 
 SPECS = {
+    "hf": "hf:rows?caption=text",
     "refcoco": "refcoco:refcoco+:unc",
     "grefcoco": "grefcoco:grefcoco:unc:val",
     "absent": "absent:photos/photos.jsonl?absent_texts=3",
@@ -30,13 +32,21 @@ READERS = {"scene-questions": (questions_of,), "scene-pairs": (statements_of, im
 """Readers of records without concepts."""
 
 
+def write_rows(folder: Path, paths: list[Path]) -> None:
+    """Write a data set as `save_to_disk` does."""
+    images = [{"bytes": path.read_bytes(), "path": None} for path in paths]
+    rows = datasets.Dataset.from_dict({"image": images, "text": [path.stem for path in paths]})
+    rows.cast_column("image", datasets.Image()).save_to_disk(folder)
+
+
 @pytest.fixture(autouse=True)
 def toy_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write the files of `refcoco`, of `grefcoco` and of `absent` into the current folder."""
+    """Write the files of `refcoco`, of `grefcoco`, of `absent` and of `hf` into the current folder."""
     write_refcoco(tmp_path / "refcoco+", tmp_path / "refcoco+")
     write_refcoco(tmp_path / "grefcoco", tmp_path / "grefcoco")
     write_grefcoco(tmp_path / "grefcoco")
     write_photos(tmp_path / "photos", 4)
+    write_rows(tmp_path / "rows", [tmp_path / "photos" / f"{number}.jpg" for number in range(4)])
     monkeypatch.chdir(tmp_path)
 
 
@@ -72,6 +82,7 @@ def test_workers_read_the_same(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", builtin_schemes())
 def test_wrong_specifications_say_what_is_expected(scheme: str) -> None:
-    expected = r"expected scenes:SPLIT:SIZE|split is|no file matches|No such file.*nowhere/g?refs\(many\)\."
+    expected = r"expected (scenes:SPLIT:SIZE|hf:FOLDER)|split is|no file matches"
+    expected += r"|No such file.*nowhere/g?refs\(many\)\."
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         open_source(f"{scheme}:nowhere:many")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.tiny import tiny_run
-from xvlm.common.errors import MissingPackageError
+from xvlm.common.errors import InputError, MissingPackageError
 from xvlm.training.trackers import open_trackers
 from xvlm.training.train import train
 
@@ -35,6 +35,33 @@ def test_mlflow(run: Any, tmp_path: Path) -> None:
     assert found.data.params["optim.lr"] == str(run.optim.lr)
     history = mlflow.MlflowClient().get_metric_history(found.info.run_id, "loss")
     assert [one.step for one in history] == [1, 2, 3, 4, 5]
+
+
+def test_a_server_that_cannot_be_reached_is_said_at_the_start(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"trackers 'mlflow' cannot begin: .*127\.0\.0\.1"):
+        train(replace(run, trackers=("mlflow",)), tmp_path / "out")
+
+
+def test_a_server_that_fails_later_does_not_end_the_training(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    asked = []
+
+    def fail(numbers: Any, step: int) -> None:
+        asked.append(step)
+        raise mlflow.MlflowException("the server is gone\nfor good")
+
+    monkeypatch.setattr(mlflow, "log_metrics", fail)
+    _, state = train(replace(run, trackers=("mlflow",)), tmp_path / "out")
+    assert state.step == 3 and asked == [1]
+    said = "mlflow gets no numbers from step 1 on; log.jsonl has them: the server is gone"
+    assert said in capsys.readouterr().err
 
 
 def test_wandb_offline(run: Any, tmp_path: Path) -> None:

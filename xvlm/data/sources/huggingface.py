@@ -1,17 +1,20 @@
-"""Records from the rows of a Hugging Face dataset."""
+"""Records from the rows of a Hugging Face dataset: one that is loaded, or `hf:NAME?split=train`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image, ImageOps
 
+from xvlm.common.errors import InputError, MissingFileError, MissingPackageError, first_line
 from xvlm.data.files import storage
 from xvlm.data.images.pixel_modes import to_rgb
 from xvlm.data.sources.record_fields import FieldNames, record_from_fields
-from xvlm.data.sources.source import IndexedSource
+from xvlm.data.sources.source import IndexedSource, Opener, Source
 from xvlm.records import BadRecord, ImageData, Record
 
 
@@ -63,3 +66,70 @@ def _image_data(value: Any, key: str) -> ImageData:
         return value
     expected = "expected a PIL image, bytes, a path, an array, or a dict of bytes and path"
     raise BadRecord("wrong type", key, f"image is {type(value).__name__}, {expected}")
+
+
+def _open_hf(rest: str, options: Mapping[str, str], image_root: str | None = None) -> Source:
+    """Open `hf:NAME?split=train&config=&revision=&image=image&caption=caption`.
+
+    NAME is a data set of the hub, a folder of files as a hub has them (Parquet, or images with
+    `metadata.jsonl`), or a folder that `save_to_disk` wrote.  `image` and `caption` name columns.  The
+    environment variables of the package hold: HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN, HF_HOME.
+
+    Raises:
+        MissingPackageError: the extra `hf` is not installed.
+        MissingFileError: there is no such data set, or the hub cannot be reached.
+        InputError: an option is unknown, or there is no such split or column.
+    """
+    spec = f"hf:{rest}"
+    allowed = {"split": "train", "config": "", "revision": "", "image": "image", "caption": "caption"}
+    if unknown := sorted(options.keys() - allowed):
+        raise InputError(f"{spec}: unknown option {unknown[0]!r}; allowed are {', '.join(allowed)}")
+    if image_root is not None:
+        raise InputError(f"{spec}: rows hold their images, so there is no image_root, found {image_root}")
+    chosen = {**allowed, **options}
+    rows = _load(spec, rest, chosen["split"], chosen["config"] or None, chosen["revision"] or None)
+    if chosen["image"] not in rows.column_names:
+        found = ", ".join(rows.column_names)
+        raise InputError(f"{spec} has no column {chosen['image']!r} of images; its columns are {found}")
+    name = f"{spec}/{chosen['split']}"
+    return HuggingFaceSource(rows, chosen["image"], chosen["caption"], name)
+
+
+def _load(spec: str, name: str, split: str, config: str | None, revision: str | None) -> Any:
+    """Return the rows of a split, with encoded images."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingPackageError(f"{spec} needs the extra: pip install 'xvlm[hf]' ({error})") from error
+    folder = Path(name)
+    if not folder.is_dir():
+        _check_name(spec, name)
+    try:
+        if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
+            rows = datasets.load_from_disk(name)
+            if isinstance(rows, datasets.DatasetDict):
+                if split not in rows:
+                    raise InputError(f"{spec} has no split {split!r}; it has {', '.join(rows)}")
+                rows = rows[split]
+        else:
+            rows = datasets.load_dataset(name, config, split=split, revision=revision)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise MissingFileError(f"{spec} cannot be loaded: {first_line(error)}") from error
+    except ValueError as error:  # no such split or configuration; the message lists those that there are
+        raise InputError(f"{spec} cannot be loaded: {first_line(error)}") from error
+    for column, feature in rows.features.items():
+        if isinstance(feature, datasets.Image):  # decoded once, with our checks
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+    return rows
+
+
+def _check_name(spec: str, name: str) -> None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise MissingFileError(
+            f"{spec}: no such folder, and no name of a data set; expected hf:FOLDER or hf:ORGANISATION/NAME"
+        ) from None
+
+
+SCHEMES: dict[str, Opener] = {"hf": _open_hf}
