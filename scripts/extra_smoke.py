@@ -34,7 +34,7 @@ def model() -> str:
 def app() -> None:
     """The service answers."""
     words = [sys.executable, "-m", "xvlm", "serve", "--model", model(), "--port", "8123"]
-    service = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    service = subprocess.Popen(words)
     try:
         answer("http://127.0.0.1:8123/healthz")
     finally:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import photo, tiny_loaded
+from xvlm.annotate import annotate as annotate_module
 from xvlm.annotate.annotate import annotate
 from xvlm.annotate.photos import AnnotatedPhoto
 from xvlm.annotate.supervision import to_supervision
@@ -108,28 +109,28 @@ def test_an_interrupted_command_goes_on(
 ) -> None:
     out = tmp_path / "out"
     expected = run(photos, model, tmp_path / "whole", ("coco",))
-    original, count = AnnotatedPhoto.to_json, 0
+    original, count = annotate_module._annotate, 0
 
-    def interrupted(self: AnnotatedPhoto) -> Any:
+    def interrupted(*given: Any) -> AnnotatedPhoto:
         nonlocal count
         count += 1
         if count == 2:
             raise KeyboardInterrupt
-        return original(self)
+        return original(*given)
 
-    monkeypatch.setattr(AnnotatedPhoto, "to_json", interrupted)
+    monkeypatch.setattr(annotate_module, "_annotate", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(photos, model, out, ("coco",))
     with (out / "found.jsonl").open("a") as file:
         file.write('{"path": "half a li')
     run(photos, model, out, ("coco",))
-    assert count == 2 + 1 + 2, "the first photo was done before"
+    assert count == 2 + 3, "the first photo was done before, and the damaged one is tried again"
     assert json.loads((out / "annotations.json").read_text()) == json.loads(
         (tmp_path / "whole/annotations.json").read_text()
     )
     assert len(expected.photos) == 3
     run(photos, model, out, FORMS)
-    assert count == 5 and (out / "annotations.xml").exists(), "another form costs nothing"
+    assert count == 5 + 1 and (out / "annotations.xml").exists(), "another form costs nothing"
 
 
 def test_wrong_folders_and_phrases(photos: Path, model: Path, tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from xvlm import registry
 from xvlm.annotate.photos import AnnotatedPhoto, FoundBox
 from xvlm.common.atomic import AppendFile
 from xvlm.common.errors import InputError, OutputError
-from xvlm.common.json_file import json_text, read_json, write_json, write_text
+from xvlm.common.json_file import json_text, read_json, to_json, write_json, write_text
 from xvlm.common.lock import folder_lock
 from xvlm.common.progress import progress_bar
+from xvlm.config import from_json
 from xvlm.data.files.json_parser import parse_value
 from xvlm.data.images.decode import open_image
 from xvlm.predict import Photo, Predictor
@@ -77,12 +78,8 @@ def annotate(
     if not phrases or len(set(phrases)) < len(phrases):
         raise InputError(f"phrases are {', '.join(phrases) or 'missing'}; each must be named once")
     writers = [registry.find(ROOM, form).write for form in forms]
-    settings: dict[str, object] = {
-        "photos": list(photos),
-        "phrases": list(phrases),
-        "model": model,
-        "threshold": threshold,
-    }
+    settings: dict[str, object] = {"photos": list(photos), "phrases": list(phrases)}
+    settings |= {"model": model, "threshold": threshold}
     listed = list(list_photos(photos))
     with folder_lock(out):
         _check_out(out, settings)
@@ -100,7 +97,7 @@ def annotate(
                         name = _name(photo, len(photos))
                         found = _annotate(photo, name, phrases, predictor, threshold)
                         file = file or _begin(out, settings, done, files)
-                        file.write((json_text(found.to_json()) + "\n").encode())
+                        file.write((json_text(to_json(found)) + "\n").encode())
                 except BadRecord as error:
                     result.bad.append(error)
                 else:
@@ -118,7 +115,7 @@ def _begin(
 ) -> AppendFile:
     """Write the settings and what is done, without half a line of a killed process, and go on there."""
     write_json(out / SETTINGS, settings)
-    write_text(out / FOUND, "".join(json_text(one.to_json()) + "\n" for one in done.values()))
+    write_text(out / FOUND, "".join(json_text(to_json(one)) + "\n" for one in done.values()))
     file = AppendFile(out / FOUND)
     files.callback(file.close)
     return file
@@ -168,6 +165,6 @@ def _read_found(path: Path) -> Iterator[AnnotatedPhoto]:
     """Yield the photos that are done; a process that was killed may have left half a line."""
     for line in path.read_bytes().splitlines() if path.is_file() else ():
         try:
-            yield AnnotatedPhoto.from_json(parse_value(line))
+            yield from_json(AnnotatedPhoto, parse_value(line))
         except BadRecord:
             continue

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from xvlm.common.errors import InputError
 from xvlm.records import BoxXYXY
 
 
@@ -54,29 +52,6 @@ class AnnotatedPhoto:
     width: int
     height: int
     boxes: tuple[FoundBox, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the photo as one line of `found.jsonl`."""
-        boxes = [[one.phrase, *one.box_xyxy, one.score] for one in self.boxes]
-        return {
-            "path": self.path,
-            "name": self.name,
-            "width": self.width,
-            "height": self.height,
-            "boxes": boxes,
-        }
-
-    @classmethod
-    def from_json(cls, line: dict[str, Any]) -> AnnotatedPhoto:
-        """Return the photo of a line.  Raises InputError if it is none."""
-        try:
-            boxes = tuple(
-                FoundBox(int(phrase), (x0, y0, x1, y1), score)
-                for phrase, x0, y0, x1, y1, score in line["boxes"]
-            )
-            return cls(line["path"], line["name"], line["width"], line["height"], boxes)
-        except (IndexError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"a line of found.jsonl is not one that xvlm wrote: {error}") from error
 
     def path_from(self, folder: Path) -> str:
         """Return the path relative to a folder; a URL stays as it is."""
