@@ -58,17 +58,22 @@ def run_service(
 
     from xvlm.data.files.limits import change_limits
     from xvlm.predict import Predictor
-    from xvlm.search.index import Index
-    from xvlm.search.manifest import read_manifest
     from xvlm.server.app import create_app
     from xvlm.server.run import serve
     from xvlm.server.service import Service
 
     change_limits(max_pixels=max_pixels)
-    manifest = None if index is None else read_manifest(index)
-    name = str(model or (manifest.model if manifest else ""))
-    predictor = Predictor.load(name, device)
-    photos = None if index is None or manifest is None else Index(index, manifest, predictor)
+    if index is None:
+        name, photos = str(model), None
+        predictor = Predictor.load(name, device)
+    else:
+        from xvlm.search.index import Index
+        from xvlm.search.manifest import read_manifest
+
+        manifest = read_manifest(index)
+        name = str(model or manifest.model)
+        predictor = Predictor.load(name, device)
+        photos = Index(index, manifest, predictor)
     service = Service(predictor, photos, settings, Path(name).name)
 
     def started(url: str) -> None:

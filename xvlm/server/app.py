@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from xvlm.models.generation.config import GenerationConfig
 from xvlm.predict import Photo
 from xvlm.search.filters import Circle, PhotoFilter
-from xvlm.search.index import Index
 from xvlm.search.ranking import Hit, Page
 from xvlm.search.windows import image_vectors
 from xvlm.server import schemas
@@ -28,6 +27,9 @@ from xvlm.server.errors import ApiError, add_error_handlers
 from xvlm.server.guard import Guard, Metrics
 from xvlm.server.service import Service
 from xvlm.server.settings import ServerSettings
+
+if TYPE_CHECKING:  # a service without an index needs no database
+    from xvlm.search.index import Index
 
 STATIC = Path(__file__).parent / "static"
 THUMBNAIL_SIZES = (160, 320, 640, 1280)

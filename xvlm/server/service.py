@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,12 +24,14 @@ from xvlm.inference.grounding import match_logits, predict_boxes
 from xvlm.models.vision.encoder import ImageFeatures
 from xvlm.predict import Detection, Photo, Predictor
 from xvlm.reports.draw import thumbnail
-from xvlm.search.index import Index
 from xvlm.search.photos import read_photo
 from xvlm.search.rows import PhotoRow
 from xvlm.server.errors import ApiError
 from xvlm.server.model_thread import ModelThread
 from xvlm.server.settings import ServerSettings
+
+if TYPE_CHECKING:  # a service without an index needs no database
+    from xvlm.search.index import Index
 
 T = TypeVar("T")
 POOL_THREADS = 8
