@@ -30,7 +30,7 @@ from xvlm.models.xvlm import ModelConfig, build_model
 from xvlm.predict import Predictor
 
 PHRASES = ("the dog on the left of the bench", "a red car", "two people who wait", "the sky")
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def accuracy(predictor: Predictor | OnnxPredictor, data: str, limit: int) -> flo
 def measure(study: Study, model: Path, name: str, data: str = "") -> None:
     """Print differences, times and perhaps accuracies of a model."""
     predictors: dict[str, Predictor | OnnxPredictor] = {"PyTorch": Predictor.load(model)}
-    for precision in PRECISIONS:
+    for precision in PRECISIONS if data else ("fp32", "int8"):  # fp16 is not meant for CPUs
         folder = study.out / f"{name}-{precision}"
         differing = export(model, folder, precision)  # type: ignore[arg-type]
         print(
