@@ -112,7 +112,7 @@ def main(study: Study) -> None:
     """Print rates and memory."""
     photos = sorted(study.photos.absolute().glob("*.jpg"))
     study.out.mkdir(parents=True, exist_ok=True)
-    some = write_pictures(study.out / "pictures", photos, study.count)
+    some = write_pictures(study.out.absolute() / "pictures", photos, study.count)
     write_lines(study.out / "some.jsonl", some, len(some))
     ratios = []
     parts = [some[number :: study.workers] for number in range(study.workers)]
