@@ -14,6 +14,7 @@ from itertools import islice
 import ray
 
 from xvlm.prepare.local_engine import TRIES
+from xvlm.common.memory import keep_freed_memory
 from xvlm.prepare.shard_report import ShardReport
 from xvlm.prepare.work import Work
 
@@ -47,4 +48,5 @@ def make_on_ray(
 
 
 def _make(make: Callable[[Work], ShardReport], work: Work) -> ShardReport:
+    keep_freed_memory()  # as in `local_engine.py`
     return make(work)
