@@ -13,8 +13,8 @@ from itertools import islice
 
 import ray
 
-from xvlm.prepare.local_engine import TRIES
 from xvlm.common.memory import keep_freed_memory
+from xvlm.prepare.local_engine import TRIES
 from xvlm.prepare.shard_report import ShardReport
 from xvlm.prepare.work import Work
 
