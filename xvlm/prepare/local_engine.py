@@ -73,7 +73,7 @@ def make_locally(
 
 
 def _new_pool(workers: int) -> ProcessPoolExecutor:
-    # A fork would inherit threads of other libraries in an unknown state.  Processes keep the memory of images;
-    # the system clears what is returned to it, which takes a sixth of the time.
+    # A fork would inherit threads of other libraries in an unknown state.  Processes keep the memory of
+    # images: the system clears what is returned to it, which takes a sixth of the time.
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(workers, context, initializer=keep_freed_memory)
