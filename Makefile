@@ -9,7 +9,8 @@ PHOTOS := $(VENV)/.photos-ready
 BROWSER := $(VENV)/.browser-ready
 ORT_WEB := examples/browser/ort/.ready
 ORT_WEB_VERSION := 1.30.0
-# Each with one thread: two tests at a time are faster than two threads in one.
+# Each with one thread: two tests at a time are faster than two threads in one.  Byte code is written: hundreds
+# of processes would compile xvlm again.
 TEST_PROCESSES ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check
@@ -82,7 +83,7 @@ bench-check: $(READY)
 
 test: $(READY) $(PHOTOS) $(BROWSER) $(ORT_WEB)
 	@echo "==> Tests"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	@PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Not part of CI: a second PyTorch and every extra are some gigabytes.
 test-lowest: $(LOWEST)/.ready

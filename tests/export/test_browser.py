@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.chromium import chromium, needs_chromium
 from tests.tiny import IMAGE_HW, photo, tiny_loaded
 from xvlm.data.text.tokenizer import encode_caption
 from xvlm.export.export import export
@@ -20,9 +21,8 @@ from xvlm.predict import Predictor
 from xvlm.records import BadRecord
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples/browser"
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
-    pytest.mark.skipif(BROWSER is None, reason="no chromium is installed"),
+    needs_chromium,
     pytest.mark.skipif(
         not (EXAMPLE / "ort/ort.wasm.min.mjs").exists(), reason="`make browser-example` was not run"
     ),
@@ -50,11 +50,8 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser.new_page()
-        browser.close()
 
 
 @pytest.fixture

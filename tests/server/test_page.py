@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 
 import pytest
 
+from tests.chromium import chromium, needs_chromium
 from tests.server.process import Running, serving
 from tests.server.tiny_service import write_index
 
-playwright = pytest.importorskip("playwright.sync_api")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium is installed")
+pytestmark = needs_chromium
 SCREENSHOTS = os.environ.get("XVLM_SCREENSHOTS")
 """Folder that gets pictures of the page, for a person to look at."""
 
@@ -27,10 +25,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
-    with playwright.sync_playwright() as engine:
-        browser = engine.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(params=["desktop-light", "phone-dark"])
