@@ -1,6 +1,6 @@
 """How fast and how exact exported graphs are, beside PyTorch on the same CPU.
 
-A base model of each published size (random weights: neither time nor the largest difference depends on them)
+A base model of each published size (with random weights, on which times do not depend)
 is exported, compared with the model, and timed: an image, and a phrase that is found in an encoded image.
 With `--model` a trained one is measured on photos as well.  For example:
 
@@ -16,17 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
+from onnx_parity import SWIN, write_model
 
 from xvlm.data.sources.open import open_source
-from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.export.export import export
 from xvlm.export.predictor import OnnxPredictor
-from xvlm.models.checkpoints.folder import ModelBundle, save_model
-from xvlm.models.text.encoder import TextConfig
-from xvlm.models.vision.encoder import VisionConfig
-from xvlm.models.xvlm import ModelConfig, build_model
+from xvlm.models.xvlm import PRETRAINING
 from xvlm.predict import Predictor
 
 PHRASES = ("the dog on the left of the bench", "a red car", "two people who wait", "the sky")
@@ -52,15 +48,6 @@ class Study:
     data: str = ""
     limit: int = 300
     repeats: int = 7
-
-
-def base_model(size: int, folder: Path) -> Path:
-    """Write a model of the published size with random weights."""
-    name = f"swin_base_patch4_window{size // 32}_{size}"
-    config = ModelConfig(VisionConfig(name, (size, size)), TextConfig())
-    tokenizer = Tokenizer.train_wordpiece(list(PHRASES) * 5, 200)
-    torch.manual_seed(0)
-    return save_model(ModelBundle(build_model(config).eval(), tokenizer), folder)
 
 
 def milliseconds(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
@@ -133,7 +120,8 @@ def main(study: Study) -> None:
     """Measure all models."""
     study.out.mkdir(parents=True, exist_ok=True)
     for size in study.image_sizes:
-        measure(study, base_model(size, study.out / f"base{size}"), f"base{size}")
+        model = write_model(SWIN, size, PRETRAINING, PHRASES, study.out / f"base{size}")
+        measure(study, model, f"base{size}")
     if study.model:
         measure(study, Path(study.model), "trained", study.data)
 

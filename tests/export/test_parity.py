@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.tiny import VISION, photo, tiny_loaded, tiny_loaded_for
 from xvlm.common.errors import InputError, MissingFileError, MissingHead, OutputError
@@ -114,13 +115,14 @@ def test_other_precisions_and_what_they_cost(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_torch_is_not_loaded(exported: Callable[[str], Path]) -> None:
-    folder = exported("cnn")
+    cnn, vit = exported("cnn"), exported("vit")
     code = (
-        "import sys, xvlm; photo = xvlm.OnnxPredictor.load(sys.argv[1]).image(sys.argv[2])\n"
-        "photo.ground('a dog'), photo.find('a dog', 0.0), photo.caption()\n"
+        "import sys, xvlm\n"
+        "one, other = (xvlm.OnnxPredictor.load(path).image(sys.argv[3]) for path in sys.argv[1:3])\n"
+        "one.ground('a dog'), one.find('a dog', 0.0), one.caption(), other.ask('a red dog')\n"
         "assert not {'torch', 'timm'} & sys.modules.keys()"
     )
-    words = [sys.executable, "-c", code, str(folder / "onnx"), str(folder / "a.png")]
+    words = [sys.executable, "-c", code, str(cnn / "onnx"), str(vit / "onnx"), str(cnn / "a.png")]
     subprocess.run(words, cwd=ROOT, check=True)
 
 
@@ -145,3 +147,4 @@ def test_sampling_is_refused(exported: Callable[[str], Path]) -> None:
     folder = exported("cnn")
     with pytest.raises(InputError, match="samples none"):
         OnnxPredictor.load(folder / "onnx").image(folder / "a.png").caption(GenerationConfig(num_samples=2))
+    assert torch.is_grad_enabled(), "an export turns gradients off for itself alone"

@@ -108,11 +108,12 @@ def _convert(path: Path, precision: Precision) -> None:
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
+        before = logging.root.manager.disable
         logging.disable(logging.WARNING)  # it asks for shapes, which the graph has
         try:
             quantize_dynamic(path, path, op_types_to_quantize=["MatMul", "Gemm"], weight_type=QuantType.QInt8)
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
         return
     import onnx
     from onnxruntime.transformers.float16 import convert_float_to_float16
