@@ -22,8 +22,8 @@ VARIANTS = ["coarse", "fine", MULTI_GRAINED, "no box loss"]
 
 @pytest.fixture
 def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return the table of an ablation of a tiny model, whose multi-grained steps take twice the time."""
-    steps = {"coarse": 4, "fine": 4, "no-box-loss": 3, MULTI_GRAINED: 2}
+    """Return the table of an ablation of a tiny model, in which one kind of texts takes half the time."""
+    steps = {"coarse": 4, "fine": 4, "no-box-loss": 2, MULTI_GRAINED: 2}
     for name, count in steps.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "steps.json").write_text(json.dumps({"steps": count, "seconds_a_step": 1.0}))
@@ -34,7 +34,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_every_variant_has_both_budgets_and_all_seeds(table: Any, tmp_path: Path) -> None:
-    equal = [f"{name}, equal images" for name in VARIANTS if name != MULTI_GRAINED]
+    equal = [f"{name}, equal images" for name in ("coarse", "fine")]  # no box loss has as many anyway
     same = ["coarse, same captions", "fine, same phrases"]
     assert list(table) == [*VARIANTS, *equal, *same]
     images = {name: metrics["train_images"].values for name, metrics in table.items()}
@@ -60,7 +60,7 @@ def test_every_variant_has_both_budgets_and_all_seeds(table: Any, tmp_path: Path
 
     # A finished variant is not trained again.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed*/log.jsonl")}
-    assert len(before) == 18
+    assert len(before) == 16
     again = run_ablation("scenes", tmp_path, tmp_path, 1.0, seeds=2)
     assert again["fine"]["t2i_r1"] == table["fine"]["t2i_r1"]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/seed*/log.jsonl")}
