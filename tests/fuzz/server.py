@@ -55,6 +55,7 @@ class Outcome:
     Attributes:
         verdict: "returned", "refused" (an expected failure), or what was wrong.
         detail: what was called, and what came of it.
+        seconds, mebibytes: the time of the case, and the most memory that it had above this process's own.
     """
 
     verdict: str
@@ -74,6 +75,7 @@ def run_case(generate: Generator, kind: str, seed: int, folder: Path, kit: Path,
     prepare(root)
     before, kit_before = snapshot(root, ("case", "tmp")), os.stat(kit).st_mtime_ns
     begun = time.monotonic()
+    inherited = memory_pages()[1] * resource.getpagesize() // 2**20
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
@@ -87,7 +89,7 @@ def run_case(generate: Generator, kind: str, seed: int, folder: Path, kit: Path,
         outside.append("changed the kit")
     if (report_of(root) / "may_add").exists():
         outside = [one for one in outside if one == f"made {MARKER}" or not one.startswith("made ")]
-    mebibytes = usage.ru_maxrss // 1024 if usage else 0
+    mebibytes = max(0, usage.ru_maxrss // 1024 - inherited) if usage else 0
     verdict, detail = judged(report_of(root), status, timed_out, left, outside, mebibytes, limits)
     shutil.rmtree(root, ignore_errors=True)
     shutil.rmtree(report_of(root), ignore_errors=True)
@@ -124,8 +126,7 @@ def in_child(generate: Generator, kind: str, seed: int, box: Box, limits: Limits
     os.environ.update(HOME=str(box.root / "home"), TMPDIR=temporary, TORCHINDUCTOR_CACHE_DIR=temporary)
     os.chdir(box.folder)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + limits.bytes
+    most = memory_pages()[0] * resource.getpagesize() + limits.bytes
     try:
         call = generate(random.Random(f"{kind} {seed}"), box)
     except BaseException:
@@ -146,6 +147,12 @@ def in_child(generate: Generator, kind: str, seed: int, box: Box, limits: Limits
     ended = json.dumps([verdict, detail])
     (report / "verdict").write_text(ended, "utf-8")
     os._exit(0)
+
+
+def memory_pages() -> tuple[int, int]:
+    """Pages of this process: (of addresses, of memory)."""
+    addresses, resident = Path("/proc/self/statm").read_text().split()[:2]
+    return int(addresses), int(resident)
 
 
 def said(call: Call) -> str:

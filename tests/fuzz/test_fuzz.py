@@ -61,6 +61,20 @@ def test_what_is_wrong_is_seen(verdict: str, tmp_path: Path) -> None:
     assert outcome(tmp_path, WRONG[verdict], seconds=2.0 if verdict == "hang" else 20.0) == verdict
 
 
+def test_memory_that_a_case_inherits_is_not_its_own(tmp_path: Path) -> None:
+    held = bytearray(3 * 2**28)
+    limits = Limits(bytes=2**29)
+    for name in ("kit", "work"):
+        (tmp_path / name).mkdir()
+
+    def run(needed: int) -> str:
+        case = Reading("a test", lambda: bytes(bytearray(b"x") * needed))
+        return run_case(lambda rng, box: case, "test", 0, tmp_path / "work", tmp_path / "kit", limits).verdict
+
+    assert run(1) == "returned" and len(held) > limits.bytes
+    assert run(2**30) == "memory"
+
+
 def test_writing_beyond_its_root_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "mine.txt"
     assert outcome(tmp_path, lambda box: target.write_text("x")) == "outside"
