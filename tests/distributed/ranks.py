@@ -11,6 +11,8 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
+PRELOADED = ["xvlm.training.train", "xvlm.training.sharding", "torch.distributed.checkpoint", "torch._dynamo"]
+"""Imported once in a process of the tests, from which all its ranks are forked: imports take seconds."""
 Job = Callable[[Path], Any]
 """Takes a folder that both processes share; `torch.save` saves its result."""
 
@@ -24,7 +26,10 @@ def on_ranks(count: int, job: Job, folder: Path, seconds: float = 600.0) -> list
     """Return the result of each rank.  Raises an error if a process hangs or fails."""
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / f"store_{time.monotonic_ns()}"  # a used one names processes that ended
-    context = torch.multiprocessing.spawn(_rank, (count, store, job, folder), nprocs=count, join=False)
+    torch.multiprocessing.set_forkserver_preload(PRELOADED)
+    context = torch.multiprocessing.start_processes(
+        _rank, (count, store, job, folder), nprocs=count, join=False, start_method="forkserver"
+    )
     assert context is not None
     end = time.monotonic() + seconds
     while not context.join(timeout=1):  # raises the error of a process
