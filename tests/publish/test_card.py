@@ -15,7 +15,8 @@ from xvlm.common.errors import InputError, MissingFileError
 from xvlm.common.json_file import to_json
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.models.xvlm import PRETRAINING
-from xvlm.publish.card import CardOptions, model_card
+from xvlm.publish.card import model_card
+from xvlm.publish.options import CardOptions
 
 
 def results(folder: Path) -> Path:
@@ -33,7 +34,7 @@ def test_a_run_and_its_results(tmp_path: Path) -> None:
     run = to_json(tiny_run(steps=1234, recipe="photos/pretrain"))
     run["data"]["pairs"] = [{"path": "/home/somebody/secret/train.jsonl"}]
     (tmp_path / "run/run.json").write_text(json.dumps(run))
-    options = CardOptions(licence="apache-2.0", results=[results(tmp_path / "results")], phrase="a cup")
+    options = CardOptions(licence="apache-2.0", results=(results(tmp_path / "results"),), phrase="a cup")
     text = model_card(tmp_path / "run", "org/photos", options)
     card = ModelCard(text)
     assert card.data.library_name == "xvlm" and card.data.license == "apache-2.0"
@@ -53,10 +54,10 @@ def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
     assert "## Training" not in text and "photo.ground" not in text and "No results are given" in text
     assert ModelCard(text).data.pipeline_tag is None
     with pytest.raises(MissingFileError, match=r"has no evaluation.json, which `xvlm eval` writes"):
-        model_card(tmp_path / "model", "a/b", CardOptions(results=[tmp_path]))
+        model_card(tmp_path / "model", "a/b", CardOptions(results=(tmp_path,)))
     (tmp_path / "evaluation.json").write_text("{}")
     with pytest.raises(InputError, match="is not one that `xvlm eval` wrote"):
-        model_card(tmp_path / "model", "a/b", CardOptions(results=[tmp_path]))
+        model_card(tmp_path / "model", "a/b", CardOptions(results=(tmp_path,)))
 
 
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,19 +6,16 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from tyro.conf import Positional
+from tyro.conf import OmitArgPrefixes, Positional
 
 from xvlm.cli.common.options import Flag
+from xvlm.publish.options import CardOptions
 
 
 def command(
     model: Positional[Annotated[Path, tyro.conf.arg(metavar="MODEL")]],
     repo: Positional[Annotated[str, tyro.conf.arg(metavar="REPO")]],
-    title: str = "",
-    licence: str = "",
-    results: tuple[Path, ...] = (),
-    image: Path | None = None,
-    phrase: str = "the dog on the left",
+    card: OmitArgPrefixes[CardOptions],
     branch: str = "",
     message: str = "",
     private: Flag = False,
@@ -31,17 +28,11 @@ def command(
     Args:
         model: model folder or run folder.
         repo: ORGANISATION/NAME.
-        title: heading of the card; by default the last part of the repository's name.
-        licence: a licence of the hub's list, such as apache-2.0.
-        results: folders of results of xvlm eval, whose metrics and commands the card shows.
-        image: photo of the thumbnail.
-        phrase: phrase of the example, whose box is drawn on the thumbnail.
+        card: what its card says that is in no file of the model.
         branch: branch that gets the commit; by default the main one.
         message: message of the commit.
         private: a new repository is private.
     """
-    from xvlm.publish.card import CardOptions
     from xvlm.publish.push import card_files, push
 
-    card = card_files(model, repo, CardOptions(title, licence, results, phrase), image)
-    print(push(model, repo, card, private, branch, message))
+    print(push(model, repo, card_files(model, repo, card), private, branch, message))

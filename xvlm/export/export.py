@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +13,10 @@ from torch import Tensor
 from xvlm.batch import Images
 from xvlm.common.atomic import atomic_folder
 from xvlm.common.errors import MissingPackageError, OutputError, XVLMError
-from xvlm.common.json_file import json_text, read_json
+from xvlm.common.json_file import read_json, write_json
 from xvlm.common.outputs import check_writable
 from xvlm.common.progress import progress_bar
-from xvlm.export.folder import DESCRIPTION, FORMAT, Precision
+from xvlm.export.folder import DESCRIPTION, FORMAT, Description, Precision
 from xvlm.export.graphs import Graph, graphs_of
 from xvlm.models.checkpoints.folder import ModelBundle, load_model
 from xvlm.models.vision.grid import GridEncoder
@@ -66,8 +64,8 @@ def export(
             if precision != "fp32":
                 _convert(path, precision)
                 differing[name] = largest_difference(graph, path)
-        description = _describe(bundle, graphs, precision, differing)
-        (partial / DESCRIPTION).write_text(json_text(description, indent=1) + "\n")
+        description = _describe(bundle, precision, differing)
+        write_json(partial / DESCRIPTION, description)
         bundle.tokenizer.save(partial)
     return differing
 
@@ -162,28 +160,23 @@ def _resized(graph: Graph, rows: int, length: int) -> dict[str, Tensor]:
     return resized
 
 
-def _describe(
-    bundle: ModelBundle, graphs: Mapping[str, Graph], precision: Precision, differing: Mapping[str, float]
-) -> dict[str, Any]:
+def _describe(bundle: ModelBundle, precision: Precision, differing: dict[str, float]) -> Description:
     """Return all that is needed beside the graphs."""
     config = bundle.model.config
     pixels = torch.zeros(1, 3, *config.vision.image_hw, dtype=torch.uint8)
     with torch.no_grad():
         grid_hw = bundle.model.encode_images(Images(pixels)).grid_hw
-    return {
-        "format": FORMAT,
-        "precision": precision,
-        "image_hw": config.vision.image_hw,
-        "grid_hw": grid_hw,
-        "has_mean": isinstance(bundle.model.vision, GridEncoder),
-        "heads": config.heads,
-        "labels": config.labels,
-        "max_words": bundle.max_words,
-        "max_tokens": bundle.max_tokens,
-        "prompt": bundle.prompt,
-        "calibration": bundle.calibration,
-        "graphs": {
-            name: {"inputs": list(graph.inputs), "outputs": graph.outputs, "difference": differing[name]}
-            for name, graph in graphs.items()
-        },
-    }
+    return Description(
+        FORMAT,
+        precision,
+        config.vision.image_hw,
+        grid_hw,
+        has_mean=isinstance(bundle.model.vision, GridEncoder),
+        heads=config.heads,
+        labels=config.labels,
+        max_words=bundle.max_words,
+        max_tokens=bundle.max_tokens,
+        prompt=bundle.prompt,
+        calibration=bundle.calibration,
+        graphs=differing,
+    )

@@ -16,20 +16,6 @@ Precision = Literal["fp32", "fp16", "int8"]
 
 
 @dataclass(frozen=True)
-class GraphFile:
-    """One graph.
-
-    Attributes:
-        inputs, outputs: their names, in order.
-        difference: the largest one from the model, relative for values above 1.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    difference: float
-
-
-@dataclass(frozen=True)
 class Description:
     """Content of `export.json`.
 
@@ -40,7 +26,7 @@ class Description:
         grid_hw: rows and columns of the patches.
         has_mean: whether the tokens of an image are its patches alone, and not a class token before them.
         heads, labels, max_words, max_tokens, prompt, calibration: those of the model.
-        graphs: by the names of their files.
+        graphs: the largest difference of each graph from the model, by the name of its file.
     """
 
     format: int
@@ -54,7 +40,7 @@ class Description:
     max_tokens: int
     prompt: str
     calibration: Calibration = field(default_factory=Calibration)
-    graphs: dict[str, GraphFile] = field(default_factory=dict)
+    graphs: dict[str, float] = field(default_factory=dict)
 
 
 def read_description(folder: Path) -> Description:
@@ -63,5 +49,4 @@ def read_description(folder: Path) -> Description:
     value: Any = read_json(path) if path.is_file() else None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{folder} is no folder that this version of `xvlm export` wrote")
-    graphs = {name: from_json(GraphFile, one) for name, one in value.pop("graphs", {}).items()}
-    return from_json(Description, {**value, "graphs": graphs})
+    return from_json(Description, value)

@@ -6,9 +6,8 @@ same length, and every size in the signatures but those of the model may differ 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,6 @@ from torch.export import Dim
 from xvlm.batch import Images
 from xvlm.models.generation.decoder import Decoder
 from xvlm.models.text.attention import (
-    CrossAttention,
     SelfAttention,
     attend,
     attend_with_mean,
@@ -44,13 +42,16 @@ class Graph:
         module: what is exported.
         inputs: example of each input, by name.
         sizes: for each input the sizes that may differ, by dimension.
-        outputs: names of the outputs.
     """
 
     module: nn.Module
     inputs: Mapping[str, Tensor]
     sizes: Mapping[str, Mapping[int, Any]]
-    outputs: list[str] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return cast(list[str], self.module.outputs)
 
 
 class ImageGraph(nn.Module):
@@ -87,6 +88,7 @@ class RegionGraph(nn.Module):
     def __init__(self, model: XVLM) -> None:
         super().__init__()
         self.vision: Any = model.vision
+        self.outputs = ["tokens"]
 
     def forward(self, before_local: Tensor, patches: Tensor) -> Tensor:
         """(N, 1 + P, D) tokens before these blocks, (N, P) bool patches of regions -> (N, 1 + P, D)."""
@@ -157,17 +159,11 @@ class FusionGraph(nn.Module):
         Returns:
             what the heads say, in the order of `outputs`.
         """
-        seen_N11P = patches[:, None, None, :]
-        if not self.is_grid:
-            seen_N11P = F.pad(seen_N11P, (1, 0), value=True)
+        seen_NP = patches if self.is_grid else F.pad(patches, (1, 0), value=True)
         x_NLD = states
         for layer in map(_layer, self.model.fusion.layers):
             keys_values = layer.keys_values(tokens).index_select(1, image)
-            context = partial(
-                attend_context, layer.cross, kv=keys_values, seen=seen_N11P, has_mean=self.is_grid
-            )
-            attended = attend_text(layer.attention, x_NLD, mask[:, None, None, :])
-            x_NLD = layer.add_residuals(x_NLD, attended, context)
+            x_NLD = fuse(layer, x_NLD, mask, keys_values, seen_NP, self.is_grid)
         return tuple(self._heads(x_NLD, tokens, image, finer))
 
     def _heads(self, x_NLD: Tensor, tokens: Tensor, image: Tensor, finer: Tensor | None) -> list[Tensor]:
@@ -215,13 +211,8 @@ class PairGraph(nn.Module):
         x_NLD, layers = states, [_layer(one) for one in self.model.fusion.layers]
         for first, second in zip(layers[::2], layers[1::2], strict=True):
             for layer, tokens in ((first, left), (second, right)):
-                seen = torch.ones_like(tokens[:, None, None, :, 0], dtype=torch.bool)
-                keys_values = first.keys_values(tokens)
-                context = partial(
-                    attend_context, layer.cross, kv=keys_values, seen=seen, has_mean=self.is_grid
-                )
-                attended = attend_text(layer.attention, x_NLD, mask[:, None, None, :])
-                x_NLD = layer.add_residuals(x_NLD, attended, context)
+                seen_NP = torch.ones_like(tokens[..., 0], dtype=torch.bool)
+                x_NLD = fuse(layer, x_NLD, mask, first.keys_values(tokens), seen_NP, self.is_grid)
         return self.model.classify_pairs(x_NLD[:, 0])
 
 
@@ -272,13 +263,7 @@ class StepGraph(nn.Module):
             attended = attention.out(merge_heads(attend(q, kv[0], kv[1], mask_LT[None, None], 0.0)))
             context = None
             if number >= count:
-                context = partial(
-                    attend_context,
-                    layer.cross,
-                    kv=keys_values[number - count],
-                    seen=seen[:, None, None, :],
-                    has_mean=self.has_mean,
-                )
+                context = context_of(layer, keys_values[number - count], seen, self.has_mean)
             x_RLD = layer.add_residuals(x_RLD, attended, context)
         return self.decoder.predict(x_RLD[:, -1]), torch.stack(caches)
 
@@ -289,11 +274,22 @@ def attend_text(attention: SelfAttention, x_NLD: Tensor, mask_N11L: Tensor) -> T
     return cast(Tensor, attention.out(merge_heads(attend(q, k, v, mask_N11L, 0.0))))
 
 
-def attend_context(cross: CrossAttention, x_NLD: Tensor, kv: Tensor, seen: Tensor, has_mean: bool) -> Tensor:
-    """Cross-attention of (N, L, D) padded texts to (2, N, H, P, K), of which (N, 1, 1, P) are seen."""
-    attention = attend_with_mean if has_mean else attend
-    q_NHLK = split_heads(cross.q(x_NLD), cross.heads)
-    return cast(Tensor, cross.out(merge_heads(attention(q_NHLK, kv[0], kv[1], seen, 0.0))))
+def context_of(layer: Layer, kv: Tensor, seen_NP: Tensor, has_mean: bool) -> Callable[[Tensor], Tensor]:
+    """Return the cross-attention of (N, L, D) padded texts to (2, N, H, P, K), of which (N, P) are seen."""
+    attention, cross = attend_with_mean if has_mean else attend, layer.cross
+    seen_N11P = seen_NP[:, None, None, :]
+
+    def attended(x_NLD: Tensor) -> Tensor:
+        q_NHLK = split_heads(cross.q(x_NLD), cross.heads)
+        return cast(Tensor, cross.out(merge_heads(attention(q_NHLK, kv[0], kv[1], seen_N11P, 0.0))))
+
+    return attended
+
+
+def fuse(layer: Layer, x_NLD: Tensor, mask_NL: Tensor, kv: Tensor, seen_NP: Tensor, has_mean: bool) -> Tensor:
+    """Apply a layer of the cross-modal encoder to (N, L, D) padded texts; see `context_of`."""
+    attended = attend_text(layer.attention, x_NLD, mask_NL[:, None, None, :])
+    return layer.add_residuals(x_NLD, attended, context_of(layer, kv, seen_NP, has_mean))
 
 
 def _layer(module: nn.Module) -> Layer:
@@ -307,7 +303,7 @@ def graphs_of(model: XVLM) -> dict[str, Graph]:
     pixels = torch.randint(0, 256, (EXAMPLE_IMAGES, 3, *model.config.vision.image_hw), dtype=torch.uint8)
     image = ImageGraph(model)
     found = dict(zip(image.outputs, image(pixels), strict=True))
-    graphs = {"image": Graph(image, {"pixels": pixels}, {"pixels": {0: images}}, image.outputs)}
+    graphs = {"image": Graph(image, {"pixels": pixels}, {"pixels": {0: images}})}
     tokens = found["tokens"]
     seen = torch.ones(EXAMPLE_ROWS, tokens.shape[1] - ("before_local" in found), dtype=torch.bool)
     set_N = torch.arange(EXAMPLE_ROWS) % EXAMPLE_IMAGES
@@ -315,7 +311,7 @@ def graphs_of(model: XVLM) -> dict[str, Graph]:
     if "before_local" in found:
         inputs = {"before_local": found["before_local"].index_select(0, set_N), "patches": seen}
         sizes: dict[str, Any] = {"before_local": {0: rows}, "patches": {0: rows}}
-        graphs["region"] = Graph(RegionGraph(model), inputs, sizes, ["tokens"])
+        graphs["region"] = Graph(RegionGraph(model), inputs, sizes)
     if hasattr(model, "text"):
         text = TextGraph(model)
         ids = torch.ones(EXAMPLE_ROWS, EXAMPLE_LENGTH, dtype=torch.int64)
@@ -323,21 +319,19 @@ def graphs_of(model: XVLM) -> dict[str, Graph]:
         states = text(ids, mask)[0]
         row_length = {0: rows, 1: length}
         text_sizes = {"ids": row_length, "mask": row_length}
-        graphs["text"] = Graph(text, {"ids": ids, "mask": mask}, text_sizes, text.outputs)
+        graphs["text"] = Graph(text, {"ids": ids, "mask": mask}, text_sizes)
         inputs = {"states": states, "mask": mask}
         sizes = {"states": row_length, "mask": row_length}
         if isinstance(model.fusion, PairEncoder):
-            pair = PairGraph(model)
             both = {"left": tokens.index_select(0, set_N), "right": tokens.index_select(0, set_N.flip(0))}
             pair_sizes = {**sizes, "left": {0: rows}, "right": {0: rows}}
-            graphs["fusion"] = Graph(pair, {**inputs, **both}, pair_sizes, pair.outputs)
+            graphs["fusion"] = Graph(PairGraph(model), {**inputs, **both}, pair_sizes)
         else:
-            fusion = FusionGraph(model, grid_hw)
             inputs |= {"tokens": tokens, "image": set_N, "patches": seen}
             sizes |= {"tokens": {0: images}, "image": {0: rows}, "patches": {0: rows}}
             if "finer" in found:
                 inputs["finer"], sizes["finer"] = found["finer"], {0: images}
-            graphs["fusion"] = Graph(fusion, inputs, sizes, fusion.outputs)
+            graphs["fusion"] = Graph(FusionGraph(model, grid_hw), inputs, sizes)
             if "vqa_decoder" in model.config.heads:
                 graphs |= _decoder_graphs("answer", model.vqa_decoder, states, mask, False, length)
     if "caption_decoder" in model.config.heads:
@@ -358,7 +352,7 @@ def _decoder_graphs(
         length: name of the dimension P, if it differs from call to call.
     """
     rows, tokens, before = Dim("rows", max=1 << 16), Dim("tokens", max=1 << 10), Dim("before", max=1 << 10)
-    project, step = ContextGraph(decoder), StepGraph(decoder, has_mean)
+    project = ContextGraph(decoder)
     own = {0: rows} if length is None else {0: rows, 1: length}
     keys_values = project(context)
     layers = len(decoder.text.layers) + len(decoder.cross.layers)
@@ -376,6 +370,6 @@ def _decoder_graphs(
         "seen": own,
     }
     return {
-        f"{name}_context": Graph(project, {"context": context}, {"context": own}, project.outputs),
-        f"{name}_step": Graph(step, inputs, sizes, step.outputs),
+        f"{name}_context": Graph(project, {"context": context}, {"context": own}),
+        f"{name}_step": Graph(StepGraph(decoder, has_mean), inputs, sizes),
     }

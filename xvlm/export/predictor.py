@@ -88,7 +88,8 @@ class OnnxPredictor:
             has = ", ".join(self.description.heads)
             raise MissingHead(f"this model has no graph {graph!r}, so it cannot do that; its heads are {has}")
         used = {one.name: inputs[one.name] for one in session.get_inputs()}
-        return dict(zip(self.description.graphs[graph].outputs, session.run(None, used), strict=True))
+        outputs = [one.name for one in session.get_outputs()]
+        return dict(zip(outputs, session.run(outputs, used), strict=True))
 
     def needs(self, head: str) -> None:
         """Raise MissingHead if the model lacks a head."""

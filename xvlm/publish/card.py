@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from xvlm.evaluation.common.results import EVALUATION_FILE
 from xvlm.models.calibration import Calibration
 from xvlm.models.checkpoints.folder import load_model_config, local_folder
 from xvlm.models.xvlm import ModelConfig
+from xvlm.publish.options import CardOptions
 from xvlm.tasks.common.task import find_task
 
 THUMBNAIL = "thumbnail.jpg"
@@ -51,30 +51,13 @@ _EXAMPLES = {
 }
 
 
-@dataclass(frozen=True)
-class CardOptions:
-    """What a card says that is in no file.
-
-    Attributes:
-        title: heading; by default the name of the model's folder.
-        licence: a licence of the hub's list, such as apache-2.0.
-        results: folders of `xvlm eval`.
-        phrase: phrase of the example, and of the thumbnail if there is one.
-    """
-
-    title: str = ""
-    licence: str = ""
-    results: Sequence[Path] = field(default_factory=tuple)
-    phrase: str = "the dog on the left"
-
-
-def model_card(model: str | Path, repo: str, options: CardOptions, has_thumbnail: bool = False) -> str:
+def model_card(model: str | Path, repo: str, options: CardOptions) -> str:
     """Return the card of a model as Markdown.
 
     Args:
         model: model folder, or a run's folder, whose `run.json` then says how it was trained.
         repo: name of the repository in the example.
-        has_thumbnail: whether `thumbnail.jpg` lies beside the card.
+        options: with an image, `thumbnail.jpg` must lie beside the card.
     Raises:
         MissingFileError: there is no such model, or a folder has no results.
     """
@@ -88,11 +71,11 @@ def model_card(model: str | Path, repo: str, options: CardOptions, has_thumbnail
         tags=["x-vlm", "vision-language", *(["visual-grounding"] if "box" in config.heads else [])],
         model_name=title,
         eval_results=[one for result in results for one in _eval_results(result)] or None,
-        thumbnail=THUMBNAIL if has_thumbnail else None,
+        thumbnail=THUMBNAIL if options.image else None,
     )
     sections = [
         f"# {title}",
-        *([f"![{options.phrase}]({THUMBNAIL})"] if has_thumbnail else []),
+        *([f"![{options.phrase}]({THUMBNAIL})"] if options.image else []),
         _what_it_is(config),
         _example(config, repo, options.phrase),
         *_training(model),

@@ -10,7 +10,8 @@ from xvlm.data.images.user_images import open_user_image
 from xvlm.models.checkpoints.folder import FILES, load_model, local_folder
 from xvlm.models.checkpoints.hub import upload
 from xvlm.predict import Predictor
-from xvlm.publish.card import THUMBNAIL, CardOptions, model_card
+from xvlm.publish.card import THUMBNAIL, model_card
+from xvlm.publish.options import CardOptions
 from xvlm.reports import BoxAnnotation
 from xvlm.reports.draw import thumbnail
 
@@ -18,19 +19,12 @@ CARD = "README.md"
 _PIXELS = 640
 
 
-def card_files(
-    model: str | Path, repo: str, options: CardOptions, image: Path | None = None
-) -> dict[str, bytes]:
-    """Return the card, and the thumbnail if there is an image, by name.
-
-    Args:
-        image: photo of the thumbnail, on which the box of `options.phrase` is drawn if the model has one.
-    """
+def card_files(model: str | Path, repo: str, options: CardOptions) -> dict[str, bytes]:
+    """Return the card, and the thumbnail if there is an image, by name."""
     files: dict[str, bytes] = {}
-    if image is not None:
-        files[THUMBNAIL] = _thumbnail(model, image, options.phrase)
-    card = model_card(model, repo, options, has_thumbnail=image is not None)
-    return {CARD: card.encode(), **files}
+    if options.image is not None:
+        files[THUMBNAIL] = _thumbnail(model, options.image, options.phrase)
+    return {CARD: model_card(model, repo, options).encode(), **files}
 
 
 def _thumbnail(model: str | Path, image: Path, phrase: str) -> bytes:

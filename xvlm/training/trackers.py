@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -108,7 +109,9 @@ class MlflowTracker(Tracker):
         mlflow.log_params({key: str(value)[:_LONGEST] for key, value in _flat(config)})
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics({_metric_name(name): value for name, value in scalars.items()}, step=step)
+        # The names of MLflow have letters, digits and a few signs.
+        allowed = {re.sub(r"[^\w\-. /]", "_", name): value for name, value in scalars.items()}
+        self._mlflow.log_metrics(allowed, step=step)
 
     def end(self) -> None:
         self._mlflow.end_run()
@@ -137,8 +140,3 @@ def _flat(config: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
         inner = isinstance(value, Mapping)
         found += _flat(value, f"{before}{name}.") if inner else [(f"{before}{name}", value)]
     return found
-
-
-def _metric_name(name: str) -> str:
-    """Return a name that MLflow takes: letters, digits, _, -, ., space and /."""
-    return "".join(one if one.isalnum() or one in "_-. /" else "_" for one in name)

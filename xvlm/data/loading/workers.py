@@ -22,6 +22,7 @@ from typing import Any, Self, TypeVar
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from xvlm.common.errors import WorkerDiedError, describe_error
+from xvlm.common.memory import release_freed_memory
 from xvlm.data.files.limits import worker_init_fn
 
 T = TypeVar("T")
@@ -47,6 +48,8 @@ class WorkerStream(Iterator[T]):
             pin: whether to copy tensors to page-locked memory.
         """
         self._workers: list[Any] = []  # first, because close() needs it if the next line fails
+        if workers:  # a forked process has a copy of the memory that this one keeps and does not use
+            release_freed_memory()
         self._items: Any = iter(
             DataLoader(
                 _ErrorsAsItems(data),
