@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,12 +18,13 @@ from xvlm.training.run_folder import read_run
 from xvlm.training.train import train
 
 STEPS = 12
-NODES = (1, 2)
+NODES = (1, 2) if os.environ.get("XVLM_ALL_PROCESS_TESTS") == "1" else (2,)
+"""Numbers of "nodes"; what happens on one happens on two."""
 
 
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Job]]:
-    """A job that nothing disturbs (0), and jobs on one and on two "nodes", a rank of which is killed."""
+    """A job that nothing disturbs (0), and jobs on "nodes", a rank of which is killed."""
     folder, run = tmp_path_factory.mktemp("jobs"), small_run(STEPS)
     started = {0: Job.start(run, folder / "reference")}
     started |= {nodes: Job.start(run, folder / f"nodes{nodes}", nodes, restarts=2) for nodes in NODES}
