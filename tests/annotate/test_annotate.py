@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,43 @@ def test_labelmes_own_reader(photos: Path, model: Path, tmp_path: Path) -> None:
         assert {shape["label"] for shape in file.shapes} <= set(PHRASES)
 
 
+@pytest.mark.parametrize("given", ["list", "folders", "twice", "tar"])
+def test_names_lead_into_the_folder_of_the_annotations(
+    given: str, photos: Path, model: Path, tmp_path: Path
+) -> None:
+    """Files of labelme once were written beside the photos of a list, and over labels that lay there."""
+    (photos / "a.json").write_text("mine")
+    photo(60, 60, 4).save(photos / "a.png")  # a.jpg has the same name without its extension
+    words = [str(photos)]
+    names = ["a.jpg", "a.png", "b.jpg", "below/c.png"]
+    if given == "list":
+        (tmp_path / "list.txt").write_text("\n".join(str(photos / name) for name in names))
+        words = [str(tmp_path / "list.txt")]
+    elif given == "folders":
+        words, names = [str(photos / "below"), str(photos / "a.jpg")], ["below/c.png", "a.jpg"]
+    elif given == "twice":
+        words.append(str(photos / "a.jpg"))
+    else:
+        with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+            for name in ("a.jpg", "b.jpg"):
+                tar.add(photos / name, f"../../{name}")
+        words, names = [str(tmp_path / "photos.tar")], ["a.jpg", "b.jpg"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    out = tmp_path / "out"
+    done = annotate(words, PHRASES, Predictor.load(model), "m", out, ("coco", "cvat", "labelme"), 0.0)
+    assert [one.safe_name for one in done.photos] == names
+    assert given == "tar" or [one.name for one in done.photos] == names
+    assert {path: path.read_bytes() for path in before} == before
+    added = {path for path in tmp_path.rglob("*") if path.is_file()} - before.keys()
+    assert all(path.is_relative_to(out) or path.name.startswith("photos.tar.") for path in added), added
+    assert len(list((out / "labelme").rglob("*.json"))) == len(names)
+    images = json.loads((out / "annotations.json").read_text())["images"]
+    assert [one["file_name"] for one in images] == [one.name for one in done.photos]
+    if given == "list":
+        with pytest.raises(InputError, match=r"two photos are a\.\*"):
+            annotate(words, PHRASES, Predictor.load(model), "m", out, ("fiftyone",), 0.0)
+
+
 def test_an_interrupted_command_goes_on(
     photos: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +193,7 @@ def test_wrong_folders_and_phrases(photos: Path, model: Path, tmp_path: Path) ->
 def test_the_command(photos: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["annotate", str(photos), "--phrases", *PHRASES, "--model", str(model), "--min-probability", "0"]
     assert main([*words, "--out", str(tmp_path / "out"), "--formats", "coco", "labelme"]) == 0
-    assert "3 photos, " in capsys.readouterr().out
+    assert f"3 photos below {photos}, " in capsys.readouterr().out
     assert (tmp_path / "out/labelme/below/c.json").exists()
 
 

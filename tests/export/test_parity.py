@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,8 +145,9 @@ def test_wrong_folders(tmp_path: Path, exported: Callable[[str], Path]) -> None:
         OnnxPredictor.load(tmp_path / "onnx")
 
 
-def test_sampling_is_refused(exported: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("options", [{"num_samples": 2}, {"repetition_penalty": 1.1}])
+def test_what_a_search_has_not_is_refused(options: dict[str, Any], exported: Callable[[str], Path]) -> None:
     folder = exported("cnn")
-    with pytest.raises(InputError, match="samples none"):
-        OnnxPredictor.load(folder / "onnx").image(folder / "a.png").caption(GenerationConfig(num_samples=2))
+    with pytest.raises(InputError, match="neither num_samples nor repetition_penalty"):
+        OnnxPredictor.load(folder / "onnx").image(folder / "a.png").caption(GenerationConfig(**options))
     assert torch.is_grad_enabled(), "an export turns gradients off for itself alone"

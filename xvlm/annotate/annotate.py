@@ -37,15 +37,17 @@ class Annotated:
     Attributes:
         photos: photos with their boxes.
         bad: photos that cannot be used.
+        folder: the folder below which photos are named.
     """
 
     photos: list[AnnotatedPhoto]
     bad: list[BadRecord]
+    folder: str
 
     def summary(self, phrases: Sequence[str]) -> str:
         """Return how many boxes each phrase has, in words."""
         counts = Counter(box.phrase for photo in self.photos for box in photo.boxes)
-        lines = [f"{len(self.photos):,} photos, {counts.total():,} boxes"]
+        lines = [f"{len(self.photos):,} photos below {self.folder}, {counts.total():,} boxes"]
         lines += [f"  {counts[number]:,} x {phrase}" for number, phrase in enumerate(phrases)]
         lines += [f"  not used: {error}" for error in self.bad[:3]]
         return "\n".join(lines + ([f"  and {len(self.bad) - 3} more"] if len(self.bad) > 3 else []))
@@ -80,11 +82,13 @@ def annotate(
     writers = [registry.find(ROOM, form).write for form in forms]
     settings: dict[str, object] = {"photos": list(photos), "phrases": list(phrases)}
     settings |= {"model": model, "threshold": threshold}
-    listed = list(list_photos(photos))
+    # A photo that several folders or lists lead to is annotated once.
+    listed = list({getattr(one, "path", str(one)): one for one in list_photos(photos)}.values())
+    folder = _common_folder([one for one in listed if isinstance(one, PhotoFile)])
     with folder_lock(out):
         _check_out(out, settings)
         done = {one.path: one for one in _read_found(out / FOUND)}
-        result = Annotated([], [])
+        result = Annotated([], [], folder)
         # Nothing is written before there is something, so that a mistake leaves no folder behind.
         with ExitStack() as files:
             file: AppendFile | None = None
@@ -94,7 +98,7 @@ def annotate(
                         raise photo
                     found = done.get(photo.path)
                     if found is None:
-                        name = _name(photo, len(photos))
+                        name = photo.path if "://" in photo.path else os.path.relpath(photo.path, folder)
                         found = _annotate(photo, name, phrases, predictor, threshold)
                         file = file or _begin(out, settings, done, files)
                         file.write((json_text(to_json(found)) + "\n").encode())
@@ -139,16 +143,18 @@ def _boxes(photo: Photo, phrases: Sequence[str], threshold: float) -> Iterator[F
             yield FoundBox.rounded(number, answer.box_xyxy, answer.score)
 
 
-def _name(photo: PhotoFile, roots: int) -> str:
-    """Return the path of a photo below the only folder, or else its whole path."""
-    if roots == 1 and photo.path != photo.root:
-        return os.path.relpath(photo.path, photo.root) if "://" not in photo.path else photo.path
-    return os.path.basename(photo.path) if roots == 1 else photo.path
+def _common_folder(photos: Sequence[PhotoFile]) -> str:
+    """Return the longest path that all folders and tars have in common, and the folders of single photos."""
+    inside = {
+        one.root if one.path.startswith(f"{one.root}/") else os.path.dirname(one.path)
+        for one in photos
+        if "://" not in one.path
+    }
+    return os.path.commonpath(inside) if inside else ""
 
 
 def _check_out(out: Path, settings: dict[str, object]) -> None:
-    inside = sorted(one.name for one in out.iterdir()) if out.is_dir() else []
-    inside = [name for name in inside if not name.startswith(".")]
+    inside = sorted(one.name for one in out.glob("[!.]*"))
     if not inside:
         return
     if not (out / SETTINGS).is_file():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from xvlm.records import BoxXYXY
 
@@ -42,7 +40,7 @@ class AnnotatedPhoto:
 
     Attributes:
         path: absolute path or URL of the file.
-        name: its path below the folder that was given.
+        name: its path below the folder that was given, or below the one that all photos are in; or its URL.
         width, height: of the upright photo.
         boxes: what was found.
     """
@@ -53,6 +51,8 @@ class AnnotatedPhoto:
     height: int
     boxes: tuple[FoundBox, ...]
 
-    def path_from(self, folder: Path) -> str:
-        """Return the path relative to a folder; a URL stays as it is."""
-        return self.path if "://" in self.path else os.path.relpath(self.path, folder)
+    @property
+    def safe_name(self) -> str:
+        """The name as a path that leads nowhere else; the members of a tar may have any names."""
+        parts = self.name.replace("://", "/").replace("\\", "/").split("/")
+        return "/".join(part for part in parts if part not in ("", ".", ".."))

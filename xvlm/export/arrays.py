@@ -9,13 +9,9 @@ from xvlm.models.calibration import Platt
 
 
 def probability(platt: Platt, log_odds: np.ndarray) -> np.ndarray:
-    """(...) log-odds -> (...) probabilities."""
-    return sigmoid(platt.scale * log_odds + platt.offset)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    """(...) -> (...), without overflow."""
-    return np.exp(-np.logaddexp(0.0, -x.astype(np.float64)))  # type: ignore[no-any-return]
+    """(...) log-odds -> (...) probabilities, without overflow."""
+    x = platt.scale * log_odds.astype(np.float64) + platt.offset
+    return np.exp(-np.logaddexp(0.0, -x))  # type: ignore[no-any-return]
 
 
 def softmax(x: np.ndarray) -> np.ndarray:

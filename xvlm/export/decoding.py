@@ -60,7 +60,8 @@ def beam_search(rows: Rows, prompt: Sequence[int], limits: LengthLimits, num_bea
     total_R[0] = 0.0
     scores_RV = rows.step(ids_RL)
     while True:
-        scores_RV = _limited(scores_RV, ids_RL, limits)
+        if ids_RL.shape[1] < limits.min_length:
+            scores_RV[:, limits.end] = -np.inf
         candidates = (scores_RV + total_R[:, None]).ravel()
         top = np.argsort(-candidates, kind="stable")[: 2 * num_beams]
         beams = search.step(candidates[top].tolist(), top.tolist(), scores_RV.shape[1], ids_RL)
@@ -76,15 +77,6 @@ def beam_search(rows: Rows, prompt: Sequence[int], limits: LengthLimits, num_bea
         for row, total in zip(ids_RL.tolist(), total_R.tolist(), strict=True):
             search.add(row, total)
     return max(search.finished, key=lambda one: one[0])[1]
-
-
-def _limited(scores_RV: np.ndarray, ids_RL: np.ndarray, limits: LengthLimits) -> np.ndarray:
-    if limits.repetition_penalty != 1:
-        raise InputError("a predictor on ONNX graphs has no repetition_penalty")
-    if ids_RL.shape[1] < limits.min_length:
-        scores_RV = scores_RV.copy()
-        scores_RV[:, limits.end] = -np.inf
-    return scores_RV
 
 
 def answer_scores(rows: Rows, answers: Sequence[Sequence[int]]) -> np.ndarray:

@@ -85,8 +85,7 @@ class OnnxPredictor:
         """
         session = self._sessions.get(graph)
         if session is None:
-            has = ", ".join(self.description.heads)
-            raise MissingHead(f"this model has no graph {graph!r}, so it cannot do that; its heads are {has}")
+            raise MissingHead(f"this model has no graph {graph!r}; it has {', '.join(self._sessions)}")
         used = {one.name: inputs[one.name] for one in session.get_inputs()}
         outputs = [one.name for one in session.get_outputs()]
         return dict(zip(outputs, session.run(outputs, used), strict=True))
@@ -280,16 +279,17 @@ class OnnxPhoto:
         return [Answer(texts[one], float(share_A[one])) for one in order[:TOP_ANSWERS]]
 
     def caption(self, config: GenerationConfig = CAPTION_GENERATION) -> str:
-        """Generate a caption by beam search; see `Photo.caption`.  Raises InputError if texts are sampled."""
+        """Generate a caption by beam search; see `Photo.caption`.
+
+        Raises InputError if texts are sampled, or repetitions penalized.
+        """
         predictor = self.predictor
         predictor.needs("caption_decoder")
-        if config.num_sampled:
-            raise InputError("a predictor on ONNX graphs searches for texts and samples none")
+        if config.num_sampled or config.repetition_penalty != 1:
+            raise InputError("a predictor on ONNX graphs has neither num_samples nor repetition_penalty")
         prompt = predictor.tokenizer.encode(predictor.description.prompt, config.max_tokens, allow_empty=True)
         rows = predictor.decoder_rows("caption", self.features["tokens"], config.num_beams)
-        limits = LengthLimits(
-            predictor.tokenizer.sep_id, config.max_tokens, config.min_tokens, config.repetition_penalty
-        )
+        limits = LengthLimits(predictor.tokenizer.sep_id, config.max_tokens, config.min_tokens)
         best = beam_search(rows, prompt, limits, config.num_beams)
         return self._text(best, len(prompt))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,12 @@ VERSION = "5.0.1"
 
 def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -> None:
     """Write the files, which have the names of the photos; the description of a box has its score."""
+    written: set[Path] = set()
     for photo in photos:
-        path = (out / "labelme" / photo.name.replace("://", "/")).with_suffix(".json")
+        path = (out / "labelme" / photo.safe_name).with_suffix(".json")
+        if path in written:  # by a.jpg, and this is a.png
+            path = out / "labelme" / f"{photo.safe_name}.json"
+        written.add(path)
         shapes: list[dict[str, Any]] = [
             {
                 "label": phrases[box.phrase],
@@ -29,5 +34,6 @@ def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -
             for box in photo.boxes
         ]
         size = {"imageHeight": photo.height, "imageWidth": photo.width}
-        image = {"imagePath": photo.path_from(path.parent), "imageData": None}
+        image_path = photo.path if "://" in photo.path else os.path.relpath(photo.path, path.parent)
+        image = {"imagePath": image_path, "imageData": None}
         write_json(path, {"version": VERSION, "flags": {}, "shapes": shapes, **image, **size})

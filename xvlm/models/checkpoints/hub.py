@@ -6,8 +6,7 @@ uses what was downloaded before, HF_TOKEN is who one is.  A download that was cu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -66,7 +65,7 @@ def upload(
     """
     api = HfApi(library_name=LIBRARY, library_version=metadata.version("xvlm"))
     operations = [CommitOperationAdd(name, content) for name, content in files.items()]
-    with _refusals(repo):
+    try:
         api.create_repo(repo, private=private, exist_ok=True)
         if branch:
             api.create_branch(repo, branch=branch, exist_ok=True)
@@ -78,12 +77,6 @@ def upload(
                 revision=branch or None,
             )
         )
-
-
-@contextmanager
-def _refusals(repo: str) -> Iterator[None]:
-    try:
-        yield
     except errors.HFValidationError as error:
         raise InputError(f"{repo!r} cannot be the name of a repository: {first_line(error)}") from error
     except Exception as error:  # as for downloads
