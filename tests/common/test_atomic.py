@@ -125,6 +125,38 @@ def test_a_number_that_another_process_has_now_keeps_nothing(tmp_path: Path) -> 
         process.wait()
 
 
+SAVING = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from xvlm.common.atomic import atomic_folder
+with atomic_folder(Path(sys.argv[1]), FILES) as partial:
+    while True:
+        save_file({"x": torch.zeros(30_000_000)}, partial / "model.safetensors")
+""".replace("FILES", repr(("model.safetensors",)))
+
+
+def test_nothing_is_left_of_a_process_that_was_killed_while_it_saved_tensors(tmp_path: Path) -> None:
+    """`safetensors` writes to a file with a name of its own, which once kept the whole folder."""
+    folder = tmp_path / "folder"
+    process = subprocess.Popen([sys.executable, "-c", SAVING, str(folder)])
+    try:
+        end = time.monotonic() + 60
+        while not list(tmp_path.rglob(".tmp*")) and time.monotonic() < end:
+            time.sleep(0.001)
+    finally:
+        process.kill()
+        process.wait()
+    (left,) = tmp_path.rglob(".tmp*")
+    (left.parent / ".tmpdiary").write_text("mine")
+    with atomic_folder(folder, ("model.safetensors",)) as partial:
+        (partial / "model.safetensors").write_text("new")
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [
+        ".tmpdiary",
+        "model.safetensors",
+    ]
+
+
 REPLACING = """
 import sys
 from pathlib import Path

@@ -26,6 +26,8 @@ _CLOCK_ERROR = 2.0
 """Seconds by which the clocks of processes and of files may differ: one is in whole seconds."""
 
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.\d+\.(?:partial|replaced)")
+_SAFETENSORS_TEMPORARY = re.compile(r"\.tmp[A-Za-z0-9]{6}")
+"""Name of the file that `safetensors` writes before it has its name; a process that is killed leaves it."""
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 _numbers = itertools.count()
 _in_use: set[Path] = set()
@@ -185,7 +187,8 @@ def _remove(path: Path, files: Container[str]) -> None:
         path.unlink(missing_ok=True)
         return
     for inner in path.iterdir():
-        if inner.name in files or _TEMPORARY.fullmatch(inner.name):
+        is_temporary = _TEMPORARY.fullmatch(inner.name) or _SAFETENSORS_TEMPORARY.fullmatch(inner.name)
+        if inner.name in files or is_temporary:
             inner.unlink()
     if not any(path.iterdir()):
         path.rmdir()

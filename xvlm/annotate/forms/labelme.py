@@ -16,12 +16,12 @@ VERSION = "5.0.1"
 
 def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -> None:
     """Write the files, which have the names of the photos; the description of a box has its score."""
-    written: set[Path] = set()
+    paths: set[Path] = set()
     for photo in photos:
         path = (out / "labelme" / photo.safe_name).with_suffix(".json")
-        if path in written:  # by a.jpg, and this is a.png
+        if path in paths:  # by a.jpg, and this is a.png
             path = out / "labelme" / f"{photo.safe_name}.json"
-        written.add(path)
+        paths.add(path)
         shapes: list[dict[str, Any]] = [
             {
                 "label": phrases[box.phrase],
