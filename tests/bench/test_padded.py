@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -62,8 +62,17 @@ def test_losses_and_gradients_equal_those_of_packed_texts(
         assert difference(packed_gradients[name], padded_gradients[name]) < 1e-6, name
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """The rounding of sums depends on the number of threads; the bounds hold for two."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_bfloat16_they_are_near(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_bfloat16_they_are_near(kind: str, monkeypatch: pytest.MonkeyPatch, two_threads: None) -> None:
     task = tiny_task(kind).eval()
     # As many rows as in a real step: rounding errors cancel, as in the base model (docs/performance.md).
     batch = collate(toy_parts(pairs=16, regions=(4, 1, 5, 2) * 4))
@@ -88,9 +97,8 @@ def test_in_bfloat16_they_are_near(kind: str, monkeypatch: pytest.MonkeyPatch) -
         for gradients in (packed_gradients, padded_gradients)
     )
     assert difference(all_packed, all_padded) < 1e-2
-    for name, gradient in padded_gradients.items():
-        # One of a few numbers, such as a norm's eight weights, is up to 0.1 from float32's.
-        assert difference(packed_gradients[name], gradient) < (1e-1 if gradient.numel() < 16 else 5e-2), name
+    for name in padded_gradients:  # a small one, such as a norm's eight weights, is up to 0.1 from float32's
+        assert difference(packed_gradients[name], padded_gradients[name]) < 5e-2, name
 
 
 def test_negatives_from_other_ranks_are_an_error() -> None:
