@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import photo, tiny_loaded
+from xvlm import registry
 from xvlm.annotate import annotate as annotate_module
 from xvlm.annotate.annotate import annotate
 from xvlm.annotate.photos import AnnotatedPhoto
@@ -140,6 +141,24 @@ def test_names_lead_into_the_folder_of_the_annotations(
     if given == "list":
         with pytest.raises(InputError, match=r"two photos are a\.\*"):
             annotate(words, PHRASES, Predictor.load(model), "m", out, ("fiftyone",), 0.0)
+
+
+def test_a_list_that_grows_names_all_photos_anew(photos: Path, model: Path, tmp_path: Path) -> None:
+    given, predictor = tmp_path / "list.txt", Predictor.load(model)
+    for line, expected in (("photos/below/c.png", ["c.png"]), ("photos/a.jpg", ["below/c.png", "a.jpg"])):
+        with given.open("a") as file:
+            file.write(f"{line}\n")
+        done = annotate([str(given)], PHRASES, predictor, "m", tmp_path / "out", ("coco",), 0.0)
+        assert [one.name for one in done.photos] == expected
+    assert done.summary(PHRASES).startswith(f"2 photos below {photos}, ")
+
+
+def test_every_photo_has_its_own_file_of_labelme(tmp_path: Path) -> None:
+    names = ["a.png.jpg", "a.jpg", "a.png", "../a.png", "http://x/a", "http://x/../a", "http/x/a.json"]
+    photos = [AnnotatedPhoto(name, name, 1, 1, ()) for name in names]
+    registry.find("annotate.forms", "labelme").write(tmp_path / "out", photos, PHRASES)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == len(names) and all(one.is_relative_to(tmp_path / "out/labelme") for one in files)
 
 
 def test_an_interrupted_command_goes_on(

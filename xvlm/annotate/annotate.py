@@ -9,11 +9,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xvlm import registry
-from xvlm.annotate.photos import AnnotatedPhoto, FoundBox
+from xvlm.annotate.photos import AnnotatedPhoto, FoundBox, path_from
 from xvlm.common.atomic import AppendFile
 from xvlm.common.errors import InputError, OutputError
 from xvlm.common.json_file import json_text, read_json, to_json, write_json, write_text
@@ -21,6 +21,7 @@ from xvlm.common.lock import folder_lock
 from xvlm.common.progress import progress_bar
 from xvlm.config import from_json
 from xvlm.data.files.json_parser import parse_value
+from xvlm.data.files.storage import is_remote
 from xvlm.data.images.decode import open_image
 from xvlm.predict import Photo, Predictor
 from xvlm.records import BadRecord
@@ -37,7 +38,7 @@ class Annotated:
     Attributes:
         photos: photos with their boxes.
         bad: photos that cannot be used.
-        folder: the folder below which photos are named.
+        folder: the folder below which photos are named; empty if all are URLs.
     """
 
     photos: list[AnnotatedPhoto]
@@ -47,7 +48,8 @@ class Annotated:
     def summary(self, phrases: Sequence[str]) -> str:
         """Return how many boxes each phrase has, in words."""
         counts = Counter(box.phrase for photo in self.photos for box in photo.boxes)
-        lines = [f"{len(self.photos):,} photos below {self.folder}, {counts.total():,} boxes"]
+        below = f" below {self.folder}" if self.folder else ""
+        lines = [f"{len(self.photos):,} photos{below}, {counts.total():,} boxes"]
         lines += [f"  {counts[number]:,} x {phrase}" for number, phrase in enumerate(phrases)]
         lines += [f"  not used: {error}" for error in self.bad[:3]]
         return "\n".join(lines + ([f"  and {len(self.bad) - 3} more"] if len(self.bad) > 3 else []))
@@ -96,16 +98,17 @@ def annotate(
                 try:
                     if isinstance(photo, BadRecord):
                         raise photo
+                    name = path_from(photo.path, folder)
                     found = done.get(photo.path)
                     if found is None:
-                        name = photo.path if "://" in photo.path else os.path.relpath(photo.path, folder)
                         found = _annotate(photo, name, phrases, predictor, threshold)
                         file = file or _begin(out, settings, done, files)
                         file.write((json_text(to_json(found)) + "\n").encode())
                 except BadRecord as error:
                     result.bad.append(error)
                 else:
-                    result.photos.append(found)
+                    # A list may have grown, and its photos be named below another folder.
+                    result.photos.append(replace(found, name=name))
         if not result.photos:
             first = f"; first problem: {result.bad[0]}" if result.bad else ""
             raise InputError(f"no photo of {', '.join(photos)} can be used{first}")
@@ -148,7 +151,7 @@ def _common_folder(photos: Sequence[PhotoFile]) -> str:
     inside = {
         one.root if one.path.startswith(f"{one.root}/") else os.path.dirname(one.path)
         for one in photos
-        if "://" not in one.path
+        if not is_remote(one.path)
     }
     return os.path.commonpath(inside) if inside else ""
 

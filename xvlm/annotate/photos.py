@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
+from xvlm.data.files.storage import is_remote
 from xvlm.records import BoxXYXY
+
+
+def path_from(path: str, folder: str | Path) -> str:
+    """Return a path relative to a folder; a URL stays as it is."""
+    return path if is_remote(path) else os.path.relpath(path, folder)
 
 
 @dataclass(frozen=True)

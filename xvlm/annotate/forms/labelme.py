@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xvlm.annotate.photos import AnnotatedPhoto
+from xvlm.annotate.photos import AnnotatedPhoto, path_from
 from xvlm.common.json_file import write_json
 
 VERSION = "5.0.1"
@@ -19,8 +18,8 @@ def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -
     paths: set[Path] = set()
     for photo in photos:
         path = (out / "labelme" / photo.safe_name).with_suffix(".json")
-        if path in paths:  # by a.jpg, and this is a.png
-            path = out / "labelme" / f"{photo.safe_name}.json"
+        while path in paths:  # by a.jpg, and this is a.png
+            path = path.with_name(f"{path.stem}{Path(photo.name).suffix or '_'}.json")
         paths.add(path)
         shapes: list[dict[str, Any]] = [
             {
@@ -34,6 +33,5 @@ def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -
             for box in photo.boxes
         ]
         size = {"imageHeight": photo.height, "imageWidth": photo.width}
-        image_path = photo.path if "://" in photo.path else os.path.relpath(photo.path, path.parent)
-        image = {"imagePath": image_path, "imageData": None}
+        image = {"imagePath": path_from(photo.path, path.parent), "imageData": None}
         write_json(path, {"version": VERSION, "flags": {}, "shapes": shapes, **image, **size})
