@@ -46,7 +46,7 @@ def test_overfits_one_batch(name: str, tmp_path: Path) -> None:
     history: list[dict[str, float]] = []
     has_learnt = toys.LEARNING_CHECKS.get(name, toys.halves)
     task.train()
-    while len(history) < 60 and not (history and has_learnt(history)):
+    while len(history) < toys.LEARNING_STEPS and not (history and has_learnt(history)):
         losses = task(batch)
         assert losses.keys() <= weights.keys()
         total = sum(weights[key] * value for key, value in losses.items())

@@ -192,21 +192,25 @@ ANSWERS: dict[str, Callable[[Predictor, Photo], None]] = {
 """Checks of what a model of each task predicts, and of what it cannot."""
 
 
+LEARNING_STEPS = 60
+"""Steps in which a task must learn one batch."""
+
+
 def halves(seen: list[dict[str, float]]) -> bool:
     """Return whether the weighted sum of losses has fallen by half."""
     return seen[-1]["total"] < seen[0]["total"] / 2
 
 
 def earns(seen: list[dict[str, float]]) -> bool:
-    """Return whether the reward of sampled captions rose within 60 steps, for no loss falls."""
+    """Return whether the reward of sampled captions rose in all these steps, for no loss falls."""
     rewards = [losses["cider"] for losses in seen]
-    return len(seen) == 60 and sum(rewards[-10:]) > 2 * sum(rewards[:10])
+    return len(seen) == LEARNING_STEPS and sum(rewards[-10:]) > 2 * sum(rewards[:10])
 
 
 def falls(seen: list[dict[str, float]]) -> bool:
-    """Return whether the losses fell, slowly within 60 steps, for each step samples other negatives."""
+    """Return whether the losses fell slowly in all these steps, for each step samples other negatives."""
     totals = [losses["total"] for losses in seen]
-    return len(seen) == 60 and sum(totals[-10:]) < 0.85 * sum(totals[:10])
+    return len(seen) == LEARNING_STEPS and sum(totals[-10:]) < 0.85 * sum(totals[:10])
 
 
 LEARNING_CHECKS: dict[str, Callable[[list[dict[str, float]]], bool]] = {

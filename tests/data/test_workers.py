@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+from tests import memory
 from xvlm.common.errors import InputError, WorkerDiedError
 from xvlm.data.loading import workers
 from xvlm.data.loading.workers import WorkerStream
@@ -156,11 +156,10 @@ class Resident(Dataset[int]):
     """Each item is the memory of the process in MiB."""
 
     def __getitem__(self, index: int) -> int:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") // 2**20
+        return memory.mebibytes()[1]
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read in /proc")
+@pytest.mark.skipif(not memory.STATM.exists(), reason="memory is read in /proc")
 def test_a_worker_has_no_copy_of_memory_that_is_kept_and_not_used() -> None:
     """After an evaluation of 1,000 photos a worker of the next training had 12 GB."""
     found = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)

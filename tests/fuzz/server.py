@@ -17,6 +17,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import memory
 from tests.fuzz.case import MARKER, Box, Call, Command, Generator
 from tests.fuzz.guard import Guard, Violation, difference, snapshot
 
@@ -75,7 +76,7 @@ def run_case(generate: Generator, kind: str, seed: int, folder: Path, kit: Path,
     prepare(root)
     before, kit_before = snapshot(root, ("case", "tmp")), os.stat(kit).st_mtime_ns
     begun = time.monotonic()
-    inherited = memory_pages()[1] * resource.getpagesize() // 2**20
+    _, inherited = memory.mebibytes()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
@@ -126,7 +127,7 @@ def in_child(generate: Generator, kind: str, seed: int, box: Box, limits: Limits
     os.environ.update(HOME=str(box.root / "home"), TMPDIR=temporary, TORCHINDUCTOR_CACHE_DIR=temporary)
     os.chdir(box.folder)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    most = memory_pages()[0] * resource.getpagesize() + limits.bytes
+    most = memory.mebibytes()[0] * 2**20 + limits.bytes
     try:
         call = generate(random.Random(f"{kind} {seed}"), box)
     except BaseException:
@@ -147,12 +148,6 @@ def in_child(generate: Generator, kind: str, seed: int, box: Box, limits: Limits
     ended = json.dumps([verdict, detail])
     (report / "verdict").write_text(ended, "utf-8")
     os._exit(0)
-
-
-def memory_pages() -> tuple[int, int]:
-    """Pages of this process: (of addresses, of memory)."""
-    addresses, resident = Path("/proc/self/statm").read_text().split()[:2]
-    return int(addresses), int(resident)
 
 
 def said(call: Call) -> str:

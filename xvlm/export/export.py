@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def _write(graph: Graph, path: Path, opset: int) -> None:
                 tuple(graph.inputs.values()),
                 path,
                 input_names=list(graph.inputs),
-                output_names=graph.outputs,
+                output_names=cast(list[str], graph.module.outputs),
                 dynamic_shapes=tuple(dict(graph.sizes[name]) for name in graph.inputs),
                 opset_version=opset,
                 dynamo=True,

@@ -39,7 +39,7 @@ class Graph:
     """A module with its inputs and outputs.
 
     Attributes:
-        module: what is exported.
+        module: what is exported; its `outputs` are the names of its outputs.
         inputs: example of each input, by name.
         sizes: for each input the sizes that may differ, by dimension.
     """
@@ -47,11 +47,6 @@ class Graph:
     module: nn.Module
     inputs: Mapping[str, Tensor]
     sizes: Mapping[str, Mapping[int, Any]]
-
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the outputs."""
-        return cast(list[str], self.module.outputs)
 
 
 class ImageGraph(nn.Module):

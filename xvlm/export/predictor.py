@@ -279,10 +279,7 @@ class OnnxPhoto:
         return [Answer(texts[one], float(share_A[one])) for one in order[:TOP_ANSWERS]]
 
     def caption(self, config: GenerationConfig = CAPTION_GENERATION) -> str:
-        """Generate a caption by beam search; see `Photo.caption`.
-
-        Raises InputError if texts are sampled, or repetitions penalized.
-        """
+        """Search for a caption; see `Photo.caption`.  Raises InputError for what the search does not have."""
         predictor = self.predictor
         predictor.needs("caption_decoder")
         if config.num_sampled or config.repetition_penalty != 1:
