@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 from tests.tiny import KINDS, photo, tiny_loaded, tiny_loaded_for
 from xvlm import distributed
+from xvlm.batch import Images
+from xvlm.common.errors import InputError
+from xvlm.data.images.decode import ImageFile
+from xvlm.data.images.user_images import open_user_image
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.predict import Predictor
 from xvlm.records import BadRecord
@@ -128,15 +135,68 @@ def test_answers_of_the_same_tokens_share_no_probability(cnn: Predictor) -> None
     assert [one.score for one in again] == pytest.approx([one.score for one in once])
 
 
-@pytest.mark.parametrize("texts", [[], "a dog"])
-def test_texts_must_be_a_list(cnn: Predictor, texts: list[str]) -> None:
-    with pytest.raises(ValueError, match="must be a list of at least one text"):
-        cnn.image(photo(40, 40, 6)).match(texts)
+@pytest.mark.parametrize("texts", [[], "a dog", b"a dog", {"a dog", "a cat"}, {"a dog": 1}, 3, None])
+def test_texts_must_be_a_list(cnn: Predictor, texts: Any) -> None:
+    seen = cnn.image(photo(40, 40, 6))
+    for method in (seen.match, seen.ground_many, cnn.text_vectors):
+        with pytest.raises(InputError, match="must be a list of"):
+            method(texts)
+
+
+@pytest.mark.parametrize("text", [3, None, ["a dog"], b"a dog"])
+def test_a_text_must_be_a_string(text: Any) -> None:
+    predictor = Predictor(tiny_loaded_for("vqa_decoder"))
+    seen = predictor.image(photo(40, 40, 6))
+    for call in (
+        lambda: seen.ask(text),
+        lambda: seen.ask("a dog?", ["red", text]),
+        lambda: predictor.tokens(["a dog", text]),
+    ):
+        with pytest.raises(InputError, match="a text must be a string"):
+            call()
+
+
+def test_texts_may_come_one_by_one(cnn: Predictor) -> None:
+    seen = cnn.image(photo(40, 40, 6))
+    assert seen.ground_many(one for one in PHRASES) == seen.ground_many(PHRASES)
+    assert seen.match(np.array(PHRASES)) == seen.match(PHRASES)
+
+
+def test_vectors_are_those_that_training_compares(predictor: Predictor) -> None:
+    seen, model = predictor.image(photo(60, 40, 6)), predictor.model
+    with torch.no_grad():
+        _, cls_BD = model.encode_whole(model.encode_images(Images(predictor.pixels(seen_file())[None])))
+        expected = model.contrastive.embed_concepts(cls_BD)[0].numpy()
+    assert np.allclose(seen.vector, expected, atol=1e-6)
+    vectors_NE = predictor.text_vectors(PHRASES)
+    assert np.allclose(np.linalg.norm([*vectors_NE, seen.vector], axis=1), 1, atol=1e-5)
+    assert np.allclose(predictor.text_vectors(PHRASES[1:2]), vectors_NE[1:2], atol=1e-5)
+
+
+def seen_file() -> ImageFile:
+    return open_user_image(photo(60, 40, 6))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pixels: pixels / 255,
+        lambda pixels: pixels[:, :-8],
+        lambda pixels: pixels.permute(1, 2, 0),
+        lambda pixels: pixels[None],
+    ],
+)
+def test_pixels_of_another_form_are_refused(cnn: Predictor, change: Callable[[Tensor], Tensor]) -> None:
+    pixels = cnn.pixels(seen_file())
+    with pytest.raises(InputError, match=r"this model reads torch\.uint8 \(3, "):
+        cnn.encode_images([pixels, change(pixels)])
+    with pytest.raises(InputError, match="at least one image"):
+        cnn.encode_images([])
 
 
 @pytest.mark.parametrize("text", ["", "?!", "   "])
 def test_an_empty_text_is_an_error(cnn: Predictor, text: str) -> None:
-    with pytest.raises(BadRecord, match="no text left after cleaning"):
+    with pytest.raises(BadRecord, match=r"^text: no text left after cleaning"):
         cnn.image(photo(40, 40, 6)).ground(text)
 
 

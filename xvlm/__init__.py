@@ -40,34 +40,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xvlm.annotate.supervision import to_supervision
-    from xvlm.common.errors import MissingHead
+    from xvlm.common.errors import InputError, MissingHead, XVLMError
     from xvlm.export.predictor import OnnxPredictor
     from xvlm.predict import Detection, GenerationConfig, Photo, Predictor
+    from xvlm.records import BadRecord
     from xvlm.search.filters import Circle, PhotoFilter
     from xvlm.search.index import Index
     from xvlm.search.ranking import Hit
 
 _MODULES = {
+    "BadRecord": "records",
     "Circle": "search.filters",
     "Hit": "search.ranking",
     "Index": "search.index",
+    "InputError": "common.errors",
     "MissingHead": "common.errors",
     "OnnxPredictor": "export.predictor",
     "to_supervision": "annotate.supervision",
     "PhotoFilter": "search.filters",
+    "XVLMError": "common.errors",
 }
 """Modules of the names that are not in `predict`."""
 __all__ = [
+    "BadRecord",
     "Circle",
     "Detection",
     "GenerationConfig",
     "Hit",
     "Index",
+    "InputError",
     "MissingHead",
     "OnnxPredictor",
     "Photo",
     "PhotoFilter",
     "Predictor",
+    "XVLMError",
     "to_supervision",
 ]
 

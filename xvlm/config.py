@@ -88,7 +88,7 @@ class Run:
         task: name of the task, a file in `xvlm/tasks` or one of the user's own.
         seed: random seed of weights, order of samples, augmentation and dropout.
         precision: "fp32", or "bf16" for autocast to bfloat16; the weights stay float32.
-        accumulation_steps: micro-batches of a step on each rank.
+        accumulation_steps: micro-batches of a step on each rank; the negatives of a text come from its own.
         workers: processes that read data; 0 reads in the training process.
         log_every: steps between two rows of the log.
         trackers: where the numbers go beside `log.jsonl` and TensorBoard: "wandb", "mlflow", or both.

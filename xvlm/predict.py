@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from xvlm.common.short_repr import short_repr
 from xvlm.data.images.decode import ImageFile
 from xvlm.data.images.user_images import AnyImage, open_user_image
 from xvlm.data.text.noun_phrases import noun_phrases
+from xvlm.data.text.query_reader import checked_texts
 from xvlm.inference.answering import answer_questions
 from xvlm.inference.answers import Answer, Detection, EntailmentAnswer, GroundingAnswer, NounPhrase
 from xvlm.inference.captioning import caption_images
@@ -87,8 +89,9 @@ class Predictor(InferenceModel):
         Raises BadRecord for an image that does not decode, MissingHead if the model was not trained for it.
         """
         pixels = [self.pixels(open_user_image(image)) for image in (left, right)]
+        (probability,) = judge_statements(self, pixels[:1], pixels[1:], [statement], [0])
         self.reader.warn([statement])
-        return judge_statements(self, pixels[:1], pixels[1:], [statement], [0])[0]
+        return probability
 
     def predict(self, task: str, *inputs: Any, **options: Any) -> Any:
         """Predict with any task, also one of an installed package or of a Python file.
@@ -106,12 +109,26 @@ class Predictor(InferenceModel):
 
 
 class Photo:
-    """One encoded image, ready for any number of questions."""
+    """One encoded image, ready for any number of questions.
+
+    Its methods raise BadRecord for a text of which no known token is left after cleaning, and InputError for
+    what is no text, or no list of at least one.
+    """
 
     def __init__(self, predictor: Predictor, opened: ImageFile, features: ImageFeatures) -> None:
         self.predictor = predictor
         self.width, self.height = opened.width, opened.height
         self.features = features
+
+    @property
+    @torch.no_grad()
+    def vector(self) -> np.ndarray:
+        """(E,) vector of the image, of unit length, to compare with `Predictor.text_vectors`.
+
+        Raises MissingHead if the model has no contrastive head.
+        """
+        model = self.predictor.model
+        return model.contrastive.embed_concepts(model.encode_whole(self.features)[1])[0].cpu().numpy()
 
     def find(self, phrase: str, threshold: float = THRESHOLD) -> list[Detection]:
         """Find everything that a phrase describes; see `find_many`."""
@@ -189,6 +206,7 @@ class Photo:
         Args:
             calibrated: whether scores are calibrated, if the model has a calibration; else raw.
         Raises:
+            MissingHead: the model finds no boxes.
             WeightsError: the model computes no numbers.
         """
         texts, image_N = self._encode(phrases)
@@ -203,6 +221,7 @@ class Photo:
 
     def _encode(self, phrases: Sequence[str]) -> tuple[TextFeatures, Tensor]:
         """Return N encoded phrases, and the (N,) index of this image for each."""
+        phrases = checked_texts(phrases, "phrases")
         texts = self.predictor.encode_texts(phrases)
         self.predictor.reader.warn(phrases)
         return texts, torch.zeros(len(phrases), dtype=torch.int64, device=self.predictor.device)
@@ -216,7 +235,10 @@ class Photo:
         Args:
             calibrated: whether it is calibrated, if the model has a calibration; else raw.
             warn: whether to log texts that are truncated or have unknown tokens.
+        Raises:
+            MissingHead: the model has no matching head.
         """
+        texts = checked_texts(texts)
         encoded = self.predictor.encode_texts(texts)
         if warn:
             self.predictor.reader.warn(texts)
@@ -232,7 +254,7 @@ class Photo:
             answers: candidate answers; `None` generates the answer.
             num_beams: beams of the search for a generated answer.
         Raises:
-            InputError: the question or the list of answers is empty.
+            InputError: the list of answers is empty, or one of them is.
             MissingHead: the model was not trained for questions.
         """
         return self.ask_all(question, answers, num_beams)[0]

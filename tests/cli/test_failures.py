@@ -60,7 +60,7 @@ def system_error(number: int, *names: str) -> OSError:
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), "the network does not answer: "),
         (
             MemoryError("Unable to allocate 9 TiB\nmore"),
-            "memory ran out (Unable to allocate 9 TiB); smaller batches (--accumulation-steps",
+            "memory ran out (Unable to allocate 9 TiB); smaller batches, --activation-checkpointing",
         ),
         (MemoryError(), "memory ran out (MemoryError); smaller batches"),
         (torch.OutOfMemoryError("CUDA out of memory."), "memory ran out (CUDA out of memory.); smaller"),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.search.collection import NAMES, tiny_index, write_collection
-from tests.tiny import KINDS, tiny_loaded
+from tests.tiny import KINDS, photo, tiny_loaded
 from xvlm.common.errors import InputError, MissingFileError
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.models.xvlm import MissingHead
@@ -141,6 +141,10 @@ def test_the_cache_stays_within_its_budget(index: Index) -> None:
         ({"text": "a dog", "k": 0}, "k is 0"),
         ({"text": "a dog", "offset": -1}, "offset is -1"),
         ({"text": "a dog", "min_probability": 1.5}, "min_probability is 1.5"),
+        ({"text": "a dog", "min_probability": 0.9, "rerank": False}, "no probabilities without"),
+        ({"like": photo(40, 30, 1), "min_probability": 0.9}, "no probabilities without"),
+        ({"text": "a dog", "box_xyxy": (0, 0, 5, 5)}, "which is missing"),
+        ({"text": ["a dog"]}, "a text must be a string"),
     ],
 )
 def test_wrong_searches(index: Index, options: dict[str, object], message: str) -> None:
@@ -170,6 +174,24 @@ def test_another_model_is_refused(folder: Path, index: Index, tmp_path: Path) ->
             open_index(index.folder, tmp_path / "other")
     save_model(tiny_loaded(), tmp_path / "moved")
     assert len(Index.open(index.folder, tmp_path / "moved")) == len(NAMES), "the same weights elsewhere"
+
+
+def test_levels_of_an_index_stay(folder: Path, index: Index) -> None:
+    assert Index.create(index.folder, folder / "model").manifest.levels == index.manifest.levels
+    assert Index.create(index.folder, folder / "model", levels=list(index.manifest.levels))
+    with pytest.raises(InputError, match=r"levels is \(\); the index in .* has \("):
+        Index.create(index.folder, folder / "model", levels=[])
+
+
+def test_one_root_needs_no_list(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A string is one root, not one for each of its letters."""
+    index = Index.create(tmp_path / "index", folder / "model", levels=[])
+    write_collection(tmp_path / "a")
+    write_collection(tmp_path / "ab")
+    monkeypatch.chdir(tmp_path)
+    for root in ("ab", Path("ab"), [Path("ab")], ("ab",)):
+        index.update(root)
+        assert len(index) == len(NAMES), root
 
 
 def test_indexes_that_cannot_be_opened(folder: Path, tmp_path: Path) -> None:

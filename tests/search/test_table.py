@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,6 +124,36 @@ def test_filters_are_those_of_a_loop(
     ]
     found = table.nearest(unit(1), 10, PhotoFilter(after, before, folder, near))
     assert [row.path for row in found] == nearest_by_loops(allowed, unit(1), 10)
+
+
+def test_times_with_a_zone_and_days(
+    filled: tuple[PhotoTable, list[PhotoRow]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Photos have local times, so a time with a zone is converted to the local one; a day begins at 0:00."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        for given_time, local in (
+            (datetime(2024, 1, 3, 3, tzinfo=UTC), datetime(2024, 1, 3, 12)),
+            (date(2024, 1, 3), datetime(2024, 1, 3)),
+        ):
+            assert PhotoFilter(after=given_time).sql() == PhotoFilter(after=local).sql()
+            table, rows = filled
+            found = table.nearest(unit(1), 1000, PhotoFilter(before=given_time))
+            assert {row.path for row in found} == {one.path for one in rows if one.time and one.time < local}
+        for edge in ("0001-01-01T00:00+14:00", "9999-12-31T23:00-14:00"):
+            with pytest.raises(InputError, match="no local time"):
+                PhotoFilter(after=datetime.fromisoformat(edge))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("name", ["after", "before"])
+@pytest.mark.parametrize("value", ["2024-01-01", 20240101])
+def test_times_that_are_none(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"{name} is .* must be a datetime or a date"):
+        PhotoFilter(**{name: value})
 
 
 @pytest.mark.parametrize("near", [(91, 0, 1), (0, 181, 1), (0, 0, 0), (0, 0, math.inf), (math.nan, 0, 1)])

@@ -200,6 +200,9 @@ def bomb() -> str:
         ("search", {"text": "a dog", "k": 0}, 422, "k"),
         ("search", {"text": "a dog", "k": 10**9}, 422, "k"),
         ("search", {"text": ""}, 400, "text"),
+        ("search", {"text": "a dog", "rerank": False, "min_probability": 0.5}, 400, "no probabilities"),
+        ("search", {"text": "a dog", "box_xyxy": [0, 0, 5, 5]}, 400, "which is missing"),
+        ("search", {"text": "a dog", "after": "0001-01-01T00:00:00+14:00"}, 400, "no local time"),
         (
             "search",
             {"text": "a dog", "near": {"latitude": 91, "longitude": 0, "radius_km": 1}},

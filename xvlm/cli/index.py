@@ -20,7 +20,7 @@ def command(
     photos: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="[PHOTOS ...]")]] = (),
     out: Path = Path("runs/index"),
     model: Path | None = None,
-    levels: tuple[PositiveInt, ...] = (2, 3),
+    levels: tuple[PositiveInt, ...] | None = None,
     batch_size: PositiveInt = 32,
     threads: PositiveInt = 4,
     allow_empty: Flag = False,
@@ -37,7 +37,8 @@ def command(
             or remote.
         out: folder of the index; an interrupted command goes on.
         model: model folder, run folder or hub repository; by default that of the index.
-        levels: windows a side of each level, which have vectors beside that of the whole photo.
+        levels: windows a side of each level, which have vectors beside that of the whole photo; 2 3 by
+            default.
         batch_size: photos that are encoded at a time.
         threads: threads that read and decode.
         allow_empty: remove all photos of a folder that has none any more.
@@ -50,17 +51,15 @@ def command(
     """
     from xvlm.data.files.limits import change_limits
     from xvlm.search.index import Index
+    from xvlm.search.manifest import read_manifest
 
     if bool(photos) == check:
         raise InputError("xvlm index needs photos, or --check alone")
     change_limits(max_pixels=max_pixels)
-    if model is None or check:
-        index = Index.open(out, model, device)
-    else:
-        index = Index.create(out, model, device, levels)
     if check:
-        print(index.health().summary())
+        print(Index.open(out, model, device).health().summary())
         return
+    index = Index.create(out, model or read_manifest(out).model, device, levels)
     update = index.update(photos, batch_size, threads, allow_empty, engine, workers)
     print(update.summary())
     for reason, count in update.reasons()[:SHOWN_REASONS]:

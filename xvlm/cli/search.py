@@ -47,7 +47,8 @@ def command(
             none: by vectors alone.
         min_probability: smallest probability of a hit; by default that of the model's search calibration, if
             it has one; 0 shows all candidates.
-        after: taken at this day or time or later, such as 2024-05-31 or 2024-05-31T18:00.
+        after: taken at this day or time or later, such as 2024-05-31 or 2024-05-31T18:00; local time, unless
+            it has an offset such as +09:00.
         before: taken before this day or time.
         folder: folder that photos are in or below.
         near: latitude, longitude and kilometres of a circle that photos were taken in.
@@ -90,7 +91,7 @@ def _time(name: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=None)
+        return datetime.fromisoformat(text)
     except ValueError as error:
         raise InputError(f"--{name} is {text!r}; it must be a day or time such as 2024-05-31") from error
 

@@ -1,4 +1,4 @@
-"""Predictions of exported graphs by onnxruntime, with the interface of `Predictor`; PyTorch is not loaded."""
+"""Predictions of exported graphs by onnxruntime, with methods of `Predictor`; PyTorch is not loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from xvlm.common.errors import InputError, MissingFileError, MissingHead, MissingPackageError
 from xvlm.data.images.decode import ImageFile
 from xvlm.data.images.user_images import AnyImage, open_user_image
-from xvlm.data.text.query_reader import QueryReader
+from xvlm.data.text.query_reader import QueryReader, checked_texts
 from xvlm.data.text.tokenizer import Tokenizer
 from xvlm.export.arrays import (
     joint_log_odds,
@@ -121,6 +121,7 @@ class OnnxPredictor:
     def encode_texts(self, texts: Sequence[str], questions: bool = False) -> dict[str, np.ndarray]:
         """Encode N texts: states (N, L, D), mask (N, L), and vectors (N, E) if the model has them."""
         encode = self.reader.encode_question if questions else self.reader.encode_caption
+        texts = checked_texts(texts)
         self.reader.warn(texts, question=questions)
         ids = [encode(text).ids for text in texts]
         longest = max(map(len, ids))
@@ -191,7 +192,7 @@ class OnnxPhoto:
         if "matching" in self.predictor.description.heads:
             patches_NP = patches_touched(box_N4, self.predictor.description.grid_hw)
             log_odds = self._fuse(texts, patches_NP)["match_log_odds"]
-        scores: list[float | None] = [None] * len(phrases)
+        scores: list[float | None] = [None] * len(box_N4)
         if log_odds is not None:
             scores = probability(self._platt("ground", calibrated), log_odds).tolist()
         return [

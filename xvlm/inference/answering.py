@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from xvlm.batch import Texts
+from xvlm.data.text.query_reader import checked_texts
 from xvlm.inference.answers import TOP_ANSWERS, Answer
 from xvlm.inference.model import InferenceModel
 from xvlm.models.generation.answer_ranking import question_context, rank_answers
@@ -39,7 +40,7 @@ def answer_questions(
     Raises:
         MissingHead: the model has no answer decoder.
     """
-    ids = [model.reader.encode_question(question).ids for question in questions]
+    ids = [model.reader.encode_question(one).ids for one in checked_texts(questions, "questions")]
     decoder = model.model.vqa_decoder
     image_Q = torch.tensor(images, device=model.device)
     context = question_context(model.model, features, Texts.pack(ids).to(model.device), image_Q)

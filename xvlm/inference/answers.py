@@ -74,7 +74,9 @@ class Answer(NamedTuple):
 
     Attributes:
         text: the answer.
-        score: its probability, among the candidates if there are any, else among all texts.
+        score: of a generated answer its probability among all texts; of a candidate the softmax, over the
+            candidates, of its log-probability in which the first token counts twice (published), so that it
+            ranks answers and is too certain.
     """
 
     text: str

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from xvlm.batch import Images, Texts
 from xvlm.common.errors import InputError
 from xvlm.data.images.decode import ImageFile
 from xvlm.data.samples.transforms import eval_pixels
-from xvlm.data.text.query_reader import QueryReader
+from xvlm.data.text.query_reader import QueryReader, checked_texts
 from xvlm.models.checkpoints.folder import ModelBundle, load_model
 from xvlm.models.text.attention import ConceptTokens
 from xvlm.models.text.encoder import TextFeatures
@@ -83,17 +84,28 @@ class InferenceModel:
 
     @torch.no_grad()
     def encode_images(self, pixels: Sequence[Tensor]) -> ImageFeatures:
-        """Encode a batch of B images from their (3, height, width) uint8 pixels."""
+        """Encode a batch of B images from their (3, height, width) uint8 pixels, as `pixels` makes them.
+
+        Raises InputError for another size or type, and if there is no image.
+        """
+        height, width = self.model.config.vision.image_hw
+        for one in pixels:
+            if one.dtype != torch.uint8 or one.shape != (3, height, width):
+                raise InputError(
+                    f"pixels has {one.dtype} {tuple(one.shape)}; this model reads torch.uint8 (3, {height}, "
+                    f"{width}), see `pixels`"
+                )
+        if len(pixels) == 0:
+            raise InputError("pixels is empty; it must have at least one image")
         return self.model.encode_images(Images(torch.stack(list(pixels))).to(self.device))
 
     def tokens(self, texts: Sequence[str]) -> Texts:
         """Clean, tokenize and pack texts.
 
-        Raises BadRecord for a text without known tokens, InputError for an empty list.
+        Raises BadRecord for a text without known tokens, InputError for what is no list of texts.
         """
-        if isinstance(texts, str) or len(texts) == 0:
-            raise InputError(f"texts is {texts!r}; it must be a list of at least one text")
-        return Texts.pack([self.reader.encode_caption(text).ids for text in texts]).to(self.device)
+        ids = [self.reader.encode_caption(text).ids for text in checked_texts(texts)]
+        return Texts.pack(ids).to(self.device)
 
     def is_known(self, text: str) -> bool:
         """Return whether a text has a token that the model knows."""
@@ -105,8 +117,13 @@ class InferenceModel:
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> TextFeatures:
-        """Encode a batch of N texts."""
+        """Encode a batch of N texts.  Errors as in `tokens`."""
         return self.model.encode_texts(self.tokens(texts))
+
+    @torch.no_grad()
+    def text_vectors(self, texts: Sequence[str]) -> np.ndarray:
+        """Return (N, E) vectors of texts, of unit length, to compare with `Photo.vector`."""
+        return self.model.contrastive.embed_texts(self.encode_texts(texts).cls_ND).cpu().numpy()
 
     @torch.no_grad()
     def whole_images(self, features: ImageFeatures) -> ConceptTokens:

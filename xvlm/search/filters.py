@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime, time
 from typing import NamedTuple
 
 from xvlm.common.errors import InputError
+from xvlm.common.short_repr import short_repr
 from xvlm.search.photos import absolute
 
 _EARTH_KM = 6371.0
@@ -26,18 +28,24 @@ class PhotoFilter:
     """Conditions that a photo must meet, all of them; `None` is no condition.
 
     Attributes:
-        after: taken at this local time or later.
-        before: taken before this local time.
+        after: taken at this time or later: a day or a local time, or a time with its zone, which is converted
+            to this machine's local time, since photos have no zone.
+        before: taken before this time.
         folder: path or URL of a folder that it is in or below.
         near: circle within which it was taken; a photo of unknown place is not.
     """
 
-    after: datetime | None = None
-    before: datetime | None = None
-    folder: str | None = None
+    after: date | None = None
+    before: date | None = None
+    folder: str | os.PathLike[str] | None = None
     near: Circle | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (("after", self.after), ("before", self.before)):
+            if not isinstance(value, date | None):
+                raise InputError(f"{name} is {short_repr(value)}; it must be a datetime or a date")
+            if value is not None:
+                _literal(value)
         if self.near is not None:
             latitude, longitude, radius = self.near
             if not (abs(latitude) <= 90 and abs(longitude) <= 180 and 0 < radius < math.inf):
@@ -70,12 +78,19 @@ def _haversine(km: float) -> float:
     return math.sin(min(km / _EARTH_KM, math.pi) / 2) ** 2
 
 
-def _literal(time: datetime) -> str:
-    return time.replace(tzinfo=None).isoformat(sep=" ")
+def _literal(moment: date) -> str:
+    if not isinstance(moment, datetime):
+        moment = datetime.combine(moment, time())
+    if moment.tzinfo is not None:
+        try:
+            moment = moment.astimezone().replace(tzinfo=None)
+        except OverflowError as error:
+            raise InputError(f"{moment.isoformat()} has no local time; its year is out of range") from error
+    return moment.isoformat(sep=" ")
 
 
-def _prefix(folder: str) -> str:
-    return absolute(folder).rstrip("/") + "/"
+def _prefix(folder: str | os.PathLike[str]) -> str:
+    return absolute(os.fspath(folder)).rstrip("/") + "/"
 
 
 def quoted(text: str) -> str:

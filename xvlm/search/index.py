@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -126,27 +127,33 @@ class Index:
         folder: str | Path,
         model: str | Path,
         device: torch.device | str | None = None,
-        levels: Sequence[int] = LEVELS,
+        levels: Sequence[int] | None = None,
     ) -> Self:
         """Create an index, or open the one that is there.
 
         Args:
             model: folder or hub repository of the model.
-            levels: windows a side, of each level of the pyramid; none for whole images alone.
+            levels: windows a side, of each level of the pyramid, by default 2 and 3; an empty list for whole
+                images alone.
         Raises:
             MissingFileError: there is no such model.
             MissingHead: the model has no contrastive head.
-            InputError: the folder holds something else, or an index by another model.
+            InputError: the folder holds something else, or an index by another model or of other levels.
         """
         folder = Path(folder)
         predictor = InferenceModel.load(model, device)
         predictor.model.head("contrastive", nn.Module)
         try:
-            return cls(folder, read_manifest(folder), predictor)
+            manifest = read_manifest(folder)
         except MissingFileError:
             if folder.exists() and any(folder.iterdir()):
                 raise InputError(f"{folder} is no index and not empty; name another folder") from None
+        else:
+            if levels is not None and tuple(levels) != manifest.levels:
+                raise InputError(f"levels is {tuple(levels)}; the index in {folder} has {manifest.levels}")
+            return cls(folder, manifest, predictor)
         dim = predictor.model.config.embed_dim
+        levels = LEVELS if levels is None else levels
         manifest = Manifest(model_name(model), fingerprint(predictor.model), dim, tuple(levels))
         with folder_lock(folder):
             write_manifest(folder, manifest)
@@ -162,7 +169,7 @@ class Index:
 
     def update(
         self,
-        photos: Sequence[str],
+        photos: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         batch_size: int = 32,
         threads: int = 4,
         allow_empty: bool = False,
@@ -174,7 +181,7 @@ class Index:
         What cannot be used is listed in `bad_photos`.
 
         Args:
-            photos: folders, lists, shards or photos; see `list_photos`.
+            photos: folder, list, shard or photo, or several of them; see `list_photos`.
             batch_size: photos that are encoded at a time.
             threads: threads that read and decode, of each process.
             allow_empty: remove all photos of a root that has none any more; else this is an error.
@@ -185,6 +192,7 @@ class Index:
             InputError: a root has no photo, or none any more, or none of the photos can be used.
             OutputError: another process updates the index.
         """
+        roots = [os.fspath(one) for one in ([photos] if isinstance(photos, (str, os.PathLike)) else photos)]
         if engine == "ray":
             from xvlm.search.ray_engine import encode_on_ray
 
@@ -194,7 +202,7 @@ class Index:
         else:
             encode = partial(self._encode, batch_size=batch_size, threads=threads)
         with folder_lock(self.folder):
-            update = update_table(self.table, encode, photos, allow_empty)
+            update = update_table(self.table, encode, roots, allow_empty)
             lines = [{"path": one.key, "reason": one.reason, "detail": one.detail} for one in update.bad]
             write_text(self.bad_photos, "".join(json_text(line) + "\n" for line in lines))
         if update.bad and not update.added + update.changed + update.unchanged + update.removed:
@@ -256,29 +264,41 @@ class Index:
             offset: number of hits to leave out, for the next page.
             rerank: judge the candidates by matching, if there is a text and the model has the head; else by
                 vectors alone.
-            min_probability: smallest probability of a hit, if candidates are reranked; by default that of the
-                model's search calibration (`xvlm calibrate --search`), if it has one.
+            min_probability: smallest probability of a hit; by default that of the model's search calibration
+                (`xvlm calibrate --search`), if it has one and candidates are reranked.
             allowed: photos that may be found.
-            candidates: photos that vectors choose for reranking.
+            candidates: photos that vectors choose for reranking.  Hits after them follow in the order of
+                their vectors, with `probability` None and scores that cannot be compared with those before.
         Raises:
             BadRecord: the text has no known token, or the image does not decode.
-            InputError: neither text nor image is given, or a number is out of its range.
+            InputError: neither text nor image is given, a box without its image, a smallest probability
+                without reranking, or a number out of its range.
         """
         if text is None and like is None:
             raise InputError("a search needs a text, an image or both")
+        if box_xyxy is not None and like is None:
+            raise InputError("box_xyxy is a region of the image `like`, which is missing")
+        reranked = self.reranks(text, rerank, min_probability)
         image = None if like is None else self.read_query_image(like, box_xyxy)
         query = self.encode_query(text, image)
         page = Page(k, offset, min_probability, candidates)
-        reranked = query.text is not None and rerank and self.can_rerank
         rows = self.nearest(query, page.count(reranked), allowed)
         if not reranked:
             return self.by_vectors(query, rows, page)
         return self.by_matching(query, rows, self.cache.read(rows[:candidates]), page)
 
-    @property
-    def can_rerank(self) -> bool:
-        """Whether the model has a matching head."""
-        return "matching" in self.predictor.model.config.heads
+    def reranks(self, text: str | None, rerank: bool, min_probability: float | None) -> bool:
+        """Return whether a search is reranked: it has a text, and the model has a matching head.
+
+        Raises InputError if a smallest probability is asked for and it is not.
+        """
+        reranked = rerank and text is not None and "matching" in self.predictor.model.config.heads
+        if min_probability and not reranked:
+            raise InputError(
+                f"min_probability is {min_probability}, but there are no probabilities without a text, a "
+                "model with the head matching, and reranking"
+            )
+        return reranked
 
     def read_query_image(self, image: AnyImage | ImageFile, box_xyxy: BoxXYXY | None = None) -> QueryImage:
         """Decode an image to search by; see `search`."""

@@ -6,7 +6,6 @@ import base64
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -208,17 +207,19 @@ async def _search(
     """Yield the hits; if they are to be reranked and streamed, first those by vectors."""
     if body.text is None and body.image is None and body.photo is None:
         raise ApiError(400, "give a text, an image, a photo of the index, or a text and one of these")
+    if body.box_xyxy is not None and body.image is None and body.photo is None:
+        raise ApiError(400, "box_xyxy is a region of an image, which is missing")
     if body.text is not None:
         service.check_texts([body.text])
+    reranked = index.reranks(body.text, body.rerank, body.min_probability)
     image = None
     if body.image is not None or body.photo is not None:
         opened = await service.read_image(body.image, body.photo)
         image = await service.in_pool(index.read_query_image, opened, body.box_xyxy)
     near = None if body.near is None else Circle(*body.near.model_dump().values())
-    allowed = PhotoFilter(_naive(body.after), _naive(body.before), body.folder, near)
+    allowed = PhotoFilter(body.after, body.before, body.folder, near)
     answer = await service.call(index.encode_query, body.text, image)
     query, waited = answer.value, answer.waited
-    reranked = body.rerank and body.text is not None and index.can_rerank
     page = Page(body.k, body.offset, body.min_probability)
     rows = await service.in_pool(index.nearest, query, page.count(reranked), allowed)
     if body.stream or not reranked:
@@ -273,10 +274,6 @@ def _begin(request: Request, texts: Sequence[str]) -> float:
 
 def _times(begin: float, waited: float) -> dict[str, float]:
     return {"queue_seconds": waited, "seconds": time.monotonic() - begin}
-
-
-def _naive(moment: datetime | None) -> datetime | None:
-    return None if moment is None else moment.replace(tzinfo=None)
 
 
 def _number(value: float) -> float | None:

@@ -103,8 +103,8 @@ def sentence(error: BaseException) -> str | None:
     if _is_out_of_memory(error):
         return (
             f"memory ran out ({first_line(error)}); "
-            "smaller batches (--accumulation-steps splits those of a step), smaller images or a smaller "
-            "--memory-gb need less"
+            "smaller batches, --activation-checkpointing selective, smaller images or a smaller --memory-gb "
+            "need less"
         )
     if isinstance(error, OSError):
         return _system_error(error)

@@ -101,7 +101,7 @@ class TextRowBuilder:
         Raises:
             BadRecord: no text is left after cleaning, or it has no known token.
         """
-        cleaned = truncate_words(clean_caption(text), self.max_words, key, notes)
+        cleaned = truncate_words(clean_caption(text, key=key), self.max_words, key, notes)
         shortened = cleaned
         if self.word_dropout and box_xyxy is None:
             words = cleaned.split()

@@ -12,15 +12,15 @@ TRUNCATED = "text is cut"
 _PUNCTUATION = re.compile(r"[,.'!?\"()*#:;~]")
 
 
-def clean_caption(text: str, max_words: int | None = None) -> str:
+def clean_caption(text: str, max_words: int | None = None, key: str = "") -> str:
     """Lowercase a text, remove punctuation and collapse white space (published `pre_caption`).
 
-    Raises BadRecord if no text is left.
+    Raises BadRecord, with the record's key, if no text is left.
     """
     cleaned = _remove_punctuation(text).replace("<person>", "person")
     cleaned = re.sub(r"\s{2,}", " ", cleaned).rstrip("\n").strip(" ")
     if not cleaned:
-        raise BadRecord("no text left after cleaning", detail=f"text was {short_repr(text)}")
+        raise BadRecord("no text left after cleaning", key, f"text was {short_repr(text)}")
     return truncate_words(cleaned, max_words)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from xvlm.common.errors import InputError
+from xvlm.common.short_repr import short_repr
 from xvlm.data.text.cleaning import clean_question, truncate_words
 from xvlm.data.text.tokenizer import Tokenizer, encode_caption
 from xvlm.records import BadRecord, Note
@@ -24,6 +25,25 @@ class EncodedQuery(NamedTuple):
 
     ids: list[int]
     notes: list[Note]
+
+
+def checked_texts(texts: Iterable[str], name: str = "texts") -> list[str]:
+    """Return texts of a user as a list.
+
+    Args:
+        name: name of the argument, for the message.
+    Raises:
+        InputError: it is one text, a collection without order, or empty, or contains something else.
+    """
+    if isinstance(texts, (str, bytes, Set, Mapping)) or not isinstance(texts, Iterable):
+        raise InputError(f"{name} is {short_repr(texts)}; it must be a list of at least one text")
+    found = list(texts)
+    if not found:
+        raise InputError(f"{name} is empty; it must be a list of at least one text")
+    for text in found:
+        if not isinstance(text, str):
+            raise InputError(f"{name} contains {short_repr(text)}; a text must be a string")
+    return found
 
 
 class QueryReader:
@@ -65,10 +85,8 @@ class QueryReader:
         Raises:
             InputError: there is no answer, or one is empty, too long or of unknown tokens only.
         """
-        if isinstance(answers, str) or not answers:
-            raise InputError(f"answers is {answers!r}; it must be a list of at least one text")
         candidates: dict[tuple[int, ...], str] = {}
-        for answer in answers:
+        for answer in checked_texts(answers, "answers"):
             if not answer.strip():
                 raise InputError(f"answers contains {answer!r}; an answer must not be empty")
             ids = self.tokenizer.encode(answer.lower(), max_tokens + 1, end=True)

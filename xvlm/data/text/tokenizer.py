@@ -161,7 +161,7 @@ def encode_caption(
 
     Raises BadRecord if no text is left after cleaning, or no known token.
     """
-    cleaned = truncate_words(clean_caption(text), max_words, key, notes)
+    cleaned = truncate_words(clean_caption(text, key=key), max_words, key, notes)
     return tokenizer.encode_known(cleaned, max_tokens, key=key, notes=notes)
 
 
