@@ -107,7 +107,7 @@ def main(study: Study) -> None:
     source, shards = study.out / "in" / "in.jsonl", study.out / "shards"
     source.write_text("\n".join(lines) + "\n")
     prepare("lines", str(source), str(shards), room="prepare.forms", workers=study.workers)
-    leaks = find_leaks([str(shards)], [str(study.evaluation)], workers=study.workers)
+    leaks = find_leaks([str(shards)], [str(study.evaluation)], workers=study.workers).leaks
     lines_found = [int(leak.key.rpartition(":")[2]) for leak in leaks]  # FILE:LINE, from 1 on
     found = Counter(names[line - 1].partition("x")[0] for line in lines_found)
     for number, kind in enumerate(KINDS):

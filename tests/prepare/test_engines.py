@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tracemalloc
@@ -14,6 +15,7 @@ from PIL import Image
 from tests.prepare.many import COUNT, PER_SHARD, contents, kill_and_repeat, run, write_many
 from tests.published_data import write_lines
 from xvlm.common.errors import InputError, OutputError, WorkerDiedError
+from xvlm.data.files import storage
 from xvlm.data.sources.open import open_source
 from xvlm.prepare.settings import Settings
 
@@ -58,7 +60,17 @@ def test_a_dead_worker_costs_its_shard_only(engine: str, release: Path, tmp_path
     run(release, tmp_path / "out", deadly, workers=2, engine=engine)
     assert (tmp_path / "died").exists()
     run(release, tmp_path / "again", deadly)
-    assert contents(tmp_path / "out") == contents(tmp_path / "again")
+    made, again = contents(tmp_path / "out"), contents(tmp_path / "again")
+    assert made.keys() == again.keys()
+    for name in made:
+        if name.startswith("_shards/all-") and name.endswith(
+            ".json"
+        ):  # the filter names the file that it wrote
+            assert json.loads(made[name]) == json.loads(again[name]) | {
+                "digest": json.loads(made[name])["digest"]
+            }
+        else:
+            assert made[name] == again[name], name
 
 
 def test_processes_do_not_load_torch() -> None:
@@ -100,6 +112,80 @@ def test_whole_shards_are_not_made_again(
     run(release, tmp_path / "out")
     assert len(made) == PER_SHARD
     assert contents(tmp_path / "out") == expected
+
+
+def small(folder: Path, names: str, text: str = "a dog") -> Path:
+    """Write lines with an image for each letter, those of upper-case letters missing."""
+    folder.mkdir(exist_ok=True)
+    for name in filter(str.islower, names):
+        Image.new("RGB", (40, 30), (ord(name), 9, 9)).save(folder / f"{name}.png")
+    write_lines(folder / "in.jsonl", [{"image": f"{one.lower()}.png", "caption": [text]} for one in names])
+    return folder / "in.jsonl"
+
+
+def test_images_that_come_later_or_change_are_read(tmp_path: Path) -> None:
+    """A shard is made again if an image of it is there now, or has other bytes."""
+    lines = small(tmp_path / "in", "abCd")
+    assert run(lines, tmp_path / "out", per_shard=2).tally("left_out").counts == {"image file missing": 1}
+    small(tmp_path / "in", "abcd")
+    done = run(lines, tmp_path / "out", per_shard=2)
+    assert done.total("samples") == 4 and not done.tally("left_out").counts
+    assert len(open_source(str(tmp_path / "out"))) == 4
+    Image.new("RGB", (20, 20), "white").save(tmp_path / "in/a.png")
+    run(lines, tmp_path / "out", per_shard=2)
+    assert open_source(str(tmp_path / "out"))[0].image == (tmp_path / "in/a.png").read_bytes()
+
+
+def test_files_that_filters_name_are_part_of_the_settings(tmp_path: Path) -> None:
+    lines = small(tmp_path / "in", "ab", "a dog runs")
+    words, own = tmp_path / "words.txt", tmp_path / "my_filter.py"
+    words.write_text("cat\n")
+    code = "from xvlm.prepare.filtering import Filter\ndef make():\n    return Filter(text=lambda text: {})\n"
+    own.write_text(code.format(None))
+    settings = Settings(filters=(f"blocked:file={words}", str(own)))
+    assert run(lines, tmp_path / "out", settings).total("captions") == 2
+    words.write_text("dog\n")
+    with pytest.raises(InputError, match="blocked word"):
+        run(lines, tmp_path / "out", settings)
+    words.write_text("cat\n")
+    own.write_text(code.format("'mine'"))
+    with pytest.raises(InputError, match="mine"):
+        run(lines, tmp_path / "out", settings, workers=2)
+
+
+def test_shards_of_samples_that_are_gone_are_removed(tmp_path: Path) -> None:
+    """Nothing else is: neither a shard of the user's own nor one whose samples are still there."""
+    lines = small(tmp_path / "in", "abcdef")
+    run(lines, tmp_path / "out", per_shard=2)
+    (tmp_path / "out/mine.tar").write_bytes(bytes(10240))
+    small(tmp_path / "in", "abc")
+    run(lines, tmp_path / "out", per_shard=2)
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.tar")) == [
+        "all-00000.tar",
+        "all-00001.tar",
+        "mine.tar",
+    ]
+    assert not list((tmp_path / "out").rglob("*00002*"))
+
+
+def test_remote_shards_of_samples_that_are_gone_are_removed(tmp_path: Path) -> None:
+    out = "memory://gone/out"
+    run(small(tmp_path / "in", "abcdef"), out, per_shard=2)
+    run(small(tmp_path / "in", "abc"), out, per_shard=2)
+    assert [name for name in storage.list_names(out) if name.endswith(".tar")] == [
+        "all-00000.tar",
+        "all-00001.tar",
+    ]
+    assert not [name for name in storage.list_names(f"{out}/_shards") if "00002" in name]
+
+
+def test_another_release_is_refused(tmp_path: Path) -> None:
+    run(small(tmp_path / "one", "abc"), tmp_path / "out")
+    with pytest.raises(OutputError, match=r"another preparation, with root .*one/in\.jsonl instead of .*two"):
+        run(small(tmp_path / "two", "ab"), tmp_path / "out")
+    assert len(open_source(str(tmp_path / "out"))) == 3
+    described = json.loads((tmp_path / "out/dataset.json").read_text())
+    assert described["release"] == "in.jsonl" and str(tmp_path) not in json.dumps(described)
 
 
 def test_another_preparation_or_another_folder_is_refused(release: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from tests.prepare.releases import RELEASES
 from tests.published_data import write_lines
 from tests.refcoco_data import IMAGES
 from xvlm.common.errors import InputError
+from xvlm.data.sources.open import open_source
 from xvlm.prepare.common_ids import flickr_id
 from xvlm.prepare.copies import NEAR_BITS, earlier_copies
 from xvlm.prepare.leaks import LeakError, find_leaks, raise_leaks, write_leaks
@@ -78,7 +80,7 @@ def test_planted_copies_are_found(kind: str, evaluation: Path, tmp_path: Path) -
         path = evaluation.parent / f"{number}.jpg"
         images[f"copy{number}"] = path.read_bytes() if change is None else change(Image.open(path))
     out = training(tmp_path / "train", images)
-    found = find_leaks([str(out)], [str(evaluation)], workers=1)
+    found = find_leaks([str(out)], [str(evaluation)], workers=1).leaks
     assert len(found) == 12, (kind, [one.key for one in found])
     for leak in found:
         number = int(leak.other.rpartition(":")[2]) - 1
@@ -93,12 +95,12 @@ def test_by_the_id_of_coco_and_of_flickr(tmp_path: Path) -> None:
         split = "test" if name == "coco" else ""
         prepare(name, str(tmp_path / name), str(tmp_path / f"{name}-out"), split, workers=1)
     train = [str(tmp_path / f"{name}-out") for name in ("visual_genome", "sbu")]
-    found = find_leaks(train, [str(tmp_path / "coco-out")], workers=1)
+    found = find_leaks(train, [str(tmp_path / "coco-out")], workers=1).leaks
     assert [(one.key, one.how) for one in found] == [("713.jpg", "the same coco id, 73")]
 
 
 def test_refcocos_images_are_cocos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """An image that cannot be read is said, and none at all is an error: else no leak would be found."""
+    """Images that cannot be read are compared by id, and are an error unless that is allowed."""
     RELEASES["refcoco"](tmp_path / "refcoco")
     RELEASES["coco"](tmp_path / "coco")
     karpathy = json.loads((tmp_path / "coco/dataset_coco.json").read_text())
@@ -106,14 +108,29 @@ def test_refcocos_images_are_cocos(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "coco/dataset_coco.json").write_text(json.dumps(karpathy))
     prepare("coco", str(tmp_path / "coco"), str(tmp_path / "out"), workers=1)
     spec = f"refcoco:{tmp_path / 'refcoco/refcoco'}:unc"
-    with pytest.raises(InputError, match=r"no image of refcoco:.* can be read.*image file missing"):
-        find_leaks([str(tmp_path / "out")], [spec], workers=1)
     first, second = (tmp_path / "refcoco/images/train2014" / name for name in IMAGES.values())
-    shutil.copy(first, tmp_path / "refcoco/refcoco")
-    found = find_leaks([str(tmp_path / "out")], [spec], workers=1)
-    assert f"the same coco id, {next(iter(IMAGES))}" in [one.how for one in found]
-    said = capsys.readouterr().err
-    assert "1 of 2 images are not compared" in said and second.name in said
+    for missing in (first, second):
+        found = find_leaks([str(tmp_path / "out")], [spec], workers=1)
+        assert f"the same coco id, {next(iter(IMAGES))}" in [one.how for one in found.leaks]
+        with pytest.raises(LeakError):
+            raise_leaks(found)
+        assert missing.name in capsys.readouterr().err
+        with pytest.raises(InputError, match=r"images of refcoco:.* cannot be read.*image file missing"):
+            raise_leaks(replace(found, leaks=[]))
+        raise_leaks(replace(found, leaks=[]), allow_unread=True)
+        shutil.copy(first, tmp_path / "refcoco/refcoco")
+
+
+def test_images_that_cannot_be_read_are_compared_by_id(tmp_path: Path) -> None:
+    """Also those of shards' own form, and records that are damaged are counted as not compared."""
+    row = {"image": "gone.jpg", "caption": ["a"], "ids": {"coco": "7"}}
+    picture(1).save(tmp_path / "0.jpg")
+    write_lines(tmp_path / "in.jsonl", [{**row, "image": "0.jpg"}])
+    write_lines(tmp_path / "eval.jsonl", [row, {"image": "0.jpg", "caption": 3}])
+    run(tmp_path / "in.jsonl", tmp_path / "out")
+    found = find_leaks([str(tmp_path / "out")], [str(tmp_path / "eval.jsonl")], workers=1)
+    assert [one.how for one in found.leaks] == ["the same coco id, 7"]
+    assert len(found.unread[str(tmp_path / "eval.jsonl")]) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,12 +154,60 @@ def test_the_images_of_a_list_are_left_out(evaluation: Path, tmp_path: Path) -> 
     found = find_leaks([str(out)], [str(evaluation)], workers=1)
     with pytest.raises(LeakError, match=r"1 images are also elsewhere: .*the same bytes"):
         raise_leaks(found)
-    write_leaks(str(tmp_path / "leaks.jsonl"), found)
+    write_leaks(str(tmp_path / "leaks.jsonl"), found.leaks)
     again = run(
         tmp_path / "train/in.jsonl", tmp_path / "clean", Settings(exclude=str(tmp_path / "leaks.jsonl"))
     )
     assert again.tally("left_out").counts == {"image of evaluation data": 1}
-    assert find_leaks([str(tmp_path / "clean")], [str(evaluation)], workers=1) == []
+    assert find_leaks([str(tmp_path / "clean")], [str(evaluation)], workers=1).leaks == []
+
+
+def test_one_of_each_copy_stays(tmp_path: Path) -> None:
+    """Copies are left out by name and bytes, in their own release alone; the first one stays."""
+    one = training(tmp_path / "one", {"a": picture(1), "b": picture(2), "c": picture(1)})
+    two = training(tmp_path / "two", {"a": picture(2), "b": picture(3), "c": picture(3)})
+    write_leaks(str(tmp_path / "l.jsonl"), find_leaks([str(one), str(two)], [], duplicates=True).leaks)
+    kept = []
+    for name in ("one", "two"):
+        out = tmp_path / f"{name}-again"
+        done = run(tmp_path / name / "in.jsonl", out, Settings(exclude=str(tmp_path / "l.jsonl")))
+        assert done.tally("left_out").counts == {"copy of another image": 1 if name == "one" else 2}
+        kept += [str(out)]
+    assert [len(open_source(out)) for out in kept] == [2, 1]
+    assert find_leaks(kept, [], duplicates=True).leaks == []
+
+
+def test_an_image_with_several_samples_is_no_copy(tmp_path: Path) -> None:
+    rows = [{"image": "a.jpg", "caption": [text], "key": "a"} for text in ("one", "two")]
+    picture(1).save(tmp_path / "a.jpg")
+    write_lines(tmp_path / "in.jsonl", rows)
+    run(tmp_path / "in.jsonl", tmp_path / "out")
+    assert find_leaks([str(tmp_path / "out")], [], duplicates=True).leaks == []
+
+
+def test_both_images_of_a_pair_are_compared(tmp_path: Path) -> None:
+    """Of NLVR2: an image that is the second one in training and the first one in evaluation."""
+    RELEASES["nlvr2"](tmp_path / "nlvr2")
+    right = next((tmp_path / "nlvr2/images/train").rglob("*-img1.png"))
+    (tmp_path / "nlvr2/dev").mkdir()
+    shutil.copy(right, tmp_path / "nlvr2/dev/dev-1-0-img0.png")
+    picture(7).save(tmp_path / "nlvr2/dev/dev-1-0-img1.png")
+    statement = {"identifier": "dev-1-0-1", "label": "True", "sentence": "a dog"}
+    write_lines(tmp_path / "nlvr2/dev.json", [statement])
+    for split in ("train", "dev"):
+        prepare("nlvr2", str(tmp_path / "nlvr2"), str(tmp_path / split), split, workers=1)
+    found = find_leaks([str(tmp_path / "train")], [str(tmp_path / "dev")], workers=1).leaks
+    assert "the same bytes" in [one.how for one in found]
+    write_leaks(str(tmp_path / "l.jsonl"), found)
+    again = prepare(
+        "nlvr2",
+        str(tmp_path / "nlvr2"),
+        str(tmp_path / "again"),
+        "train",
+        Settings(exclude=str(tmp_path / "l.jsonl")),
+        workers=1,
+    )
+    assert again.tally("left_out").counts["image of evaluation data"] >= 1
 
 
 def test_copies_that_were_encoded_again(tmp_path: Path) -> None:
@@ -153,7 +218,7 @@ def test_copies_that_were_encoded_again(tmp_path: Path) -> None:
     with Image.open(tmp_path / "small.jpg") as small, Image.open(tmp_path / "poor.jpg") as poor:
         one = training(tmp_path / "one", {"a": first, "b": picture(2)})
         two = training(tmp_path / "two", {"c": small, "d": poor})
-    found = find_leaks([str(one), str(two)], [], duplicates=True)
+    found = find_leaks([str(one), str(two)], [], duplicates=True).leaks
     assert [(leak.key, leak.other) for leak in found] == [
         ("in.jsonl:1", "in.jsonl:1"),
         ("in.jsonl:2", "in.jsonl:1"),
@@ -187,7 +252,7 @@ def test_every_earlier_copy_is_found() -> None:
 def test_copies_within_and_across(tmp_path: Path) -> None:
     one = training(tmp_path / "one", {"a": picture(1), "b": picture(2), "c": picture(1)})
     two = training(tmp_path / "two", {"d": picture(2), "e": picture(3)})
-    found = find_leaks([str(one), str(two)], [], duplicates=True)
+    found = find_leaks([str(one), str(two)], [], duplicates=True).leaks
     assert [(leak.key, leak.other, leak.how) for leak in found] == [
         ("in.jsonl:3", "in.jsonl:1", "the same bytes"),
         ("in.jsonl:1", "in.jsonl:2", "the same bytes"),

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.prepare.many import run
+from tests.published_data import write_lines
 from tests.tiny import photo, write_photos
 from xvlm.cli import main
 from xvlm.common.errors import InputError
@@ -38,6 +40,20 @@ def test_boxes_in_another_convention_are_hinted_at(tmp_path: Path) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_look(tmp_path / "look.html", open_source(str(path))).read_text()
     assert "if they were two corners" in page
+
+
+def test_boxes_that_are_clipped_are_hinted_at(tmp_path: Path) -> None:
+    """Read as x, y, width, height, corners often lie half outside and are clipped; the shards say it, too."""
+    photo(100, 100, 1).save(tmp_path / "a.png")
+    boxes = [[10, 10, 95, 95], [30, 5, 90, 60], [5, 40, 60, 96]]
+    rows = [{"image": "a.png", "elems": [{"caption": "a dog", "bb": box} for box in boxes]}]
+    write_lines(tmp_path / "in.jsonl", rows)
+    page = write_look(tmp_path / "look.html", open_source(str(tmp_path / "in.jsonl"))).read_text()
+    assert "3 of these 3 boxes would lie in their images if they were two corners" in page
+    done = run(tmp_path / "in.jsonl", tmp_path / "out")
+    assert "3 of these 3 boxes" in done.summary() and done.total("boxes") == 3
+    page = write_look(tmp_path / "out.html", open_source(str(tmp_path / "out")), hint=done.box_hint())
+    assert "3 of these 3 boxes" in page.read_text()
 
 
 def test_nothing_to_see(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.prepare.many import run, write_many
+from xvlm.cli.prepare import command_for
 from xvlm.common.errors import InputError, MissingFileError
 from xvlm.prepare.leaks import LeakError
 from xvlm.prepare.mix import describe_mix, read_mix
@@ -59,9 +60,23 @@ def test_a_recipe_reads_it(folder: Path) -> None:
 def test_a_leak_stops_it(folder: Path) -> None:
     mix = folder / "mix.toml"
     mix.write_text(MIX + '[[evaluation]]\npath = "in/many.jsonl"\n')
-    with pytest.raises(LeakError, match=r"44 images are also elsewhere"):
+    with pytest.raises(LeakError, match=r"22 images are also elsewhere"):
         describe_mix(mix)
     assert "| pairs" in describe_mix(mix, check_leaks=False)
+
+
+def test_images_are_found_by_the_image_root(folder: Path) -> None:
+    mix = folder / "mix.toml"
+    (folder / "in/many.jsonl").rename(folder / "eval.jsonl")
+    mix.write_text(MIX + '[[evaluation]]\npath = "eval.jsonl"\nimage_root = "in"\n')
+    with pytest.raises(LeakError, match=r"22 images are also elsewhere"):
+        describe_mix(mix)
+
+
+def test_the_table_is_printed_as_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command_for(["mix", str(folder / "mix.toml")])()
+    said = capsys.readouterr()
+    assert said.out.splitlines() == describe_mix(folder / "mix.toml").splitlines() and not said.err
 
 
 @pytest.mark.parametrize(
@@ -71,6 +86,9 @@ def test_a_leak_stops_it(folder: Path) -> None:
         ("steps == 3", InputError, "mix.toml is not TOML"),
         ('[[pairs]]\npth = "x"', InputError, "pth"),
         ('[[pairs]]\npath = "gone"', MissingFileError, "gone"),
+        ('[[pairs]]\npath = "scenes:train:4"\nweight = -1.0', InputError, "weight is -1"),
+        ('steps = -1\n[[pairs]]\npath = "scenes:train:4"', InputError, "steps is -1"),
+        ('pairs_batch_size = 0\n[[pairs]]\npath = "scenes:train:4"', InputError, "pairs_batch_size is 0"),
     ],
 )
 def test_wrong_mixes(text: str, error: type[Exception], message: str, tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_same_bytes_although_requests_fail(server: FaultyServer, tmp_path: P
     assert done.total("samples") == COUNT - 2
     source = open_source(f"s3://{BUCKET}/out")
     assert [source[number].extra["width"] for number in (0, 21)] == [70, 93]
-    assert len(find_leaks([f"s3://{BUCKET}/out"], [str(release)], workers=1)) == COUNT - 2
+    assert len(find_leaks([f"s3://{BUCKET}/out"], [str(release)], workers=1).leaks) == COUNT - 2
     server.share = 0.0
     found, expected = (
         contents(download(f"s3://{BUCKET}/out", tmp_path / "copy")),
@@ -71,6 +71,6 @@ def test_shards_on_s3_of_a_local_release(server: FaultyServer, tmp_path: Path) -
     release = write_many(tmp_path / "in")
     run(release, tmp_path / "local")
     server.share = 0.05
-    kill_and_repeat(release, f"s3://{BUCKET}/out", tmp_path, seconds=10.0)
+    kill_and_repeat(release, f"s3://{BUCKET}/killed", tmp_path, seconds=10.0)
     server.share = 0.0
-    assert contents(download(f"s3://{BUCKET}/out", tmp_path / "copy")) == contents(tmp_path / "local")
+    assert contents(download(f"s3://{BUCKET}/killed", tmp_path / "copy")) == contents(tmp_path / "local")

@@ -137,6 +137,7 @@ def check_leaks(
     out: str = "",
     duplicates: Flag = False,
     workers: PositiveInt = 2,
+    allow_unread: Flag = False,
 ) -> None:
     """Look for images of evaluation data in training data; exit with 2 if there are some.
 
@@ -146,16 +147,17 @@ def check_leaks(
         out: file for a JSON line an image; `xvlm prepare DATASET --exclude FILE` leaves these images out.
         duplicates: also look for copies within the training data.
         workers: number of processes that read evaluation images.
+        allow_unread: of images that cannot be read ids alone are compared; else that is an error.
     """
     from xvlm.common.errors import InputError
     from xvlm.prepare.leaks import find_leaks, raise_leaks, write_leaks
 
     if not train or not (against or duplicates):
         raise InputError("xvlm prepare leaks needs training data, and --against DATA or --duplicates")
-    leaks = find_leaks(train, against, duplicates, workers)
+    found = find_leaks(train, against, duplicates, workers)
     if out:
-        write_leaks(out, leaks)
-    raise_leaks(leaks)
+        write_leaks(out, found.leaks)
+    raise_leaks(found, allow_unread)
     print_notice("no image of the training data is elsewhere")
 
 
@@ -163,6 +165,7 @@ def plan_mix(
     mix: Positional[str],
     images_per_second: PositiveFloat | None = None,
     no_leak_check: Flag = False,
+    allow_unread: Flag = False,
 ) -> None:
     """Check that all sources of a mix exist, count them, look for leaks, and print steps and hours.
 
@@ -170,10 +173,12 @@ def plan_mix(
         mix: a TOML file, see docs/data.md.
         images_per_second: rate of training, for the hours; by default that of the mix.
         no_leak_check: do not look for images of the evaluation data.
+        allow_unread: of images that cannot be read ids alone are compared; else that is an error.
     """
+    from xvlm.common.errors import printable
     from xvlm.prepare.mix import describe_mix
 
-    print_notice(describe_mix(mix, images_per_second, not no_leak_check))
+    print(printable(describe_mix(mix, images_per_second, not no_leak_check, allow_unread), lines=True))
 
 
 OTHERS: dict[str, Callable[..., None]] = {

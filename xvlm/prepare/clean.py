@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.concept_checks import usable_concepts
 from xvlm.data.sources.record_fields import record_from_fields
 from xvlm.prepare.filtering import Filter, unwanted_captions, unwanted_regions, why_not_image, why_not_text
+from xvlm.prepare.image_hashes import content_hash_of
 from xvlm.prepare.perceptual_hash import HASH_PIXELS, perceptual_hash
 from xvlm.prepare.records import to_xywh
 from xvlm.prepare.sample import Sample
@@ -33,7 +34,6 @@ SUFFIXES = {
 """Suffixes in a shard, by Pillow's name of the format; images in other formats become JPEGs."""
 _DECIMALS = 2
 TEXT_REPEATED = "text occurs too often"
-EXCLUDED = "image of evaluation data"
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class CleanSample:
         fields: its fields, with boxes in pixels of this image.
         content: hash of the bytes that the release has.
         perceptual: (32,) uint8, see `perceptual_hash.py`.
+        right: the same two hashes of the second image of a pair.
         left_out: texts and boxes that were left out.
         notes: what was changed.
     """
@@ -57,6 +58,11 @@ class CleanSample:
     perceptual: np.ndarray
     left_out: list[BadRecord] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    right: tuple[bytes, np.ndarray] | None = None
+
+    def hashes(self) -> list[tuple[bytes, np.ndarray]]:
+        """Return the hashes of its image, or of both images of a pair."""
+        return [(self.content, self.perceptual), *([] if self.right is None else [self.right])]
 
 
 def clean(
@@ -65,7 +71,7 @@ def clean(
     settings: Settings,
     filters: Sequence[Filter],
     is_repeated: Callable[[str], bool] = lambda text: False,
-    excluded: Container[bytes] = (),
+    why_excluded: Callable[[str, bytes], str | None] = lambda key, content: None,
 ) -> CleanSample:
     """Check a sample.
 
@@ -73,20 +79,24 @@ def clean(
         data: its encoded image.
         filters: see `filtering.py`.
         is_repeated: whether a caption occurs too often in the set.
-        excluded: hashes of the bytes of images that are left out.
+        why_excluded: why an image is left out, by key and hash of its bytes, or `None`.
     Raises:
         BadRecord: the image does not decode or is filtered out, or nothing else is left.
     """
     key, notes, content = sample.key, list[Note](), content_hash(data)
-    if content in excluded:
-        raise BadRecord(EXCLUDED, key)
+    if reason := why_excluded(key, content):
+        raise BadRecord(reason, key)
     opened = open_image(data, key=key)
     if reason := why_not_image(filters, opened):
         raise BadRecord(reason, key, f"{opened.width} x {opened.height}")
     fields = _in_pixels(sample, opened) if sample.has_fractions else sample.fields
     record = record_from_fields(fields, key=key, image=data)
-    if isinstance(right := record.extra.get("right"), str):
-        _ = open_image(right, key=key, trusted=True).image
+    right: tuple[bytes, np.ndarray] | None = None
+    if isinstance(path := record.extra.get("right"), str):
+        second = open_image(path, key=key, trusted=True)
+        right = content_hash_of(second), perceptual_hash(second.image)
+        if reason := why_excluded(key, right[0]):
+            raise BadRecord(reason, key, path)
     concepts, left_out = list(record.concepts), list(record.bad)
     if concepts:
         concepts, left_out = usable_concepts(record, opened, notes)
@@ -110,7 +120,7 @@ def clean(
     encoded, suffix, scale, small = _encode(opened, settings, notes)
     cleaned = _fields(sample, record, concepts, scale)
     cleaned |= {"width": round(opened.width * scale[0]), "height": round(opened.height * scale[1])}
-    return CleanSample(encoded, suffix, cleaned, content, perceptual_hash(small), left_out, notes)
+    return CleanSample(encoded, suffix, cleaned, content, perceptual_hash(small), left_out, notes, right)
 
 
 def _in_pixels(sample: Sample, opened: ImageFile) -> dict[str, Any]:

@@ -5,17 +5,20 @@ Images are the same if they have the same id in a public data set, the same byte
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xvlm.common.errors import XVLMError
+from xvlm.common.errors import InputError, XVLMError
 from xvlm.common.json_file import json_text
 from xvlm.common.progress import progress_bar
+from xvlm.common.terminal import print_notice
 from xvlm.data.files.output import write_bytes
 from xvlm.prepare.copies import earlier_copies
 from xvlm.prepare.image_hashes import ImageHashes, hash_source, shard_hashes, shard_names
+from xvlm.prepare.preparation import release_root
+from xvlm.records import BadRecord
 
 DIFFERENT_BITS = 50
 """Bits of 256 in which the hashes of copies differ at most; docs/results.md has how that was measured."""
@@ -36,6 +39,8 @@ class Leak:
         against, other: evaluation data, or training data, that has it too, and its name there.
         how: what is the same.
         content: hash of the bytes of the image, as hexadecimal digits.
+        is_copy: whether training data, and not evaluation data, have it too.
+        root: the release that the training data were made of; empty if that is unknown.
     """
 
     data: str
@@ -46,9 +51,24 @@ class Leak:
     other: str
     how: str
     content: str
+    is_copy: bool
+    root: str
 
     def __str__(self) -> str:
         return f"{self.data}/{self.shard}, {self.key} is {self.other} of {self.against}: {self.how}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison has found.
+
+    Attributes:
+        leaks: images of training data that are also elsewhere.
+        unread: images that could not be read, by data; of evaluation data their ids alone were compared.
+    """
+
+    leaks: list[Leak]
+    unread: dict[str, list[BadRecord]]
 
 
 class KnownImages:
@@ -60,9 +80,10 @@ class KnownImages:
     """
 
     def __init__(self, name: str, hashes: ImageHashes) -> None:
-        self.name, self.hashes = name, hashes
+        self.name, self.keys = name, [*hashes.keys, *(bad.key for bad, _ in hashes.unread)]
         self._by_content = {one.tobytes(): number for number, one in enumerate(hashes.content)}
-        self._by_id = {item: number for number, ids in enumerate(hashes.ids) for item in ids.items()}
+        every = [*hashes.ids, *(ids for _, ids in hashes.unread)]
+        self._by_id = {item: number for number, ids in enumerate(every) for item in ids.items()}
         self._views = hashes.perceptual.shape[1]
         self._signs = _signs(hashes.perceptual.reshape(-1, hashes.perceptual.shape[-1]))
 
@@ -99,65 +120,94 @@ def _signs(hashes: np.ndarray) -> np.ndarray:
     return 2 * np.unpackbits(hashes, axis=-1).astype(np.float32) - 1
 
 
+@dataclass(frozen=True)
+class _Part:
+    """A shard of training data, or all of it.
+
+    Attributes:
+        data, shard, root: as of `Leak`.
+        hashes: of its images.
+    """
+
+    data: str
+    shard: str
+    root: str
+    hashes: ImageHashes
+
+    def leak(self, number: int, against: str, other: str, how: str, is_copy: bool) -> Leak:
+        """Return the leak of an image by its number."""
+        content = self.hashes.content[number].tobytes().hex()
+        key = self.hashes.keys[number]
+        return Leak(self.data, self.shard, number, key, against, other, how, content, is_copy, self.root)
+
+
 def find_leaks(
-    train: Sequence[str], against: Sequence[str], duplicates: bool = False, workers: int = 2
-) -> list[Leak]:
-    """Return the images of training data that evaluation data has, and copies within training data.
+    train: Sequence[str],
+    against: Sequence[str],
+    duplicates: bool = False,
+    workers: int = 2,
+    image_roots: Mapping[str, str] | None = None,
+) -> Comparison:
+    """Look for images of evaluation data in training data, and for copies within training data.
 
     Args:
         train: folders of shards that `xvlm prepare` made, whose hashes are known, or other data.
         against: evaluation data, as for `open_source`.
         duplicates: also look for copies within the training data; the first one is none.
-        workers: number of processes that read evaluation images.
+        workers: number of processes that read images.
+        image_roots: folders that image paths are relative to, by data; by default that of their file.
     """
-    known = [KnownImages(one, hash_source(one, workers, views=True)) for one in against]
+    roots = image_roots or {}
+    known: list[KnownImages] = []
+    unread: dict[str, list[BadRecord]] = {}
+    for one in against:
+        hashes = hash_source(one, workers, views=True, image_root=roots.get(one, ""))
+        known.append(KnownImages(one, hashes))
+        unread[one] = [bad for bad, _ in hashes.unread]
     leaks: list[Leak] = []
-    read: list[tuple[str, str, ImageHashes]] = []
+    parts: list[_Part] = []
     for data in train:
-        shards = shard_names(data)
+        shards, root = shard_names(data), release_root(data)
         for shard in progress_bar(shards or [""], f"comparing {data}", len(shards) or 1):
-            hashes = shard_hashes(data, shard) if shard else hash_source(data, workers)
-            for one in known:
+            hashes = (
+                shard_hashes(data, shard)
+                if shard
+                else hash_source(data, workers, image_root=roots.get(data, ""))
+            )
+            if hashes.unread:
+                unread.setdefault(data, []).extend(bad for bad, _ in hashes.unread)
+            part = _Part(data, shard, root, hashes)
+            for images in known:
                 leaks += [
-                    Leak(
-                        data,
-                        shard,
-                        number,
-                        hashes.keys[number],
-                        one.name,
-                        one.hashes.keys[place],
-                        how,
-                        hashes.content[number].tobytes().hex(),
-                    )
-                    for number, place, how in one.find(hashes)
+                    part.leak(number, images.name, images.keys[place], how, False)
+                    for number, place, how in images.find(hashes)
                 ]
             if duplicates:
-                read.append((data, shard, replace(hashes, ids=[])))
-    return leaks + list(_copies(read))
+                parts.append(replace(part, hashes=replace(hashes, ids=[])))
+    return Comparison(leaks + list(_copies(parts)), {name: bad for name, bad in unread.items() if bad})
 
 
-def _copies(read: Sequence[tuple[str, str, ImageHashes]]) -> Iterator[Leak]:
-    """Yield the images of data, shards and hashes that occur before in them."""
-    if not read:
+def _copies(parts: Sequence[_Part]) -> Iterator[Leak]:
+    """Yield the images that occur before in these parts."""
+    if not parts:
         return
-    content = np.concatenate([hashes.content for *_, hashes in read])
-    first, bits = earlier_copies(np.concatenate([hashes.perceptual[:, 0] for *_, hashes in read]))
-    starts = np.cumsum([0, *(len(hashes) for *_, hashes in read)])
+    content = np.concatenate([part.hashes.content for part in parts])
+    first, bits = earlier_copies(np.concatenate([part.hashes.perceptual[:, 0] for part in parts]))
+    starts = np.cumsum([0, *(len(part.hashes) for part in parts)])
     for number in np.flatnonzero(first >= 0):
-        (data, shard, hashes), own = _at(read, starts, int(number))
-        (against, _, others), other = _at(read, starts, int(first[number]))
+        part, own = _at(parts, starts, int(number))
+        before, other = _at(parts, starts, int(first[number]))
         is_same = (content[number] == content[first[number]]).all()
         how = "the same bytes" if is_same else _alike(int(bits[number]))
-        digest = content[number].tobytes().hex()
-        yield Leak(data, shard, own, hashes.keys[own], against, others.keys[other], how, digest)
+        if is_same and (part.data, part.hashes.keys[own]) == (before.data, before.hashes.keys[other]):
+            continue  # one image of which the release has several samples
+        yield part.leak(own, before.data, before.hashes.keys[other], how, True)
 
 
-def _at(
-    read: Sequence[tuple[str, str, ImageHashes]], starts: np.ndarray, number: int
-) -> tuple[tuple[str, str, ImageHashes], int]:
+def _at(parts: Sequence[_Part], starts: np.ndarray, number: int) -> tuple[_Part, int]:
     """Return where an image is, and its number there."""
     part = int(np.searchsorted(starts, number, "right")) - 1
-    return read[part], number - int(starts[part])
+    return parts[part], number - int(starts[part])
 
 
 def _alike(bits: int) -> str:
@@ -169,8 +219,21 @@ def write_leaks(path: str, leaks: Sequence[Leak]) -> None:
     write_bytes(path, "".join(json_text(vars(one)) + "\n" for one in leaks).encode())
 
 
-def raise_leaks(leaks: Sequence[Leak]) -> None:
-    """Raise LeakError if there are leaks; the message has the first ones."""
+def raise_leaks(found: Comparison, allow_unread: bool = False) -> None:
+    """Raise LeakError if there are leaks, with the first ones; else InputError if images could not be read.
+
+    Args:
+        allow_unread: images that could not be read are said on standard error alone.
+    """
+    problems = [
+        f"{len(bad):,} images of {name} cannot be read, so their content is not compared; first: {bad[0]}"
+        for name, bad in found.unread.items()
+    ]
+    leaks = found.leaks
+    for problem in problems if leaks or allow_unread else ():
+        print_notice(problem)
+    if problems and not (leaks or allow_unread):
+        raise InputError(f"{'; '.join(problems)}; --allow-unread accepts that")
     if leaks:
         more = f"; and {len(leaks) - _SHOWN:,} more" if len(leaks) > _SHOWN else ""
         first = "; ".join(map(str, leaks[:_SHOWN]))

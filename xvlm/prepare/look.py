@@ -16,7 +16,7 @@ from xvlm.data.samples.concept_checks import hint_at_xyxy, usable_concepts
 from xvlm.data.sources.source import Source
 from xvlm.data.sources.task_fields import answers_of
 from xvlm.prepare.score import Score
-from xvlm.records import BadRecord, Concept, Record
+from xvlm.records import BadRecord, Concept, Note, Record
 from xvlm.reports import AnswerExample, BoxAnnotation, Item, Metric, Section, Table, draw_boxes, write_report
 
 SAMPLES, COUNTED = 50, 2000
@@ -68,7 +68,12 @@ def _bucket(value: float, limits: Sequence[float]) -> float:
 
 
 def write_look(
-    path: Path, source: Source, samples: int = SAMPLES, counted: int = COUNTED, score: Score | None = None
+    path: Path,
+    source: Source,
+    samples: int = SAMPLES,
+    counted: int = COUNTED,
+    score: Score | None = None,
+    hint: str = "",
 ) -> Path:
     """Write the page of a source, and return its path.
 
@@ -77,10 +82,11 @@ def write_look(
         samples: number of records that are shown, evenly spaced.
         counted: number of records that are counted, evenly spaced; those of images in the source are read.
         score: how probable captions are for their image; a histogram of the counted ones is shown.
+        hint: what is known of the problems; by default whether boxes look like two corners.
     Raises:
         InputError: none of the records can be used.
     """
-    counts, items, scored = Counts(), list[Item](), list[Scored]()
+    counts, items, scored, notes = Counts(), list[Item](), list[Scored](), list[Note]()
     total = len(source)
     numbers = sorted({number * total // min(counted, total) for number in range(min(counted, total))})
     shown = set(numbers[:: max(1, len(numbers) // samples)][:samples])
@@ -90,7 +96,7 @@ def write_look(
             opened = open_image(record.image, key=record.key)
             concepts, bad = list(record.concepts), list(record.bad)
             if concepts:
-                concepts, bad = usable_concepts(record, opened)
+                concepts, bad = usable_concepts(record, opened, notes)
             picture = opened.image if number in shown else None
             if score is not None:
                 scored += _scored(record.key, opened, concepts, score)
@@ -104,8 +110,9 @@ def write_look(
     if not counts.records:
         raise InputError(f"no record of {source.name} can be used; first problem: {counts.bad[0]}")
     lead = f"{source.name}: {total:,} records, of which {len(numbers):,}, evenly spaced, were read."
+    hint = hint or hint_at_xyxy([*counts.bad, *notes])
     sections = [
-        Section("Problems", hint_at_xyxy(counts.bad), _problems(counts.bad)),
+        Section("Problems", hint, _problems(counts.bad) or [Table(("problem",), [(hint,)])] * bool(hint)),
         Section("Sizes", "", _histograms(counts)),
         *_matching(scored),
         Section("Samples", "Boxes are where training will see them.", items),

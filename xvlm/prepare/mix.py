@@ -27,6 +27,7 @@ from typing import Any
 
 from xvlm.common.errors import InputError, MissingFileError
 from xvlm.common.json_file import parse_json
+from xvlm.common.ranges import NonNegativeFloat, NonNegativeInt, PositiveInt, validate
 from xvlm.config import from_json
 from xvlm.data.files import storage
 from xvlm.data.files.output import join
@@ -45,7 +46,7 @@ class MixSource:
     """
 
     path: str
-    weight: float = 0.0
+    weight: NonNegativeFloat = 0.0
     image_root: str = ""
 
 
@@ -64,10 +65,10 @@ class Mix:
     pairs: tuple[MixSource, ...] = ()
     regions: tuple[MixSource, ...] = ()
     evaluation: tuple[MixSource, ...] = ()
-    steps: int = 0
-    pairs_batch_size: int = 1024
-    regions_batch_size: int = 384
-    images_per_second: float = 0.0
+    steps: NonNegativeInt = 0
+    pairs_batch_size: PositiveInt = 1024
+    regions_batch_size: PositiveInt = 384
+    images_per_second: NonNegativeFloat = 0.0
 
 
 def read_mix(path: str | Path) -> Mix:
@@ -82,6 +83,7 @@ def read_mix(path: str | Path) -> Mix:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}") from error
     mix = from_json(Mix, value, str(path))
+    validate(mix)
     if not (mix.pairs or mix.regions):
         raise InputError(f"{path} has neither [[pairs]] nor [[regions]]")
     folder = os.path.dirname(path)
@@ -106,12 +108,18 @@ def _relative_to(folder: str, path: str) -> str:
     return os.path.join(folder, path)
 
 
-def describe_mix(path: str | Path, images_per_second: float | None = None, check_leaks: bool = True) -> str:
+def describe_mix(
+    path: str | Path,
+    images_per_second: float | None = None,
+    check_leaks: bool = True,
+    allow_unread: bool = False,
+) -> str:
     """Return a table of the sources, and what training on them means.
 
     Args:
         images_per_second: rate of training; by default that of the mix.
         check_leaks: look for images of the evaluation data in the others.
+        allow_unread: of images of them that cannot be read ids alone are compared; else that is an error.
     Raises:
         MissingFileError, InputError: a source does not exist or cannot be read.
         LeakError: an image of the evaluation data is in a source.
@@ -143,8 +151,11 @@ def describe_mix(path: str | Path, images_per_second: float | None = None, check
     if check_leaks and mix.evaluation:
         from xvlm.prepare.leaks import find_leaks, raise_leaks
 
-        train = [one.path for one in (*mix.pairs, *mix.regions)]
-        raise_leaks(find_leaks(train, [one.path for one in mix.evaluation]))
+        # A folder may be a source of pairs and of regions.
+        train = list(dict.fromkeys(one.path for one in (*mix.pairs, *mix.regions)))
+        roots = {one.path: one.image_root for one in (*mix.pairs, *mix.regions, *mix.evaluation)}
+        found = find_leaks(train, [one.path for one in mix.evaluation], image_roots=roots)
+        raise_leaks(found, allow_unread)
         lines.append(f"no image of the evaluation data is in the {len(train)} sources")
     return "\n".join(lines)
 

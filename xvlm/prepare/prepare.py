@@ -6,24 +6,27 @@ preparation goes on, a repeated one changes nothing, and any number of processes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from xvlm.common.errors import InputError, OutputError
-from xvlm.common.json_file import json_text, parse_json
+from xvlm.common.errors import InputError
+from xvlm.common.json_file import json_text
 from xvlm.common.lock import folder_lock
 from xvlm.common.progress import Progress
 from xvlm.data.files import storage
 from xvlm.data.files.limits import current_limits
-from xvlm.data.files.output import join, write_bytes
+from xvlm.data.files.output import join, remove_file, write_bytes
 from xvlm.data.files.storage import SIDECARS
+from xvlm.data.samples.concept_checks import corners_hint
 from xvlm.prepare.filtering import make_filters
 from xvlm.prepare.image_hashes import read_excluded
 from xvlm.prepare.local_engine import make_locally
+from xvlm.prepare.named_files import named_files
+from xvlm.prepare.preparation import absolute, check_out, write_preparation
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.repeats import count_samples
 from xvlm.prepare.settings import Settings
@@ -32,7 +35,7 @@ from xvlm.prepare.shard_report import ShardReport, Tally
 from xvlm.prepare.work import Work, plan
 
 PER_SHARD = 1000
-DATASET_FILE, PREPARATION_FILE = "dataset.json", f"{SIDECARS}/preparation.json"
+DATASET_FILE = "dataset.json"
 Engine = Literal["local", "ray"]
 _COUNTS = ("samples", "captions", "region_texts", "boxes", "task_items")
 
@@ -74,7 +77,13 @@ class Prepared:
             tally = self.tally(name)
             for reason, count in sorted(tally.counts.items(), key=lambda item: -item[1]):
                 lines.append(f"  {title}: {count:,} x {reason}, such as {tally.examples[reason][0]}")
+        if hint := self.box_hint():
+            lines.append(f"  {hint}")
         return "\n".join(lines)
+
+    def box_hint(self) -> str:
+        """Return a hint if boxes look as if their files held two corners; else an empty text."""
+        return corners_hint(self.total("corners"), self.total("unfit_boxes"))
 
 
 def prepare(
@@ -115,18 +124,20 @@ def prepare(
     make_filters(settings.filters)
     release = Release(root, split, images)
     preparation = {"dataset": name, "split": split, "per_shard": per_shard, "settings": asdict(settings)}
+    sources = {"root": absolute(root), "images": images and absolute(images)}
     with _lock(out):
-        _check_out(out, preparation)
+        check_out(out, preparation | sources)
         count, repeated = count_samples(dataset, release, settings.max_repeats)
-        write_bytes(join(out, PREPARATION_FILE), json_text(preparation, indent=1).encode())
-        excluded = read_excluded(settings.exclude)
-        maker = Maker(name, room, split, out, settings, current_limits(), repeated, excluded)
+        write_preparation(out, preparation | sources)
+        excluded, files = read_excluded(settings.exclude, absolute(root)), named_files(name, settings.filters)
+        maker = Maker(name, room, split, out, settings, current_limits(), repeated, excluded, files)
         reports = _make_all(plan(dataset, release, per_shard), maker, _engine(engine, workers), count)
         prepared = Prepared(out, [reports[one] for one in sorted(reports)])
         _check_not_empty(prepared, root)
-        write_bytes(
-            join(out, DATASET_FILE), json_text(_description(dataset, prepared, preparation), 1).encode()
-        )
+        _remove_others(out, reports)
+        made_of = preparation | {"release": root.rstrip("/").rpartition("/")[2]}
+        description = _description(dataset, prepared, made_of)
+        write_bytes(join(out, DATASET_FILE), json_text(description, 1).encode())
     return prepared
 
 
@@ -159,20 +170,15 @@ def _lock(out: str) -> AbstractContextManager[object]:
     return nullcontext() if storage.is_remote(out) else folder_lock(Path(out))
 
 
-def _check_out(out: str, preparation: dict[str, Any]) -> None:
-    """Raise OutputError if the folder holds another preparation, or files that none has written."""
-    path = join(out, PREPARATION_FILE)
-    if not storage.exists(path):
-        if others := storage.list_names(out):
-            raise OutputError(f"{out} holds {others[0]} and no preparation; name another folder")
-        return
-    before = parse_json(storage.read_all(path), path)
-    for name, value in parse_json(json_text(preparation).encode(), path).items():
-        if before.get(name) != value:
-            raise OutputError(
-                f"{out} holds another preparation, with {name} {before.get(name)} instead of {value}; "
-                "name another folder"
-            )
+def _remove_others(out: str, made: Container[str]) -> None:
+    """Remove shards that were made of samples which the release no longer has."""
+    for report in storage.list_names(join(out, SIDECARS)):
+        name, _, suffix = report.rpartition(".")
+        if suffix == "npz" and name not in made:
+            for path in (f"{name}.tar", f"{name}.tar.idx", f"{name}.jsonl"):
+                remove_file(join(out, path))
+            for suffix in ("json", "npz"):
+                remove_file(join(out, f"{SIDECARS}/{name}.{suffix}"))
 
 
 def _check_not_empty(prepared: Prepared, root: str) -> None:

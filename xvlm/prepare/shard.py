@@ -27,7 +27,7 @@ from xvlm.data.images.decode import read_encoded
 from xvlm.data.sources.tar_index import save_tar_index
 from xvlm.prepare.clean import CleanSample, clean
 from xvlm.prepare.filtering import make_filters
-from xvlm.prepare.image_hashes import pack_hashes
+from xvlm.prepare.image_hashes import Excluded, pack_hashes
 from xvlm.prepare.release import Dataset
 from xvlm.prepare.sample import Sample
 from xvlm.prepare.settings import Settings
@@ -52,7 +52,8 @@ class Maker:
         settings: what becomes of images and texts.
         limits: of images and remote files.
         repeated: sorted hashes of captions that occur too often.
-        excluded: hashes of the bytes of images that are left out.
+        excluded: images that are left out.
+        files: hash of the files that the settings name, see `named_files`.
     """
 
     dataset: str
@@ -62,7 +63,8 @@ class Maker:
     settings: Settings
     limits: Limits
     repeated: np.ndarray
-    excluded: frozenset[bytes] = frozenset()
+    excluded: Excluded
+    files: str
 
     def __call__(self, work: Work) -> ShardReport:
         """Make a shard, unless it is there already, and return its report."""
@@ -81,7 +83,7 @@ class Maker:
     def _common(self) -> str:
         """What all shards are made with."""
         parts = [self.dataset, self.split, json_text(self.settings), self.repeated.tobytes().hex()]
-        return "\n".join([*parts, *sorted(one.hex() for one in self.excluded)])
+        return "\n".join([*parts, *self.excluded.digest(), self.files])
 
     def _make(self, work: Work, dataset: Dataset, digest: str) -> ShardReport:
         report, added = ShardReport("", digest), list[CleanSample]()
@@ -93,7 +95,7 @@ class Maker:
                 write = TarOutput(file, work.name) if suffix == "tar" else LinesOutput(file, self.out)
                 for item in found:
                     if isinstance(item, BadRecord):
-                        report.left_out.add(item)
+                        report.leave_out(item)
                         continue
                     sample, one = item
                     write.add(sample, one)
@@ -107,10 +109,9 @@ class Maker:
                 if suffix == "tar":
                     save_tar_index(partial, path)
         sidecar = join(self.out, f"{SIDECARS}/{work.name}")
-        hashes = pack_hashes(
-            (one.content for one in added), (one.perceptual for one in added), (one.fields for one in added)
-        )
-        write_bytes(f"{sidecar}.npz", hashes)
+        rows = [(*hashes, one.fields) for one in added for hashes in one.hashes()]
+        columns = zip(*rows, strict=True) if rows else ((), (), ())
+        write_bytes(f"{sidecar}.npz", pack_hashes(*columns))
         write_bytes(f"{sidecar}.json", json_text(report, indent=1).encode())
         return report
 
@@ -134,7 +135,8 @@ class Maker:
                 continue
             sample, data = found
             try:
-                yield sample, clean(sample, data, self.settings, filters, self._is_repeated, self.excluded)
+                excluded = self.excluded.reason
+                yield sample, clean(sample, data, self.settings, filters, self._is_repeated, excluded)
             except BadRecord as error:
                 yield error
 

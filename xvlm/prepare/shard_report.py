@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from xvlm.data.samples.concept_checks import count_corners
 from xvlm.prepare.clean import CleanSample
 from xvlm.records import BadRecord, Note
 
@@ -48,6 +50,8 @@ class ShardReport:
         left_out: samples that were left out.
         parts_left_out: texts and boxes of other samples that were left out.
         notes: what was changed.
+        unfit_boxes, corners: boxes that were left out or clipped, and those of them that would lie in their
+            images as two corners.
     """
 
     name: str
@@ -62,6 +66,18 @@ class ShardReport:
     left_out: Tally = field(default_factory=Tally)
     parts_left_out: Tally = field(default_factory=Tally)
     notes: Tally = field(default_factory=Tally)
+    unfit_boxes: int = 0
+    corners: int = 0
+
+    def leave_out(self, one: BadRecord) -> None:
+        """Count a sample that is left out."""
+        self.left_out.add(one)
+        self._count_corners([one])
+
+    def _count_corners(self, found: Iterable[BadRecord | Note]) -> None:
+        corners, boxes = count_corners(found)
+        self.corners += corners
+        self.unfit_boxes += boxes
 
     def count(self, one: CleanSample) -> None:
         """Count the content of a sample."""
@@ -76,6 +92,7 @@ class ShardReport:
         items = (fields.get(name) for name in ("questions", "statements"))
         self.task_items += sum(len(one) for one in items if isinstance(one, list))
         self.task_items += "question" in fields or "sentence" in fields
+        self._count_corners([*one.left_out, *one.notes])
         for part in one.left_out:
             self.parts_left_out.add(part)
         for note in one.notes:

@@ -31,9 +31,13 @@ class Work:
     tar: str = ""
 
     def digest(self) -> str:
-        """Return a hash of what the shard is made of: samples, or path and size of the release's shard."""
+        """Return a hash of what the shard is made of: samples and the state of their images, or of a tar.
+
+        An image on this machine that was added or replaced since changes it.  A remote one does not, since
+        each would need a request.
+        """
         if self.tar:
-            return _hash([self.tar.rpartition("/")[2], storage.file_state(self.tar).bytes])
+            return _hash([self.tar.rpartition("/")[2], _state(self.tar)])
         return _hash([_plain(one) for one in self.samples])
 
 
@@ -80,8 +84,24 @@ def _with_relative_key(one: Sample | BadRecord, folder: str) -> Sample | BadReco
 def _plain(sample: Sample | BadRecord) -> Any:
     if isinstance(sample, BadRecord):
         return [sample.reason, sample.key, sample.detail]
-    image = sample.image if isinstance(sample.image, str) else hashlib.sha256(sample.image).hexdigest()
+    if isinstance(sample.image, str):
+        image = [sample.image, _state(sample.image)]
+    else:
+        image = [hashlib.sha256(sample.image).hexdigest()]
+    pair = sample.fields.get("images", ()) if isinstance(sample.fields.get("images"), list) else ()
+    image += [_state(one) for one in pair if isinstance(one, str)]
     return [sample.key, image, dict(sample.fields), dict(sample.ids)]
+
+
+def _state(path: str) -> list[int]:
+    """Return size and modification time of a local file, or the size of a remote tar; empty without one."""
+    if storage.is_remote(path):
+        return [storage.file_state(path).bytes] if path.endswith(".tar") else []
+    try:
+        state = os.stat(path)
+    except OSError:
+        return []
+    return [state.st_size, state.st_mtime_ns]
 
 
 def _hash(value: Any) -> str:

@@ -38,6 +38,14 @@ def new_file(path: str, keep: Callable[[], bool] = lambda: True) -> Iterator[Pat
         Path(path).unlink()
 
 
+def remove_file(path: str) -> None:
+    """Remove a file, local or remote, if it is there."""
+    if storage.is_remote(path):
+        storage.remove(path)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
 def write_bytes(path: str, data: bytes) -> None:
     """Write a file.  Raises OutputError if it cannot be written."""
     with new_file(path) as partial:

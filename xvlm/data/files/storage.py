@@ -282,6 +282,14 @@ def upload(path: str | os.PathLike[str], url: str) -> None:
         raise OutputError(f"{url} cannot be written: {type(error).__name__}: {error}") from error
 
 
+def remove(url: str) -> None:
+    """Remove a file at a URL, if it is there."""
+    with _remote_errors(url):
+        fs, inner = _filesystem(check_url(url))
+        if fs.exists(inner):
+            fs.rm_file(inner)
+
+
 def is_folder(path: str) -> bool:
     """Return whether a path or URL is a folder.  Raises as `open_binary` for a file system that fails."""
     if not is_remote(path):

@@ -16,6 +16,7 @@ from xvlm.records import BadRecord, BoxXYXY, Concept, Note, Record
 
 BOX_REASONS = ("box is empty", "box outside the image")
 """Reasons of bad records that boxes in another convention would have."""
+CLIPPED = "box clipped"
 _MIN_INSIDE = 0.5
 _ROUNDING_PIXELS = 1.0
 _ROUNDING_FRACTION = 0.01
@@ -82,29 +83,43 @@ def clip_box(
     slack_x, slack_y = (max(_ROUNDING_PIXELS, _ROUNDING_FRACTION * side) for side in (width, height))
     is_noted = x0 < -slack_x or y0 < -slack_y or x1 > width + slack_x or y1 > height + slack_y
     if notes is not None and is_noted:
-        notes.append(Note("box clipped", key, detail))
+        notes.append(Note(CLIPPED, key, detail))
     return clipped
 
 
-def hint_at_xyxy(bad: Iterable[BadRecord]) -> str:
-    """Return a hint if nearly all unusable boxes would be usable as two corners, else an empty text.
+def hint_at_xyxy(bad: Iterable[BadRecord | Note]) -> str:
+    """Return a hint if nearly all unusable or clipped boxes would be usable as two corners, else "".
 
     Boxes are read as x, y, width, height, but some files hold x0, y0, x1, y1.
 
     Args:
-        bad: bad records of one file or run, with any reasons.
+        bad: bad records and notes of one file or run, with any reasons.
     """
-    results = [_is_usable_as_corners(one) for one in bad if one.reason in BOX_REASONS]
+    return corners_hint(*count_corners(bad))
+
+
+def count_corners(found: Iterable[BadRecord | Note]) -> tuple[int, int]:
+    """Return how many boxes that were left out or clipped would be usable as two corners, and of how many.
+
+    Args:
+        found: what was left out or changed, with any reasons.
+    """
+    results = [_is_usable_as_corners(one) for one in found if one.reason in (*BOX_REASONS, CLIPPED)]
     known = [result for result in results if result is not None]
-    if not known or sum(known) < _NEARLY_ALL * len(known):
+    return sum(known), len(known)
+
+
+def corners_hint(corners: int, boxes: int) -> str:
+    """Return a hint if nearly all of these boxes would be usable as two corners, else an empty text."""
+    if not boxes or corners < _NEARLY_ALL * boxes:
         return ""
     return (
-        f"{sum(known)} of these {len(known)} boxes would lie in their images if they were two corners "
+        f"{corners} of these {boxes} boxes would lie in their images if they were two corners "
         "x0, y0, x1, y1; boxes are read as x, y, width, height"
     )
 
 
-def _is_usable_as_corners(bad: BadRecord) -> bool | None:
+def _is_usable_as_corners(bad: BadRecord | Note) -> bool | None:
     """Return whether a bad box would be usable if read as two corners; `None` if its numbers are unknown."""
     match = _BOX_IN_IMAGE.search(bad.detail)
     if match is None:
