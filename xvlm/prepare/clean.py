@@ -61,7 +61,7 @@ class CleanSample:
     right: tuple[bytes, np.ndarray] | None = None
 
     def hashes(self) -> list[tuple[bytes, np.ndarray]]:
-        """Return the hashes of its image, or of both images of a pair."""
+        """Return (content, (32,) uint8) of its image, or of both images of a pair."""
         return [(self.content, self.perceptual), *([] if self.right is None else [self.right])]
 
 
