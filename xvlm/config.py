@@ -270,3 +270,14 @@ def _tuple(kinds: Sequence[Any], value: Any, name: str) -> tuple[Any, ...]:
 def _name(name: Any) -> str:
     """An unknown name in an error: as it is where it could be a field's, else short and quoted."""
     return name if isinstance(name, str) and name.isidentifier() and len(name) < 80 else short_repr(name)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a JSON tree by dotted name; a list is a leaf."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    return {
+        name: leaf
+        for key, value in tree.items()
+        for name, leaf in flatten(value, f"{prefix}.{key}" if prefix else key).items()
+    }

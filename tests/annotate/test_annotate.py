@@ -155,10 +155,42 @@ def test_a_list_that_grows_names_all_photos_anew(photos: Path, model: Path, tmp_
 
 def test_every_photo_has_its_own_file_of_labelme(tmp_path: Path) -> None:
     names = ["a.png.jpg", "a.jpg", "a.png", "../a.png", "http://x/a", "http://x/../a", "http/x/a.json"]
-    photos = [AnnotatedPhoto(name, name, 1, 1, ()) for name in names]
+    photos = [AnnotatedPhoto(name, (0, 0), name, 1, 1, ()) for name in names]
     registry.find("annotate.forms", "labelme").write(tmp_path / "out", photos, PHRASES)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == len(names) and all(one.is_relative_to(tmp_path / "out/labelme") for one in files)
+
+
+def test_what_a_person_corrected_stays(photos: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(photos, model, out, ("labelme",))
+    (out / "labelme/a.json").write_text("mine")
+    photo(50, 40, 9).save(photos / "e.jpg")
+    run(photos, model, out, ("labelme", "coco"))
+    assert (out / "labelme/a.json").read_text() == "mine" and (out / "labelme/e.json").is_file()
+
+
+def test_another_model_or_another_photo_of_the_same_name(photos: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = run(photos, model, out, ("coco",))
+    photo(90, 60, 8).save(photos / "a.jpg")
+    again = run(Path(f"{photos}/"), model, out, ("coco",))
+    assert [one.path for one in again.photos] == [one.path for one in first.photos]
+    assert [a.boxes == b.boxes for a, b in zip(again.photos, first.photos, strict=True)] == [
+        False,
+        True,
+        True,
+    ]
+    save_model(tiny_loaded(heads=Predictor.load(model).model.config.heads, seed=1), model)
+    with pytest.raises(OutputError, match="was annotated with other weights"):
+        run(photos, model, out, ("coco",))
+
+
+def test_a_phrase_that_is_unknown_is_said_at_once(photos: Path, model: Path, tmp_path: Path) -> None:
+    for phrase in ("", "\u72ac"):
+        with pytest.raises(InputError, match="of which the model knows no token"):
+            annotate([str(photos)], ["a dog", phrase], Predictor.load(model), "m", tmp_path / "o", FORMS, 0.0)
+    assert not (tmp_path / "o").exists()
 
 
 def test_an_interrupted_command_goes_on(

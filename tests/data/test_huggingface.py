@@ -82,8 +82,13 @@ def test_wrong_calls_are_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
     spec = f"hf:{tmp_path / 'set'}"
     with pytest.raises(InputError, match="has no split 'dev'; it has train, test"):
         open_source(f"{spec}?split=dev")
-    with pytest.raises(InputError, match="has no column 'photo' of images; its columns are image, caption"):
+    with pytest.raises(InputError, match="has no column 'photo'; its columns are image, caption"):
         open_source(f"{spec}?image=photo")
+    with pytest.raises(InputError, match="has no column 'txet'; its columns are image, caption"):
+        open_source(f"{spec}?caption=txet")
+    rows(tmp_path).save_to_disk(tmp_path / "one")
+    with pytest.raises(InputError, match="has no split 'test'; it has "):
+        open_source(f"hf:{tmp_path / 'one'}?split=test")
     with pytest.raises(InputError, match="unknown option 'spilt'; allowed are split, config, revision"):
         open_source(f"{spec}?spilt=train")
     with pytest.raises(InputError, match="there is no image_root"):

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from xvlm.common.errors import InputError, MissingFileError, MissingHead, Output
 from xvlm.export.export import TOLERANCE, export
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.models.generation.config import GenerationConfig
-from xvlm.models.xvlm import PRETRAINING
+from xvlm.models.xvlm import PRETRAINING, build_model
 from xvlm.predict import Predictor
 
 pytest.importorskip("onnxruntime")
@@ -114,6 +115,40 @@ def test_other_precisions_and_what_they_cost(tmp_path: Path, caplog: pytest.LogC
         weights = onnx.load(tmp_path / "onnx" / "fusion.onnx").graph.initializer
         assert kinds[precision] in {one.data_type for one in weights}
         assert OnnxPredictor.load(tmp_path / "onnx").image(tmp_path / "a.png").match(PHRASES)
+
+
+@pytest.mark.parametrize("heads", [("contrastive",), ("mlm",)])
+def test_models_without_heads_for_pairs(heads: tuple[str, ...], tmp_path: Path) -> None:
+    """Also one with fewer positions than the graphs are compared at."""
+    loaded = tiny_loaded(heads=heads)
+    text = replace(loaded.model.config.text, max_positions=20)
+    model = build_model(replace(loaded.model.config, text=text)).eval()
+    save_model(replace(loaded, model=model), tmp_path / "model")
+    assert export(tmp_path / "model", tmp_path / "onnx").keys() == {"image", "text"}
+    predictor, seen = OnnxPredictor.load(tmp_path / "onnx"), photo(60, 40, 3)
+    if heads == ("contrastive",):
+        vectors = Predictor.load(tmp_path / "model").text_vectors(PHRASES)
+        assert np.allclose(predictor.text_vectors(PHRASES), vectors, atol=1e-5)
+        assert predictor.image(seen).vector.shape == vectors[0].shape
+    with pytest.raises(MissingHead, match="no head 'matching'"):
+        predictor.image(seen).match(PHRASES)
+
+
+def test_long_answers_and_captions(tmp_path: Path) -> None:
+    """A decoder has more positions than a text of training has tokens, and no more."""
+    save_model(tiny_loaded_for("vqa_decoder"), tmp_path / "model")
+    export(tmp_path / "model", tmp_path / "onnx")
+    model, onnx = Predictor.load(tmp_path / "model"), OnnxPredictor.load(tmp_path / "onnx")
+    one, other, answers = model.image(photo(60, 40, 3)), onnx.image(photo(60, 40, 3)), ["a dog", "red " * 27]
+    assert len(model.tokenizer.encode(answers[1], 64)) > model.max_tokens
+    assert other.ask("what is it?", answers).score == pytest.approx(
+        one.ask("what is it?", answers).score, abs=1e-4
+    )
+    for photo_of in (one, other):
+        with pytest.raises(InputError, match="too long"):
+            photo_of.ask("what is it?", ["red " * 600])
+        with pytest.raises(InputError, match="num_beams is 0"):
+            photo_of.ask("what is it?", num_beams=0)
 
 
 def test_torch_is_not_loaded(exported: Callable[[str], Path]) -> None:

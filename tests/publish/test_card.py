@@ -60,6 +60,16 @@ def test_what_is_not_known_is_not_said(tmp_path: Path) -> None:
         model_card(tmp_path / "model", "a/b", CardOptions(results=(tmp_path,)))
 
 
+def test_a_phrase_with_quotes_and_a_readme_of_someone_else(tmp_path: Path) -> None:
+    save_model(tiny_loaded(), tmp_path / "model")
+    words = ["card", str(tmp_path / "model"), "--phrase", 'the "big" ring', "--out", str(tmp_path / "card")]
+    assert main(words) == main(words) == 0
+    code = (tmp_path / "card/README.md").read_text().split("```python\n")[1].split("```")[0]
+    compile(code, "card", "exec")
+    (tmp_path / "card/README.md").write_text("mine")
+    assert main(words) == 2 and (tmp_path / "card/README.md").read_text() == "mine"
+
+
 def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code of the card is that of a user."""
     save_model(tiny_loaded(heads=(*PRETRAINING, "detection")), tmp_path / "model")

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.tiny import photo, tiny_loaded
 from xvlm.cli import main
@@ -15,6 +16,8 @@ from xvlm.common.errors import OutputError
 from xvlm.models.checkpoints.folder import save_model
 from xvlm.models.xvlm import PRETRAINING
 from xvlm.publish.space import write_space
+
+TITLE = 'Cups: where is "it"?'
 
 
 class Part:
@@ -28,16 +31,17 @@ class Part:
 def test_the_app_answers(heads: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tiny_loaded(heads=heads), tmp_path / "org/model")
     monkeypatch.chdir(tmp_path)
-    assert main(["space", "org/model", "--out", "space", "--title", "Cups"]) == 0
+    assert main(["space", "org/model", "--out", "space", "--title", TITLE]) == 0
     assert (tmp_path / "space/requirements.txt").read_text().startswith("xvlm==")
     readme = (tmp_path / "space/README.md").read_text()
-    assert readme.startswith("---\ntitle: Cups\nsdk: gradio\n")
+    assert yaml.safe_load(readme.split("---")[1])["title"] == TITLE
     gradio = ModuleType("gradio")
     for name in ("Interface", "Image", "Textbox", "Slider", "AnnotatedImage"):
         setattr(gradio, name, Part)
     monkeypatch.setitem(sys.modules, "gradio", gradio)
     names: dict[str, Any] = {"__name__": "app"}
     exec((tmp_path / "space/app.py").read_text(), names)
+    assert names["page"].named["title"] == TITLE
     find = names["page"].given[0]
     image = photo(80, 60, 2)
     (shown, boxes), text = find(image, "a red dog", 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.tiny import tiny_run
 from xvlm.common.errors import InputError, MissingPackageError
+from xvlm.common.json_file import read_json
 from xvlm.training.trackers import open_trackers
 from xvlm.training.train import train
 
@@ -69,6 +71,32 @@ def test_wandb_offline(run: Any, tmp_path: Path) -> None:
     train(replace(run, trackers=("wandb",)), tmp_path / "out")
     (folder,) = (tmp_path / "out/wandb").glob("offline-run-*")
     assert next(folder.glob("run-*.wandb")).stat().st_size > 1000
+
+
+def test_a_run_that_goes_on_is_one_run_of_wandb_and_a_new_one_is_another(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    tracked, found = replace(run, trackers=("wandb",)), []
+    for steps, resume in ((3, False), (5, True), (3, False)):
+        if not resume:
+            shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        train(replace(tracked, optim=replace(run.optim, steps=steps)), tmp_path / "out", resume=resume)
+        found.append(read_json(tmp_path / "out/wandb.json")["id"])
+    assert found[0] == found[1] != found[2]
+
+
+def test_mlflow_without_a_server_writes_files(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_ALLOW_FILE_STORE"):
+        monkeypatch.delenv(name)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(None)
+    try:
+        train(replace(run, trackers=("mlflow",)), tmp_path / "out")
+        assert list((tmp_path / "mlruns").rglob("loss"))
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

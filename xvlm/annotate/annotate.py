@@ -25,7 +25,8 @@ from xvlm.data.files.storage import is_remote
 from xvlm.data.images.decode import open_image
 from xvlm.predict import Photo, Predictor
 from xvlm.records import BadRecord
-from xvlm.search.photos import PhotoFile, list_photos, read_photo
+from xvlm.search.manifest import fingerprint
+from xvlm.search.photos import PhotoFile, absolute, list_photos, read_photo
 
 ROOM = "annotate.forms"
 FOUND, SETTINGS = "found.jsonl", "annotate.json"
@@ -75,15 +76,17 @@ def annotate(
         forms: see `forms/`.
         threshold: smallest probability of a box.
     Raises:
-        InputError: a phrase occurs twice, or no photo can be used.
+        InputError: a phrase occurs twice or has no known token, or no photo can be used.
         OutputError: the folder holds something else, or other phrases or another model.
         UnknownNameError: there is no such form.
     """
     if not phrases or len(set(phrases)) < len(phrases):
         raise InputError(f"phrases are {', '.join(phrases) or 'missing'}; each must be named once")
     writers = [registry.find(ROOM, form).write for form in forms]
-    settings: dict[str, object] = {"photos": list(photos), "phrases": list(phrases)}
-    settings |= {"model": model, "threshold": threshold}
+    if unknown := [one for one in phrases if not predictor.is_known(one)]:
+        raise InputError(f"phrases contains {unknown[0]!r}, of which the model knows no token")
+    settings: dict[str, object] = {"photos": [absolute(one) for one in photos], "phrases": list(phrases)}
+    settings |= {"model": model, "weights": fingerprint(predictor.model), "threshold": threshold}
     # A photo that several folders or lists lead to is annotated once.
     listed = list({getattr(one, "path", str(one)): one for one in list_photos(photos)}.values())
     folder = _common_folder([one for one in listed if isinstance(one, PhotoFile)])
@@ -100,7 +103,7 @@ def annotate(
                         raise photo
                     name = path_from(photo.path, folder)
                     found = done.get(photo.path)
-                    if found is None:
+                    if found is None or found.version != (photo.size, photo.mtime_ns):
                         found = _annotate(photo, name, phrases, predictor, threshold)
                         file = file or _begin(out, settings, done, files)
                         file.write((json_text(to_json(found)) + "\n").encode())
@@ -133,7 +136,8 @@ def _annotate(
 ) -> AnnotatedPhoto:
     opened = open_image(read_photo(photo.path), key=photo.path)
     boxes = tuple(_boxes(predictor.photo(opened), phrases, threshold))
-    return AnnotatedPhoto(photo.path, name, opened.width, opened.height, boxes)
+    version = (photo.size, photo.mtime_ns)
+    return AnnotatedPhoto(photo.path, version, name, opened.width, opened.height, boxes)
 
 
 def _boxes(photo: Photo, phrases: Sequence[str], threshold: float) -> Iterator[FoundBox]:

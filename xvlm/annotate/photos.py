@@ -48,12 +48,14 @@ class AnnotatedPhoto:
 
     Attributes:
         path: absolute path or URL of the file.
+        version: its size and modification time.
         name: its path below the folder that was given, or below the one that all photos are in; or its URL.
         width, height: of the upright photo.
         boxes: what was found.
     """
 
     path: str
+    version: tuple[int, int]
     name: str
     width: int
     height: int

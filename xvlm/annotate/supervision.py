@@ -12,15 +12,11 @@ from xvlm.inference.answers import Detection
 
 
 def to_supervision(found: Sequence[Sequence[Detection]], phrases: Sequence[str]) -> Any:
-    """Return `supervision.Detections` of the result of `Photo.find_many`.
+    """Return `supervision.Detections` of the result of `Photo.find_many` for some phrases.
 
     A box's class is the number of its phrase, and `data["class_name"]` has the phrase.
 
-    Args:
-        found: for each phrase what was found.
-        phrases: the phrases.
-    Raises:
-        MissingPackageError: supervision is not installed.
+    Raises MissingPackageError if supervision is not installed.
     """
     try:
         import supervision

@@ -26,9 +26,12 @@ def command(
         repo: name of the repository, for the example; by default that of the folder.
     """
     from xvlm.common.atomic import atomic_file
+    from xvlm.common.errors import OutputError
     from xvlm.common.terminal import print_notice
     from xvlm.publish.push import CARD, card_files
 
+    if (out / CARD).is_file() and b"\nlibrary_name: xvlm\n" not in (out / CARD).read_bytes():
+        raise OutputError(f"{out / CARD} was not written by `xvlm card`; name another folder")
     for name, content in card_files(model, repo or model.absolute().name, card).items():
         with atomic_file(out / name) as path:
             path.write_bytes(content)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import warnings
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xvlm.batch import Images
 from xvlm.common.atomic import atomic_folder
 from xvlm.common.errors import MissingPackageError, OutputError, XVLMError
 from xvlm.common.json_file import read_json, write_json
@@ -47,25 +46,28 @@ def export(
         the largest difference of each graph from the model, see `differences`.
     Raises:
         OutputError: the folder holds something else.
-        ParityError: an fp32 graph differs by more than `TOLERANCE`.
+        ParityError: an fp32 graph differs by more than `TOLERANCE`, or one computes no numbers.
         MissingPackageError: the extra `export` is not installed.
     """
     _check_out(out)
     bundle = load_model(model)
     graphs = graphs_of(bundle.model)
     files = [*(f"{name}.onnx" for name in graphs), DESCRIPTION, "tokenizer.json"]
+    positions = bundle.model.config.text.positions
     differing: dict[str, float] = {}
     with atomic_folder(out, files) as partial:
         for name, graph in progress_bar(graphs.items(), "exporting graphs", len(graphs)):
             path = partial / f"{name}.onnx"
             _write(graph, path, opset)
-            differing[name] = largest_difference(graph, path)
+            differing[name] = largest_difference(graph, path, positions)
             if not differing[name] <= TOLERANCE:
                 raise ParityError(f"the graph {name} differs from the model by {differing[name]:.2g}")
             if precision != "fp32":
                 _convert(path, precision)
-                differing[name] = largest_difference(graph, path)
-        description = _describe(bundle, precision, differing)
+                differing[name] = largest_difference(graph, path, positions)
+                if not np.isfinite(differing[name]):
+                    raise ParityError(f"the graph {name} computes no numbers in {precision}")
+        description = _describe(bundle, graphs["image"].module.grid_hw, precision, differing)
         write_json(partial / DESCRIPTION, description)
         bundle.tokenizer.save(partial)
     return differing
@@ -120,8 +122,8 @@ def _convert(path: Path, precision: Precision) -> None:
     onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=True), path)
 
 
-def largest_difference(graph: Graph, path: Path) -> float:
-    """Return the largest difference of a graph from its module, at all of `CHECKED_SIZES`.
+def largest_difference(graph: Graph, path: Path, positions: int) -> float:
+    """Return the largest difference of a graph from its module, at `CHECKED_SIZES` as far as positions go.
 
     A difference is relative where the value is larger than 1, and infinite if one of both is no number.
     """
@@ -132,7 +134,7 @@ def largest_difference(graph: Graph, path: Path) -> float:
     session = InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     largest = 0.0
     for rows, length in CHECKED_SIZES:
-        inputs = _resized(graph, rows, length)
+        inputs = _resized(graph, rows, min(length, positions))
         with torch.no_grad():
             expected = graph.module(*inputs.values())
         names = {one.name for one in session.get_inputs()}
@@ -147,7 +149,13 @@ def largest_difference(graph: Graph, path: Path) -> float:
 
 def _resized(graph: Graph, rows: int, length: int) -> dict[str, Tensor]:
     """Return inputs of other sizes: the examples again and again, or their beginning."""
-    sizes = {"rows": rows, "images": rows, "length": length, "tokens": min(length, 3), "before": length - 1}
+    sizes = {
+        "rows": rows,
+        "images": rows,
+        "length": length,
+        "tokens": min(length, 3),
+        "before": max(0, length - 3),
+    }
     resized = {}
     for name, value in graph.inputs.items():
         for dimension, dim in graph.sizes[name].items():
@@ -161,12 +169,11 @@ def _resized(graph: Graph, rows: int, length: int) -> dict[str, Tensor]:
     return resized
 
 
-def _describe(bundle: ModelBundle, precision: Precision, differing: dict[str, float]) -> Description:
+def _describe(
+    bundle: ModelBundle, grid_hw: Any, precision: Precision, differing: dict[str, float]
+) -> Description:
     """Return all that is needed beside the graphs."""
     config = bundle.model.config
-    pixels = torch.zeros(1, 3, *config.vision.image_hw, dtype=torch.uint8)
-    with torch.no_grad():
-        grid_hw = bundle.model.encode_images(Images(pixels)).grid_hw
     return Description(
         FORMAT,
         precision,
@@ -177,6 +184,7 @@ def _describe(bundle: ModelBundle, precision: Precision, differing: dict[str, fl
         labels=config.labels,
         max_words=bundle.max_words,
         max_tokens=bundle.max_tokens,
+        positions=config.text.positions,
         prompt=bundle.prompt,
         calibration=bundle.calibration,
         graphs=differing,

@@ -11,7 +11,7 @@ from xvlm.common.json_file import read_json
 from xvlm.config import from_json
 from xvlm.models.calibration import Calibration
 
-FORMAT, DESCRIPTION = 1, "export.json"
+FORMAT, DESCRIPTION = 2, "export.json"
 Precision = Literal["fp32", "fp16", "int8"]
 
 
@@ -26,6 +26,7 @@ class Description:
         grid_hw: rows and columns of the patches.
         has_mean: whether the tokens of an image are its patches alone, and not a class token before them.
         heads, labels, max_words, max_tokens, prompt, calibration: those of the model.
+        positions: tokens that a text or decoder may have at most.
         graphs: the largest difference of each graph from the model, by the name of its file.
     """
 
@@ -38,6 +39,7 @@ class Description:
     labels: tuple[str, ...]
     max_words: int
     max_tokens: int
+    positions: int
     prompt: str
     calibration: Calibration = field(default_factory=Calibration)
     graphs: dict[str, float] = field(default_factory=dict)

@@ -49,16 +49,25 @@ class Graph:
     sizes: Mapping[str, Mapping[int, Any]]
 
 
-class ImageGraph(nn.Module):
+class Part(nn.Module):
+    """A part of a model, with the names of its outputs."""
+
+    def __init__(self, model: XVLM, *outputs: str) -> None:
+        super().__init__()
+        self.model, self.outputs = model, list(outputs)
+        self.is_grid = isinstance(model.vision, GridEncoder)
+
+
+class ImageGraph(Part):
     """Pixels to the tokens that texts attend to, and to the vector of the image."""
 
     def __init__(self, model: XVLM) -> None:
-        super().__init__()
-        self.model = model
-        self.outputs = ["tokens"]
+        super().__init__(model, "tokens")
         self.outputs += ["vector"] if "contrastive" in model.config.heads else []
         self.outputs += ["finer"] if model.vision.finer_width else []
-        self.outputs += [] if isinstance(model.vision, GridEncoder) else ["before_local"]
+        self.outputs += [] if self.is_grid else ["before_local"]
+        pixels = torch.zeros(1, 3, *model.config.vision.image_hw, dtype=torch.uint8)
+        self.grid_hw = model.encode_images(Images(pixels)).grid_hw
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, h, w) uint8 pixels -> tokens (B, P, D), a vector (B, E), and what regions and boxes need."""
@@ -77,31 +86,22 @@ class ImageGraph(nn.Module):
         return tuple(one for one in found if one is not None)
 
 
-class RegionGraph(nn.Module):
+class RegionGraph(Part):
     """The last blocks of a ViT again, for regions."""
-
-    def __init__(self, model: XVLM) -> None:
-        super().__init__()
-        self.vision: Any = model.vision
-        self.outputs = ["tokens"]
 
     def forward(self, before_local: Tensor, patches: Tensor) -> Tensor:
         """(N, 1 + P, D) tokens before these blocks, (N, P) bool patches of regions -> (N, 1 + P, D)."""
-        x, blocks = before_local, self.vision.model.blocks
+        vision: Any = self.model.vision
+        x, blocks = before_local, vision.model.blocks
         seen_NP = F.pad(patches, (1, 0), value=True)
         mask = torch.where(seen_NP, 0.0, torch.finfo(x.dtype).min)[:, None, None, :]
-        for block in blocks[len(blocks) - self.vision.config.local_depth :]:
+        for block in blocks[len(blocks) - vision.config.local_depth :]:
             x = block(x, attn_mask=mask)
-        return self.vision.model.norm(x)  # type: ignore[no-any-return]
+        return vision.model.norm(x)  # type: ignore[no-any-return]
 
 
-class TextGraph(nn.Module):
-    """Token ids to states and to the vector of the text."""
-
-    def __init__(self, model: XVLM) -> None:
-        super().__init__()
-        self.model = model
-        self.outputs = ["states", *(["vector"] if "contrastive" in model.config.heads else [])]
+class TextGraph(Part):
+    """Token ids to states and, if that is an output, to the vector of the text."""
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """(N, L) int64 ids, (N, L) bool mask of tokens -> states (N, L, D), vectors (N, E)."""
@@ -118,13 +118,12 @@ class TextGraph(nn.Module):
         return x_NLD, self.model.contrastive.embed_texts(cls_ND)
 
 
-class FusionGraph(nn.Module):
+class FusionGraph(Part):
     """The cross-modal encoder with the heads on top of it."""
 
     def __init__(self, model: XVLM, grid_hw: tuple[int, int]) -> None:
-        super().__init__()
-        self.model, self.grid_hw = model, grid_hw
-        self.is_grid = isinstance(model.vision, GridEncoder)
+        super().__init__(model)
+        self.grid_hw = grid_hw
         outputs = {
             "matching": ["match_log_odds"],
             "box": ["box"],
@@ -192,14 +191,8 @@ class FusionGraph(nn.Module):
         return found
 
 
-class PairGraph(nn.Module):
+class PairGraph(Part):
     """The cross-modal encoder over image pairs with its head."""
-
-    def __init__(self, model: XVLM) -> None:
-        super().__init__()
-        self.model = model
-        self.is_grid = isinstance(model.vision, GridEncoder)
-        self.outputs = ["pair"]
 
     def forward(self, states: Tensor, mask: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """(N, L, D) states, (N, L) bool mask, (N, P, D) tokens of both images -> (N, 2) (false, true)."""
@@ -302,13 +295,12 @@ def graphs_of(model: XVLM) -> dict[str, Graph]:
     tokens = found["tokens"]
     seen = torch.ones(EXAMPLE_ROWS, tokens.shape[1] - ("before_local" in found), dtype=torch.bool)
     set_N = torch.arange(EXAMPLE_ROWS) % EXAMPLE_IMAGES
-    grid_hw = model.encode_images(Images(pixels[:1])).grid_hw
     if "before_local" in found:
         inputs = {"before_local": found["before_local"].index_select(0, set_N), "patches": seen}
         sizes: dict[str, Any] = {"before_local": {0: rows}, "patches": {0: rows}}
-        graphs["region"] = Graph(RegionGraph(model), inputs, sizes)
+        graphs["region"] = Graph(RegionGraph(model, "tokens"), inputs, sizes)
     if hasattr(model, "text"):
-        text = TextGraph(model)
+        text = TextGraph(model, "states", *(["vector"] if "contrastive" in model.config.heads else []))
         ids = torch.ones(EXAMPLE_ROWS, EXAMPLE_LENGTH, dtype=torch.int64)
         mask = torch.arange(EXAMPLE_LENGTH)[None] < torch.tensor([5, 3, 4])[:, None]
         states = text(ids, mask)[0]
@@ -320,20 +312,20 @@ def graphs_of(model: XVLM) -> dict[str, Graph]:
         if isinstance(model.fusion, PairEncoder):
             both = {"left": tokens.index_select(0, set_N), "right": tokens.index_select(0, set_N.flip(0))}
             pair_sizes = {**sizes, "left": {0: rows}, "right": {0: rows}}
-            graphs["fusion"] = Graph(PairGraph(model), {**inputs, **both}, pair_sizes)
+            graphs["fusion"] = Graph(PairGraph(model, "pair"), {**inputs, **both}, pair_sizes)
         else:
             inputs |= {"tokens": tokens, "image": set_N, "patches": seen}
             sizes |= {"tokens": {0: images}, "image": {0: rows}, "patches": {0: rows}}
             if "finer" in found:
                 inputs["finer"], sizes["finer"] = found["finer"], {0: images}
-            graphs["fusion"] = Graph(FusionGraph(model, grid_hw), inputs, sizes)
+            fusion = FusionGraph(model, image.grid_hw)
+            graphs |= {"fusion": Graph(fusion, inputs, sizes)} if fusion.outputs else {}
             if "vqa_decoder" in model.config.heads:
                 graphs |= _decoder_graphs("answer", model.vqa_decoder, states, mask, False, length)
     if "caption_decoder" in model.config.heads:
         context = tokens.index_select(0, set_N)
         all_seen = torch.ones(context.shape[:2], dtype=torch.bool)
-        has_mean = isinstance(model.vision, GridEncoder)
-        graphs |= _decoder_graphs("caption", model.caption_decoder, context, all_seen, has_mean, None)
+        graphs |= _decoder_graphs("caption", model.caption_decoder, context, all_seen, image.is_grid, None)
     return graphs
 
 

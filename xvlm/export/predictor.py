@@ -268,11 +268,10 @@ class OnnxPhoto:
         predictor.needs("vqa_decoder")
         context = self._fuse(predictor.encode_texts([question], questions=True))["fused"]
         if answers is None:
-            rows = predictor.decoder_rows("answer", context, num_beams)
-            limits = LengthLimits(predictor.tokenizer.sep_id, predictor.description.max_tokens)
-            best = beam_search(rows, [predictor.tokenizer.cls_id], limits, num_beams)
+            config = GenerationConfig(num_beams, min_tokens=0, max_tokens=predictor.description.max_tokens)
+            best = self._search("answer", context, [predictor.tokenizer.cls_id], config)
             return [Answer(self._text(best), math.exp(best.log_probability))]
-        candidates = predictor.reader.encode_answers(answers, predictor.description.max_tokens)
+        candidates = predictor.reader.encode_answers(answers, predictor.description.positions)
         rows = predictor.decoder_rows("answer", context, len(candidates))
         scores_A = answer_scores(rows, list(candidates))
         order = np.argsort(-scores_A, kind="stable")
@@ -286,10 +285,17 @@ class OnnxPhoto:
         if config.num_sampled or config.repetition_penalty != 1:
             raise InputError("a predictor on ONNX graphs has neither num_samples nor repetition_penalty")
         prompt = predictor.tokenizer.encode(predictor.description.prompt, config.max_tokens, allow_empty=True)
-        rows = predictor.decoder_rows("caption", self.features["tokens"], config.num_beams)
+        return self._text(self._search("caption", self.features["tokens"], prompt, config), len(prompt))
+
+    def _search(
+        self, name: str, context: np.ndarray, prompt: Sequence[int], config: GenerationConfig
+    ) -> Generation:
+        predictor, positions = self.predictor, self.predictor.description.positions
+        if config.max_tokens > positions:
+            raise InputError(f"max_tokens={config.max_tokens} exceeds the decoder's {positions} positions")
+        rows = predictor.decoder_rows(name, context, config.num_beams)
         limits = LengthLimits(predictor.tokenizer.sep_id, config.max_tokens, config.min_tokens)
-        best = beam_search(rows, prompt, limits, config.num_beams)
-        return self._text(best, len(prompt))
+        return beam_search(rows, prompt, limits, config.num_beams)
 
     def _text(self, found: Generation, prompt: int = 0) -> str:
         return self.predictor.tokenizer.decode(found.ids[prompt:]).strip()

@@ -5,6 +5,7 @@ Everything in it comes from the model's configuration, its run's `run.json` and 
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -43,9 +44,9 @@ _ABILITIES = {
     "pair_classifier": "whether a statement about two images is true",
 }
 _EXAMPLES = {
-    "box": 'photo.ground("{phrase}")  # box and probability',
-    "detection": 'photo.find("{phrase}")  # every box, or none',
-    "matching": 'photo.match(["{phrase}", "something else"])',
+    "box": "photo.ground({phrase})  # box and probability",
+    "detection": "photo.find({phrase})  # every box, or none",
+    "matching": 'photo.match([{phrase}, "something else"])',
     "vqa_decoder": 'photo.ask("what is in the picture?")',
     "caption_decoder": "photo.caption()",
 }
@@ -99,7 +100,11 @@ def _what_it_is(config: ModelConfig) -> str:
 
 
 def _example(config: ModelConfig, repo: str, phrase: str) -> str:
-    calls = [text.format(phrase=phrase) for head, text in _EXAMPLES.items() if head in config.heads]
+    calls = [
+        text.format(phrase=json.dumps(phrase, ensure_ascii=False))
+        for head, text in _EXAMPLES.items()
+        if head in config.heads
+    ]
     code = ["import xvlm", "", f'model = xvlm.Predictor.from_pretrained("{repo}")']
     code += ['photo = model.image("photo.jpg")', *calls] if calls else []
     return "```bash\npip install xvlm\n```\n\n```python\n" + "\n".join(code) + "\n```"
@@ -130,11 +135,9 @@ def _data_names(value: Any) -> Iterator[str]:
         path = value.get("path")
         if isinstance(path, str) and path:
             yield path.rstrip("/").rpartition("/")[2]
-        for one in value.values():
-            yield from _data_names(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _data_names(one)
+        value = list(value.values())
+    for one in value if isinstance(value, list) else ():
+        yield from _data_names(one)
 
 
 def _read_results(folder: Path) -> dict[str, Any]:

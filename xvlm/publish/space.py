@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import metadata
 from pathlib import Path
 
@@ -50,7 +51,7 @@ page = gradio.Interface(
         gradio.Slider(0, 1, 0.5, label="smallest probability"),
     ],
     [gradio.AnnotatedImage(label="found"), gradio.Textbox(label="result")],
-    title="{title}",
+    title={title},
 )
 
 if __name__ == "__main__":
@@ -71,7 +72,8 @@ def write_space(repo: str, out: Path, title: str = "") -> Path:
     if others:
         raise OutputError(f"{out} holds {others[0]}, which `xvlm space` did not write; name another folder")
     name = repo.partition("@")[0]
-    values = {"repo": repo, "title": title or f"Where is it? {name.rpartition('/')[2]}"}
+    title = title or f"Where is it? {name.rpartition('/')[2]}"
+    values = {"repo": repo, "title": json.dumps(title, ensure_ascii=False)}
     with writing(out):
         write_text(out / "README.md", _README.format(**{**values, "repo": name}))
         write_text(out / "app.py", _APP.format(**values))

@@ -12,7 +12,7 @@ from xvlm.common.atomic import AppendFile
 from xvlm.common.json_file import json_text, write_text
 from xvlm.common.progress import Progress
 from xvlm.training.tensorboard import TensorBoardLog
-from xvlm.training.trackers import Tracker, numbers_only
+from xvlm.training.trackers import Tracker
 
 _IN_PROGRESS = ("loss", "images_per_s", "data_share")
 _PUBLISHED_LOSSES = ("itc", "itm", "mlm", "bbox", "giou")
@@ -67,7 +67,7 @@ class RunLog:
         self.file.write((json_text(row) + "\n").encode())
         self.tensorboard.add(row["step"], scalars)
         for tracker in self.trackers:
-            tracker.add(row["step"], numbers_only(scalars))
+            tracker.add(row["step"], scalars)
 
     def flush(self) -> None:
         """Flush the log to the disk, so that it is not behind the checkpoint that is saved next."""

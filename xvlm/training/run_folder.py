@@ -13,7 +13,7 @@ from xvlm.common.errors import InputError, MissingFileError, OutputError
 from xvlm.common.json_file import read_json, to_json
 from xvlm.common.outputs import check_writable
 from xvlm.common.renames import TASKS, renamed_run
-from xvlm.config import OptimConfig, Run, from_json
+from xvlm.config import OptimConfig, Run, flatten, from_json
 from xvlm.models.checkpoints.folder import check_model_output
 from xvlm.registry import check_is_loaded
 from xvlm.tasks.common.init import resolve_model
@@ -23,7 +23,7 @@ from xvlm.training.log import last_logged_step
 
 RUN_ENTRIES = (
     "run.json", "torchrun.json", "log.jsonl", "tokenizer.json", "bad_records.jsonl",
-    "checkpoints", "tensorboard", "mlflow.json", "wandb", "model", "best",
+    "checkpoints", "tensorboard", "mlflow.json", "wandb.json", "wandb", "model", "best",
 )  # fmt: skip
 """Files and folders that a run writes."""
 
@@ -127,17 +127,6 @@ def check_same_run(run: Any, before: Mapping[str, Any], out: Path) -> None:
             f"{out} holds another run: {name} was {old.get(name)}, now it is {new.get(name)}; "
             f"{hint}, or name another folder"
         )
-
-
-def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of a JSON tree by dotted name; a list is a leaf."""
-    if not isinstance(tree, Mapping):
-        return {prefix: tree}
-    return {
-        name: leaf
-        for key, value in tree.items()
-        for name, leaf in flatten(value, f"{prefix}.{key}" if prefix else key).items()
-    }
 
 
 def read_run(path: Path) -> Run:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 from xvlm.common.errors import InputError, MissingPackageError, first_line
 from xvlm.common.json_file import read_json, to_json, write_json
 from xvlm.common.terminal import print_notice
+from xvlm.config import flatten
 
 PROJECT = "xvlm"
 """Name of the project or experiment, unless WANDB_PROJECT or MLFLOW_EXPERIMENT_NAME names another one."""
-_LONGEST = 500
-"""Characters of a parameter that MLflow takes."""
+_LONGEST = 500  # characters of a parameter that MLflow takes
 
 
 class Tracker(ABC):
@@ -38,8 +38,9 @@ class Tracker(ABC):
         except self.errors as error:
             raise InputError(f"trackers {self.name!r} cannot begin: {first_line(error)}") from error
 
-    def add(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Log the numbers of a step, unless an earlier step failed."""
+    def add(self, step: int, values: Mapping[str, Any]) -> None:
+        """Log the values of a step that are numbers, unless an earlier step failed."""
+        scalars = {name: float(one) for name, one in values.items() if isinstance(one, int | float)}
         try:
             if not self.failed:
                 self.log(step, scalars)
@@ -66,7 +67,7 @@ class Tracker(ABC):
 
 
 class WandbTracker(Tracker):
-    """A run of Weights & Biases; its environment variables (WANDB_MODE, WANDB_PROJECT, ...) hold."""
+    """A run of Weights & Biases, whose environment variables hold; `wandb.json` has its id."""
 
     name = "wandb"
 
@@ -74,12 +75,13 @@ class WandbTracker(Tracker):
         import wandb
 
         self.errors = (wandb.errors.Error,)
-        # The same folder is the same run, so that one that goes on does not become two.
-        number = hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:16]
+        path = out / "wandb.json"
+        number = read_json(path)["id"] if path.is_file() else uuid.uuid4().hex[:16]
         project = os.environ.get("WANDB_PROJECT", PROJECT)
         self._run = wandb.init(
             project=project, name=out.name, id=number, resume="allow", dir=str(out), config=dict(config)
         )
+        write_json(path, {"id": number})
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         # There, the numbers of a step that a run repeats are left out.
@@ -90,12 +92,15 @@ class WandbTracker(Tracker):
 
 
 class MlflowTracker(Tracker):
-    """A run of MLflow, at MLFLOW_TRACKING_URI; `mlflow.json` in the run's folder has its id."""
+    """A run of MLflow, at MLFLOW_TRACKING_URI or in `mlruns`; `mlflow.json` in its folder has its id."""
 
     name = "mlflow"
 
     def begin(self, out: Path, config: Mapping[str, Any]) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # seven take minutes without training
+        # The small package has no data base; the newest ones write files only if that is allowed.
+        os.environ.setdefault("MLFLOW_TRACKING_URI", Path("mlruns").absolute().as_uri())
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         import mlflow
 
         self._mlflow, self.errors = mlflow, (mlflow.MlflowException,)
@@ -106,7 +111,7 @@ class MlflowTracker(Tracker):
             return
         run = mlflow.start_run(run_name=out.name)
         write_json(path, {"run_id": run.info.run_id})
-        mlflow.log_params({key: str(value)[:_LONGEST] for key, value in _flat(config)})
+        mlflow.log_params({key: str(value)[:_LONGEST] for key, value in flatten(config).items()})
 
     def log(self, step: int, scalars: Mapping[str, float]) -> None:
         # The names of MLflow have letters, digits and a few signs.
@@ -126,17 +131,3 @@ def open_trackers(names: Sequence[str], out: Path, config: Any) -> list[Tracker]
     """
     kinds: tuple[type[Tracker], ...] = (WandbTracker, MlflowTracker)
     return [kind(out, to_json(config)) for kind in kinds if kind.name in names]
-
-
-def numbers_only(values: Mapping[str, Any]) -> dict[str, float]:
-    """Return the values that are numbers."""
-    return {name: float(one) for name, one in values.items() if isinstance(one, int | float)}
-
-
-def _flat(config: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:
-    """Return (dotted name, value) of a nested configuration."""
-    found: list[tuple[str, Any]] = []
-    for name, value in config.items():
-        inner = isinstance(value, Mapping)
-        found += _flat(value, f"{before}{name}.") if inner else [(f"{before}{name}", value)]
-    return found

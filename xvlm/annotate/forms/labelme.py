@@ -9,18 +9,19 @@ from typing import Any
 from xvlm.annotate.photos import AnnotatedPhoto, path_from
 from xvlm.common.json_file import write_json
 
-VERSION = "5.0.1"
-"""Version of labelme whose form it is; newer ones read it."""
+VERSION = "5.0.1"  # of labelme whose form it is; newer ones read it
 
 
 def write(out: Path, photos: Sequence[AnnotatedPhoto], phrases: Sequence[str]) -> None:
-    """Write the files, which have the names of the photos; the description of a box has its score."""
+    """Write the files, named after the photos, with scores as descriptions; those that are there stay."""
     paths: set[Path] = set()
     for photo in photos:
         path = (out / "labelme" / photo.safe_name).with_suffix(".json")
         while path in paths:  # by a.jpg, and this is a.png
             path = path.with_name(f"{path.stem}{Path(photo.name).suffix or '_'}.json")
         paths.add(path)
+        if path.is_file():  # a person may have corrected it
+            continue
         shapes: list[dict[str, Any]] = [
             {
                 "label": phrases[box.phrase],

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image, ImageOps
 
 from xvlm.common.errors import InputError, MissingFileError, MissingPackageError, first_line
@@ -87,32 +86,33 @@ def _open_hf(rest: str, options: Mapping[str, str], image_root: str | None = Non
     if image_root is not None:
         raise InputError(f"{spec}: rows hold their images, so there is no image_root, found {image_root}")
     chosen = {**allowed, **options}
-    rows = _load(spec, rest, chosen["split"], chosen["config"] or None, chosen["revision"] or None)
-    if chosen["image"] not in rows.column_names:
-        found = ", ".join(rows.column_names)
-        raise InputError(f"{spec} has no column {chosen['image']!r} of images; its columns are {found}")
+    rows = _load(spec, rest, options.get("split"), chosen["config"] or None, chosen["revision"] or None)
+    for column in (chosen["image"], options.get("caption", chosen["image"])):
+        if column not in rows.column_names:
+            found = ", ".join(rows.column_names)
+            raise InputError(f"{spec} has no column {column!r}; its columns are {found}")
     name = f"{spec}/{chosen['split']}"
     return HuggingFaceSource(rows, chosen["image"], chosen["caption"], name)
 
 
-def _load(spec: str, name: str, split: str, config: str | None, revision: str | None) -> Any:
-    """Return the rows of a split, with encoded images."""
+def _load(spec: str, name: str, split: str | None, config: str | None, revision: str | None) -> Any:
+    """Return the rows of a split, by default "train", with encoded images."""
     try:
         import datasets
     except ImportError as error:
         raise MissingPackageError(f"{spec} needs the extra: pip install 'xvlm[hf]' ({error})") from error
     folder = Path(name)
-    if not folder.is_dir():
-        _check_name(spec, name)
     try:
         if (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file():
             rows = datasets.load_from_disk(name)
-            if isinstance(rows, datasets.DatasetDict):
-                if split not in rows:
-                    raise InputError(f"{spec} has no split {split!r}; it has {', '.join(rows)}")
-                rows = rows[split]
+            # One data set alone may have no name of its split.
+            splits = rows if isinstance(rows, datasets.DatasetDict) else {str(rows.split or ""): rows}
+            chosen = split or ("train" if splits is rows else next(iter(splits)))
+            if chosen not in splits:
+                raise InputError(f"{spec} has no split {chosen!r}; it has {', '.join(splits) or 'none'}")
+            rows = splits[chosen]
         else:
-            rows = datasets.load_dataset(name, config, split=split, revision=revision)
+            rows = datasets.load_dataset(name, config, split=split or "train", revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise MissingFileError(f"{spec} cannot be loaded: {first_line(error)}") from error
     except ValueError as error:  # no such split or configuration; the message lists those that there are
@@ -121,15 +121,6 @@ def _load(spec: str, name: str, split: str, config: str | None, revision: str | 
         if isinstance(feature, datasets.Image):  # decoded once, with our checks
             rows = rows.cast_column(column, datasets.Image(decode=False))
     return rows
-
-
-def _check_name(spec: str, name: str) -> None:
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise MissingFileError(
-            f"{spec}: no such folder, and no name of a data set; expected hf:FOLDER or hf:ORGANISATION/NAME"
-        ) from None
 
 
 SCHEMES: dict[str, Opener] = {"hf": _open_hf}

@@ -53,11 +53,16 @@ class TextConfig:
     type_vocab_size: PositiveInt = 2
     pooling: Literal["first", "mean"] = "first"
 
+    @property
+    def positions(self) -> int:
+        """Tokens that a text may have."""
+        return self.max_positions - self.first_position
+
     def conflicts(self) -> Iterator[str]:
         """Yield a sentence for each pair of settings that exclude each other; see `validate`."""
         if self.width % self.heads:
             yield f"heads is {self.heads}; it must divide width, {self.width}"
-        if self.first_position >= self.max_positions:
+        if self.positions <= 0:
             yield (
                 f"first_position is {self.first_position}; it must be below max_positions, "
                 f"{self.max_positions}"
