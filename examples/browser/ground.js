@@ -16,6 +16,10 @@ class Model {
     const json = async (name) => (await fetch(`${folder}/${name}`)).json();
     const model = new Model();
     [model.settings, model.tokenizer] = [await json("export.json"), new Tokenizer(await json("tokenizer.json"))];
+    const needed = model.settings.heads.includes("box") && model.settings.heads.includes("matching");
+    if (!needed || !model.settings.has_mean) {
+      throw new Error("this page needs a model with the heads box and matching, and an image encoder without class token");
+    }
     const names = ["image", "text", "fusion"];
     const sessions = await Promise.all(names.map((name) => ort.InferenceSession.create(`${folder}/${name}.onnx`)));
     model.sessions = Object.fromEntries(names.map((name, number) => [name, sessions[number]]));
@@ -118,5 +122,6 @@ element("form").addEventListener("submit", (event) => {
 });
 guarded(async () => {
   model = await Model.load(folder);
+  element("photo").disabled = false;
   say("choose a photo");
 })();
