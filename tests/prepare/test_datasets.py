@@ -33,7 +33,7 @@ TASKS = {
 
 # Samples, captions, texts of regions, boxes and task items; samples, texts and boxes left out, by reason.
 EXPECTED: dict[str, tuple[tuple[int, ...], dict[str, int], dict[str, int]]] = {
-    "coco": ((3, 15, 3, 3, 0), {"image file missing": 1}, {}),
+    "coco": ((3, 15, 3, 3, 0), {"image file missing": 1, "crowd annotation": 4}, {}),
     "visual_genome": (
         (3, 0, 9, 9, 0),
         {"image file missing": 1},
@@ -42,7 +42,7 @@ EXPECTED: dict[str, tuple[tuple[int, ...], dict[str, int], dict[str, int]]] = {
     "sbu": ((7, 7, 0, 0, 0), {"not downloaded": 1, "image does not decode": 1, "no text left": 1}, {}),
     "cc3m": ((7, 7, 0, 0, 0), {"not downloaded": 1, "image does not decode": 1, "no text left": 1}, {}),
     "cc12m": ((4, 4, 0, 0, 0), {"image file missing": 2, "row is not two columns": 1}, {}),
-    "objects365": ((2, 0, 2, 2, 0), {"image file missing": 1}, {}),
+    "objects365": ((2, 0, 2, 2, 0), {"image file missing": 1, "crowd annotation": 3}, {}),
     "openimages": ((2, 2, 2, 2, 0), {"image without annotation": 1}, {}),
     "flickr30k": ((2, 10, 0, 0, 0), {}, {}),
     "flickr30k_entities": ((1, 2, 2, 2, 0), {"not XML": 1}, {}),

@@ -2,7 +2,8 @@
 
 The release is COCO's `annotations` folder and image folders (`train2014`, `val2014`, ...), and Karpathy's
 `dataset_coco.json` (Karpathy and Fei-Fei, 2015), whose `restval` images belong to training.  Objects come
-from `instances_*.json`: the name of the category is the text.
+from `instances_*.json`: the name of the category is the text.  COCO looked for its 80 categories in every
+image, so that those without an annotation there, not even one of a crowd, are absent from it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from xvlm.data.sources.coco import coco_fields, is_image
+from xvlm.data.sources.coco import NO_ANNOTATION, LeftOut, coco_fields, is_image
 from xvlm.prepare.common_ids import flickr_id
 from xvlm.prepare.entries import read_entries
 from xvlm.prepare.release import Dataset, Release
@@ -39,6 +40,7 @@ def read(release: Release) -> Samples:
     yield from captions.bad
     yield from objects.bad
     for image_id, image in known.items():
+        yield from captions.left_out_of(image_id) + objects.left_out_of(image_id)
         fields = {**captions.fields.get(image_id, {}), **objects.fields.get(image_id, {})}
         if not fields:
             yield BadRecord("image without annotation", image["file_name"])
@@ -49,10 +51,12 @@ def read(release: Release) -> Samples:
 def _read_karpathy(release: Release, parts: tuple[str, ...]) -> Samples:
     objects: dict[str, Mapping[str, Any]] = {}
     images: dict[str, Mapping[str, Any]] = {}
+    left_out: dict[str, list[BadRecord]] = {}
     for year in ("train2014", "val2014"):
         found = _Annotations(release, f"annotations/instances_{year}.json", "elems")
         objects |= found.fields
         images |= found.images
+        left_out |= {image_id: found.left_out_of(image_id) for image_id in found.left_out if image_id}
         yield from found.bad
 
     def read_one(image: Mapping[str, Any]) -> Sample | None:
@@ -64,7 +68,10 @@ def _read_karpathy(release: Release, parts: tuple[str, ...]) -> Samples:
         file = f"{image['filepath']}/{image['filename']}"
         return _sample(release, file, image_id, images.get(image_id, {}), fields)
 
-    yield from read_entries(read_one, release.json_list("images", *SPLIT_FILES), SPLIT_FILES[0])
+    for one in read_entries(read_one, release.json_list("images", *SPLIT_FILES), SPLIT_FILES[0]):
+        yield one
+        if isinstance(one, Sample):
+            yield from left_out.pop(one.ids["coco"], [])
 
 
 class _Annotations:
@@ -74,16 +81,22 @@ class _Annotations:
         self.images: dict[str, Mapping[str, Any]] = {}
         self.fields: dict[str, dict[str, Any]] = {}
         self.bad: list[BadRecord] = []
+        self.left_out: LeftOut = {}
         if not release.find_all(name):
             return
         value = release.json(name)
-        found = coco_fields(value, name)  # which checks the images
+        found = coco_fields(value, name, left_out=self.left_out)  # which checks the images
         self.bad = [fields for _, fields in found if isinstance(fields, BadRecord)]
+        self.bad += self.left_out.get("", [])
         self.images = {normalize_id(image["id"]): image for image in value["images"] if is_image(image)}
         for _, fields in found:
             if not isinstance(fields, BadRecord):
                 used = {one: fields[one] for one in ("caption", "elems", "absent") if one in fields}
                 self.fields[normalize_id(fields["image_id"])] = used
+
+    def left_out_of(self, image_id: str) -> list[BadRecord]:
+        """Return what is left out of an image; that it has no annotation here is no loss by itself."""
+        return [one for one in self.left_out.get(image_id, []) if one.reason != NO_ANNOTATION]
 
 
 def _sample(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from xvlm.data.sources.coco import coco_fields
+from xvlm.data.sources.coco import LeftOut, coco_fields
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord, normalize_id
@@ -17,15 +17,17 @@ FILES = ("zhiyuan_objv2_{}.json", "objects365_{}.json", "annotations/zhiyuan_obj
 
 
 def read(release: Release) -> Samples:
-    """Yield each image with its objects; crowds are left out."""
+    """Yield each image with its objects; crowds are left out, and counted."""
     names = [one.format(release.split) for one in FILES]
     names_in = cache(lambda folder: set(release.names(folder)))
-    for _, fields in coco_fields(release.json(*names), names[0]):
+    left_out: LeftOut = {}
+    found = coco_fields(release.json(*names), names[0], exhaustive=False, left_out=left_out)
+    yield from (bad for some in left_out.values() for bad in some)
+    for _, fields in found:
         if isinstance(fields, BadRecord):
             yield fields
             continue
         file = fields.pop("image")
-        fields.pop("absent", None)  # up to 364 names for each image
         folder, _, name = file.rpartition("/")
         patch = folder.rpartition("/")[2]
         folders = (

@@ -1,16 +1,16 @@
 """COCO's form, as COCO and annotation tools write it; also MDETR's, with a caption for each image.
 
-Where a tool wrote outlines alone (`segmentation`), boxes are made from them.
+A segmentation without a box gets the box around it.  Categories are absent from an image only if it names
+them (`neg_category_ids`, as in LVIS): nobody may have looked for the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from xvlm.data.files import storage
-from xvlm.data.sources.coco import coco_fields, is_coco
+from xvlm.data.sources.coco import LeftOut, coco_fields, is_coco
 from xvlm.data.sources.refcoco import read_json_value
+from xvlm.prepare.places import find_image
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
@@ -26,33 +26,18 @@ def read(release: Release) -> Samples:
     value = read_json_value(release.root)
     if not is_coco(value):
         raise BadRecord("not in COCO's form", release.root)
-    annotations = [
-        _with_box(one) if isinstance(one, Mapping) else one for one in value.get("annotations", [])
-    ]
-    folder = release.images or release.root.rpartition("/")[0] or "."
-    for key, fields in coco_fields({**value, "annotations": annotations}, release.root):
+    folder = release.root.rpartition("/")[0] or "."
+    left_out: LeftOut = {}
+    found = coco_fields(value, release.root, exhaustive=False, left_out=left_out)
+    yield from (bad for some in left_out.values() for bad in some)
+    for key, fields in found:
         if isinstance(fields, BadRecord):
             yield fields
             continue
         try:
-            yield Sample(key, storage.join(folder, fields.pop("image")), fields)
+            yield Sample(key, find_image(key, fields.pop("image"), release.images, folder), fields)
         except BadRecord as error:
             yield error
-
-
-def _with_box(annotation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return an annotation with the box around its outlines, if it has these alone."""
-    outlines = annotation.get("segmentation")
-    if annotation.get("bbox") or not isinstance(outlines, list):
-        return annotation
-    try:
-        x = [float(number) for outline in outlines for number in outline[0::2]]
-        y = [float(number) for outline in outlines for number in outline[1::2]]
-    except (OverflowError, TypeError, ValueError):
-        return annotation
-    if not (x and y):
-        return annotation
-    return {**annotation, "bbox": [min(x), min(y), max(x) - min(x), max(y) - min(y)]}
 
 
 DATASET = Dataset("COCO's form", "", "", ("all",), read)
