@@ -33,5 +33,21 @@ class Sample:
             raise TypeError("the image is not named by a text")
 
 
+def declared_size(width: Any, height: Any) -> dict[str, Any]:
+    """Return the size of an image that annotations declare, as fields; none if it is unknown.
+
+    Boxes are checked by it: an image with a rotation in its EXIF data may be annotated with or without it, and
+    one that was resized since has other boxes.
+
+    Args:
+        width, height: numbers or texts; 0 and `None` are unknown.
+    """
+    try:
+        size = {"width": int(float(width)), "height": int(float(height))}
+    except (OverflowError, TypeError, ValueError):
+        return {}
+    return size if min(size.values()) > 0 else {}
+
+
 Samples = Iterator[Sample | BadRecord]
 """What a reader yields: samples, and what of the release cannot be one."""

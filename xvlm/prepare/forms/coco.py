@@ -12,7 +12,7 @@ from xvlm.data.sources.coco import LeftOut, coco_fields, is_coco
 from xvlm.data.sources.refcoco import read_json_value
 from xvlm.prepare.places import find_image
 from xvlm.prepare.release import Dataset, Release
-from xvlm.prepare.sample import Sample, Samples
+from xvlm.prepare.sample import Sample, Samples, declared_size
 from xvlm.records import BadRecord
 
 
@@ -34,8 +34,9 @@ def read(release: Release) -> Samples:
         if isinstance(fields, BadRecord):
             yield fields
             continue
+        size = declared_size(fields.pop("width", None), fields.pop("height", None))
         try:
-            yield Sample(key, find_image(key, fields.pop("image"), release.images, folder), fields)
+            yield Sample(key, find_image(key, fields.pop("image"), release.images, folder), fields | size)
         except BadRecord as error:
             yield error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from xvlm.prepare.places import find_image
 from xvlm.prepare.release import Dataset, Release
-from xvlm.prepare.sample import Sample, Samples
+from xvlm.prepare.sample import Sample, Samples, declared_size
 from xvlm.prepare.xml_files import read_xml
 from xvlm.records import BadRecord
 
@@ -33,6 +33,7 @@ def read(release: Release) -> Samples:
     folder = release.root.rpartition("/")[0] or "."
     for image in read_xml(release.root).findall("image"):
         key = image.get("name", "")
+        size = declared_size(image.get("width"), image.get("height"))
         elems, captions = list[dict[str, Any]](), list[str]()
         for shape in image:
             try:
@@ -46,7 +47,7 @@ def read(release: Release) -> Samples:
         try:
             if not fields:
                 raise BadRecord("image without annotation", key)
-            yield Sample(key, find_image(key, key, release.images, folder, f"{folder}/images"), fields)
+            yield Sample(key, find_image(key, key, release.images, folder, f"{folder}/images"), fields | size)
         except BadRecord as error:
             yield error
 

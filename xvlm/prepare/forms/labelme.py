@@ -17,7 +17,7 @@ from xvlm.data.sources.refcoco import read_json_value
 from xvlm.prepare.entries import read_parts
 from xvlm.prepare.places import find_image, json_files
 from xvlm.prepare.release import Dataset, Release
-from xvlm.prepare.sample import Sample, Samples
+from xvlm.prepare.sample import Sample, Samples, declared_size
 from xvlm.records import BadRecord
 
 _NO_AREA = ("point", "points", "line", "linestrip")
@@ -43,10 +43,11 @@ def read(release: Release) -> Samples:
             yield error
             continue
         bad: list[BadRecord] = []
+        size = declared_size(value.get("imageWidth"), value.get("imageHeight"))
         elems = list(read_parts(partial(_elem, path), value["shapes"], path, bad))
         yield from bad
         if elems:
-            yield Sample(path, image, {"elems": elems, **_size(value)})
+            yield Sample(path, image, {"elems": elems, **size})
         else:
             yield BadRecord("image without annotation", path)
 
@@ -83,11 +84,6 @@ def _box(shape: Mapping[str, Any], path: str) -> list[float]:
     x0, y0 = (min(axis) for axis in zip(*points, strict=True))
     x1, y1 = (max(axis) for axis in zip(*points, strict=True))
     return [x0, y0, x1 - x0, y1 - y0]
-
-
-def _size(value: Mapping[str, Any]) -> dict[str, Any]:
-    size = {"width": value.get("imageWidth"), "height": value.get("imageHeight")}
-    return size if all(isinstance(side, int) for side in size.values()) else {}
 
 
 DATASET = Dataset("labelme", "", "", ("all",), read)

@@ -10,7 +10,7 @@ from xvlm.data.sources.refcoco import read_json_value
 from xvlm.prepare.entries import list_in, read_entries
 from xvlm.prepare.places import find_image
 from xvlm.prepare.release import Dataset, Release
-from xvlm.prepare.sample import Sample, Samples
+from xvlm.prepare.sample import Sample, Samples, declared_size
 
 
 def recognises(path: str, value: Any) -> bool:
@@ -33,7 +33,7 @@ def _sample(release: Release, one: Mapping[str, Any]) -> Sample:
         for region in one["regions"]
     ]
     image = find_image(key, key, release.images, folder, f"{folder}/VG_100K", f"{folder}/VG_100K_2")
-    return Sample(key, image, {"elems": elems})
+    return Sample(key, image, {"elems": elems, **declared_size(one.get("width"), one.get("height"))})
 
 
 DATASET = Dataset("Visual Genome's regions", "", "", ("all",), read)

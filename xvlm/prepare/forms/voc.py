@@ -13,7 +13,7 @@ from typing import Any
 from xvlm.data.files import storage
 from xvlm.prepare.places import files_below, find_image
 from xvlm.prepare.release import Dataset, Release
-from xvlm.prepare.sample import Sample, Samples
+from xvlm.prepare.sample import Sample, Samples, declared_size
 from xvlm.prepare.xml_files import number, read_xml
 from xvlm.records import BadRecord
 
@@ -59,7 +59,8 @@ def _sample(path: str, images: str | None) -> Sample:
             elems.append({"caption": one.findtext("name"), "bb": [x0 - first, y0 - first, *size]})
     name = root.findtext("filename") or os.path.splitext(os.path.basename(path))[0]
     places = (images, f"{release}/JPEGImages", folder, f"{release}/images")
-    return Sample(path, _find(path, name, places), {"elems": elems})
+    size = declared_size(root.findtext("size/width"), root.findtext("size/height"))
+    return Sample(path, _find(path, name, places), {"elems": elems, **size})
 
 
 def _find(key: str, name: str, places: tuple[str | None, ...]) -> str:
