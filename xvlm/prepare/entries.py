@@ -53,6 +53,22 @@ def read_parts(
             yield found
 
 
+def read_with_parts(
+    read: Callable[[Any, list[BadRecord]], _Read | BadRecord | None], entries: Iterable[Any], name: str
+) -> Iterator[_Read | BadRecord]:
+    """Yield what a function makes of each entry, as `read_entries` does, after what it adds to a list.
+
+    Args:
+        read: also takes the list, for parts of the entry that cannot be used.
+    """
+    bad: list[BadRecord] = []
+    for found in read_entries(lambda entry: read(entry, bad), entries, name):
+        yield from bad
+        bad.clear()
+        yield found
+    yield from bad
+
+
 def list_in(value: Any, key: str, name: str) -> list[Any]:
     """Return the list in a plain value under a key, or the value itself if the key is empty.
 

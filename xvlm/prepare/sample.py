@@ -36,8 +36,8 @@ class Sample:
 def declared_size(width: Any, height: Any) -> dict[str, Any]:
     """Return the size of an image that annotations declare, as fields; none if it is unknown.
 
-    Boxes are checked by it: an image with a rotation in its EXIF data may be annotated with or without it, and
-    one that was resized since has other boxes.
+    Boxes are checked by it: an image with a rotation in its EXIF data may be annotated with or without it,
+    and one that was resized since has other boxes.
 
     Args:
         width, height: numbers or texts; 0 and `None` are unknown.

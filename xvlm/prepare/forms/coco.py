@@ -10,7 +10,7 @@ from typing import Any
 
 from xvlm.data.sources.coco import LeftOut, coco_fields, is_coco
 from xvlm.data.sources.refcoco import read_json_value
-from xvlm.prepare.places import find_image
+from xvlm.prepare.places import ImageFinder
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples, declared_size
 from xvlm.records import BadRecord
@@ -22,7 +22,7 @@ def recognises(path: str, value: Any) -> bool:
 
 
 def read(release: Release) -> Samples:
-    """Yield each image with its annotations; images are relative to the folder of the file."""
+    """Yield each image with its annotations; images are beside the file, or below its folder."""
     value = read_json_value(release.root)
     if not is_coco(value):
         raise BadRecord("not in COCO's form", release.root)
@@ -30,13 +30,15 @@ def read(release: Release) -> Samples:
     left_out: LeftOut = {}
     found = coco_fields(value, release.root, exhaustive=False, left_out=left_out)
     yield from (bad for some in left_out.values() for bad in some)
+    names = [fields["image"] for _, fields in found if not isinstance(fields, BadRecord)]
+    finder = ImageFinder(names, release.images, folder)
     for key, fields in found:
         if isinstance(fields, BadRecord):
             yield fields
             continue
         size = declared_size(fields.pop("width", None), fields.pop("height", None))
         try:
-            yield Sample(key, find_image(key, fields.pop("image"), release.images, folder), fields | size)
+            yield Sample(key, finder.find(key, fields.pop("image")), fields | size)
         except BadRecord as error:
             yield error
 

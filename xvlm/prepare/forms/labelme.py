@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from xvlm.common.errors import InputError
 from xvlm.data.sources.refcoco import read_json_value
 from xvlm.prepare.entries import read_parts
-from xvlm.prepare.places import find_image, json_files
+from xvlm.prepare.places import checked_names, find_image, json_files
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples, declared_size
 from xvlm.records import BadRecord
@@ -24,16 +25,27 @@ _NO_AREA = ("point", "points", "line", "linestrip")
 
 
 def recognises(path: str, value: Any) -> bool:
-    """Return whether a file, or the first JSON file of a folder, has labelme's form."""
-    if value is None and (files := json_files(path)):
-        value = read_json_value(files[0])
+    """Return whether a file, or the first JSON file of a folder that can be read, has labelme's form."""
+    for file in json_files(path) if value is None else ():
+        try:
+            value = read_json_value(file)
+            break
+        except InputError:  # a damaged file, which is counted when it is read
+            continue
     return isinstance(value, Mapping) and isinstance(value.get("shapes"), list) and "imagePath" in value
 
 
 def read(release: Release) -> Samples:
     """Yield each photo with its shapes."""
-    for path in json_files(release.root) or [release.root]:
-        value = read_json_value(path)
+    for path in checked_names(json_files(release.root) or [release.root]):
+        if isinstance(path, BadRecord):
+            yield path
+            continue
+        try:
+            value = read_json_value(path)
+        except InputError as error:
+            yield BadRecord("file is not JSON", path, str(error))
+            continue
         if not isinstance(value, Mapping) or not isinstance(value.get("shapes"), list):
             yield BadRecord("not in labelme's form", path)
             continue
