@@ -18,7 +18,7 @@ Paths = Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="DATA ...")]
 def command(words: Positional[Annotated[tuple[str, ...], tyro.conf.arg(metavar="WHAT ...")]] = ()) -> None:
     """Prepare data: xvlm prepare DATASET RELEASE --out O; or own annotations, a mix, a check of leaks.
 
-    WHAT is a public data set (docs/data.md lists them), `import` for annotations of one's own, `leaks`,
+    WHAT is a public data set (docs/datasets.md lists them), `import` for annotations of one's own, `leaks`,
     `mix`, or a Python file that defines DATASET.
 
     Args:
@@ -75,7 +75,7 @@ def release_command(name: str) -> Callable[..., None]:
     prepare_release.__doc__ = f"""Prepare {dataset.title}.
 
     Args:
-        release: folder or URL with the files as they were downloaded from {dataset.link} (docs/data.md).
+        release: folder or URL with the files as they were downloaded from {dataset.link} (docs/datasets.md).
         out: folder or URL of the shards; an interrupted command goes on.
         split: {", ".join(dataset.splits)}.
         resize: shorter side in pixels of larger images, which become JPEGs; by default all stay as they are.
@@ -105,6 +105,7 @@ def import_annotations(
     max_pixels: PositiveInt = 100_000_000,
     allow_remote: Flag = False,
     no_sheet: Flag = False,
+    split: str = "",
 ) -> None:
     """Prepare annotations of one's own: COCO, labelme, Label Studio, CVAT, YOLO, Pascal VOC and others.
 
@@ -121,6 +122,7 @@ def import_annotations(
         max_pixels: maximum width x height of an image.
         allow_remote: annotations may name images by URL.
         no_sheet: write no page.
+        split: part of the annotations, such as train; by default all parts together.
     """
     from xvlm.data.files.limits import change_limits
     from xvlm.prepare.importing import import_annotations as run
@@ -128,7 +130,8 @@ def import_annotations(
 
     change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
     settings = Settings(resize, quality, filters)
-    print(run(annotations, out, form, images, settings, per_shard, workers, not no_sheet).summary())
+    done = run(annotations, out, form, images, settings, per_shard, workers, not no_sheet, split)
+    print(done.summary())
 
 
 def check_leaks(

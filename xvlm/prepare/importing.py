@@ -7,11 +7,14 @@ from typing import Any
 
 from xvlm import registry
 from xvlm.common.errors import InputError, MissingFileError
+from xvlm.common.terminal import print_notice
 from xvlm.data.files import storage
 from xvlm.data.files.json_parser import parse_value
 from xvlm.data.sources.open import open_source
 from xvlm.prepare.prepare import PER_SHARD, Prepared, prepare
+from xvlm.prepare.release import ALL, Contents, Release
 from xvlm.prepare.settings import Settings
+from xvlm.prepare.shard import find_dataset
 from xvlm.records import BadRecord
 
 ROOM = "prepare.forms"
@@ -28,6 +31,7 @@ def import_annotations(
     per_shard: int = PER_SHARD,
     workers: int = 2,
     sheet: bool = True,
+    split: str = "",
 ) -> Prepared:
     """Make shards of annotations, and a page of samples with their boxes.
 
@@ -38,19 +42,33 @@ def import_annotations(
         images: folder of the images; by default where the annotations say.
         settings, per_shard, workers: see `prepare`.
         sheet: write `_look.html` into `out`, unless that is a URL.
+        split: part of the annotations; empty: all parts together, which is said.
     Raises:
         MissingFileError: there are no such annotations.
-        InputError: they have no known form, or several, or none can be used.
+        InputError: they have no known form, or several, no such part, or none can be used.
     """
     name = form or recognise(annotations)
+    _check_split(find_dataset(ROOM, name).contents(Release(annotations, ALL, images)), annotations, split)
     done = prepare(
-        name, annotations, out, "", settings, per_shard, "local", workers, room=ROOM, images=images
+        name, annotations, out, split, settings, per_shard, "local", workers, room=ROOM, images=images
     )
     if sheet and not storage.is_remote(out):
         from xvlm.prepare.look import write_look
 
         write_look(Path(out) / SHEET, open_source(out))
     return done
+
+
+def _check_split(contents: Contents, annotations: str, split: str) -> None:
+    """Say what is read together.  Raises InputError if there is no such split."""
+    splits = ", ".join(contents.splits)
+    if split and (split not in contents.splits or "/" in split):
+        has = f"the splits {splits}" if splits else "no splits"
+        raise InputError(f"{annotations} has {has}; --split is {split!r}")
+    if len(contents.splits) > 1 and not split:
+        print_notice(f"{annotations} has the splits {splits}, which are merged; --split reads one of them")
+    if len(contents.fields) > 1:
+        print_notice(f"{annotations} has labels in {', '.join(contents.fields)}, which are read together")
 
 
 def recognise(path: str) -> str:

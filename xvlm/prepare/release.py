@@ -46,7 +46,7 @@ class Release:
                     raise InputError(f"{self.root} has several files {name}: {', '.join(found[:3])}")
                 return found[0]
         raise MissingFileError(
-            f"{self.root} has no {' and no '.join(names)}; see docs/data.md for its layout"
+            f"{self.root} has no {' and no '.join(names)}; see docs/datasets.md for its layout"
         )
 
     def find_all(self, name: str) -> list[str]:
@@ -98,6 +98,33 @@ class Release:
             yield from csv.DictReader(text, delimiter=delimiter)
 
 
+ALL = "all"
+"""Name of all parts of people's own annotations together."""
+
+
+class _AnyPart(tuple[str, ...]):
+    """Parts of people's own annotations: every file has others, which its reader names."""
+
+    def __contains__(self, part: object) -> bool:
+        return isinstance(part, str)
+
+
+ANY_PART = _AnyPart((ALL,))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a file of people's own annotations has several of.
+
+    Attributes:
+        splits: names of its parts.
+        fields: names of lists of labels that are read together.
+    """
+
+    splits: Sequence[str] = ()
+    fields: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class Dataset:
     """What a file in `datasets/` says of a public data set.
@@ -112,6 +139,7 @@ class Dataset:
         published: numbers of images, texts and boxes, as published, to compare with.
         tars: returns the shards of a release in WebDataset's form, if it has some.  Each becomes a shard of
             ours, and `read` is called with a release whose root is one of them.
+        contents: returns what a file of people's own annotations has several of.
     """
 
     title: str
@@ -122,3 +150,4 @@ class Dataset:
     form: Form = "tar"
     published: Mapping[str, str] = field(default_factory=dict)
     tars: Callable[[Release], list[str]] | None = None
+    contents: Callable[[Release], Contents] = lambda release: Contents()
