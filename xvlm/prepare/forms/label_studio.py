@@ -1,27 +1,41 @@
 """Label Studio's exports: JSON and JSON-MIN.
 
 Boxes are percentages of the stored photo, and may be rotated; then the box around them is taken.  A text of a
-region (`textarea` with the same id) is taken beside its labels, and one without a region is a caption.
-Annotations that were cancelled, and predictions, are not read.
+region (`textarea` with the same id) is taken beside its labels, and one without a region is a caption.  The
+regions of all annotators are read, each with their own texts.  Annotations that were cancelled, and
+predictions, are not read.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from xvlm.data.files import storage
 from xvlm.data.sources.refcoco import read_json_value
-from xvlm.prepare.entries import list_in, read_entries
-from xvlm.prepare.places import find_image
+from xvlm.prepare.entries import list_in, read_parts, read_with_parts
+from xvlm.prepare.places import ImageFinder
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
+from xvlm.prepare.shapes import Box, box_around, ellipse_box, rotated_box
 from xvlm.records import BadRecord
 
 _REGIONS = ("rectanglelabels", "polygonlabels", "ellipselabels", "rectangle", "polygon", "ellipse")
+_NO_AREA = (
+    "brushlabels",
+    "brush",
+    "keypointlabels",
+    "keypoint",
+    "bitmask",
+    "bitmasklabels",
+    "vector",
+    "vectorlabels",
+)
+_UPLOAD_LETTERS = 8
+"""Letters that the service puts before the name of what is uploaded, and a dash."""
 
 
 def recognises(path: str, value: Any) -> bool:
@@ -37,17 +51,33 @@ def recognises(path: str, value: Any) -> bool:
 def read(release: Release) -> Samples:
     """Yield each task with its regions and captions."""
     tasks = list_in(read_json_value(release.root), "", release.root)
-    yield from read_entries(partial(_sample, release), tasks, release.root)
+    folder = release.root.rpartition("/")[0] or "."
+    names: list[str] = []
+    for task in tasks:
+        try:
+            names.append(_path(_image_name(task.get("data", task), "")))
+        except (AttributeError, BadRecord, ValueError):
+            continue  # which is counted where the task is read
+    finder = ImageFinder(names, release.images, f"{folder}/images", folder, shorten=_before_upload)
+    yield from read_with_parts(partial(_sample, finder), tasks, release.root)
 
 
-def _sample(release: Release, task: Mapping[str, Any]) -> Sample:
+def _sample(finder: ImageFinder, task: Mapping[str, Any], bad: list[BadRecord]) -> Sample:
     key = f"task {task.get('id', '')}"
     name = _image_name(task.get("data", task), key)
-    elems, captions = _min_form(task) if "data" not in task else _regions(task)
+    found = _Found(key)
+    if "data" in task:
+        for number, annotation in enumerate(task["annotations"]):
+            if not annotation.get("was_cancelled"):
+                results = enumerate(annotation.get("result") or ())
+                list(read_parts(partial(found.add, number), results, f"{key}, annotation {number}", bad))
+    else:
+        list(read_parts(found.add_min, task.items(), key, bad))
+    elems, captions = found.finish(bad)
     if not (elems or captions):
         raise BadRecord("image without annotation", key)
-    folder = release.root.rpartition("/")[0] or "."
-    image = _find(key, name, release.images, f"{folder}/images", folder)
+    is_stored = storage.is_remote(name) and not name.startswith(("http://", "https://"))
+    image = storage.check_data_path(name) if is_stored else finder.find(key, _path(name))
     fields = ({"elems": elems} if elems else {}) | ({"caption": captions} if captions else {})
     return Sample(key, image, fields, has_fractions=True)
 
@@ -62,86 +92,118 @@ def _image_name(data: Mapping[str, Any], key: str) -> str:
     raise BadRecord("unknown fields", key, f"no image among {', '.join(map(str, data))[:100]}")
 
 
-def _find(key: str, name: str, *folders: str | None) -> str:
-    """Return the path of an image; the service puts eight letters before the name of what is uploaded."""
-    if storage.is_remote(name) and not name.startswith(("http://", "https://")):
-        return storage.check_data_path(name)
-    path = urlsplit(name).path if storage.is_remote(name) else name
+def _path(name: str) -> str:
+    """Return the path of an address."""
+    return urlsplit(name).path if storage.is_remote(name) else name
+
+
+def _before_upload(path: str) -> str | None:
+    """Return the path of an image before it was uploaded."""
     folder, _, last = path.rpartition("/")
-    try:
-        return find_image(key, path, *folders)
-    except BadRecord:
-        head, dash, rest = last.partition("-")
-        if dash and len(head) == 8:
-            return find_image(key, f"{folder}/{rest}", *folders)
-        raise
+    head, dash, rest = last.partition("-")
+    return f"{folder}/{rest}" if dash and len(head) == _UPLOAD_LETTERS else None
 
 
-def _regions(task: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    boxes: dict[str, list[float]] = {}
-    texts: dict[str, list[str]] = {}
-    captions: list[str] = []
-    for annotation in task["annotations"]:
-        if annotation.get("was_cancelled"):
-            continue
-        for one in annotation.get("result", []):
-            value, region = one.get("value", {}), str(one.get("id"))
-            if one.get("type") in _REGIONS:
-                boxes[region] = _box(value, one.get("original_width", 1), one.get("original_height", 1))
-                texts.setdefault(region, []).extend(_labels(value))
-            elif one.get("type") == "textarea":
-                found = value.get("text", [])
-                found = [found] if isinstance(found, str) else found
-                is_of_region = "x" in value or "points" in value or region in boxes
-                (texts.setdefault(region, []) if is_of_region else captions).extend(found)
-            elif one.get("type") == "labels":
-                texts.setdefault(region, []).extend(_labels(value))
-    elems = [{"caption": texts.get(region, []), "bb": box} for region, box in boxes.items()]
-    return elems, captions
+Region = tuple[int, Any]
+"""Number of the annotation, and id of the region in it, or its position if it has none."""
 
 
-def _min_form(task: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    elems, captions = [], list[str]()
-    for name, values in task.items():
-        if isinstance(values, list):
-            for value in values:
-                if isinstance(value, Mapping) and ("x" in value or "points" in value):
-                    box = _box(value, value.get("original_width", 1), value.get("original_height", 1))
-                    elems.append({"caption": _labels(value), "bb": box})
-                elif isinstance(value, str) and name not in ("image", "img"):
-                    captions.append(value)
-        elif isinstance(values, str) and name in ("caption", "text", "description"):
-            captions.append(values)
-    return elems, captions
+@dataclass
+class _Found:
+    """Boxes and texts by region, and captions.
+
+    Attributes:
+        unread: regions that have no box, which was counted.
+        shaped: regions of texts that have a place in the image.
+    """
+
+    key: str
+    boxes: dict[Region, Box] = field(default_factory=dict)
+    texts: dict[Region, list[Any]] = field(default_factory=dict)
+    captions: list[Any] = field(default_factory=list)
+    unread: set[Region] = field(default_factory=set)
+    shaped: set[Region] = field(default_factory=set)
+
+    def add(self, annotation: int, result: tuple[int, Mapping[str, Any]]) -> None:
+        """Add a result of an annotator.  Raises BadRecord if it is not read."""
+        position, one = result
+        value, kind = one.get("value") or {}, one.get("type")
+        given = one.get("id")
+        region: Region = (annotation, position if given is None else str(given))
+        if kind in _REGIONS:
+            self.unread.add(region)
+            box = _box(value, one.get("original_width"), one.get("original_height"))
+            self.unread.remove(region)
+            self.boxes[region] = box
+            self.texts.setdefault(region, []).extend(_labels(value))
+        elif kind in _NO_AREA:
+            self.unread.add(region)
+            raise BadRecord("shape without area", self.key, f"{kind} {', '.join(map(str, _labels(value)))}")
+        elif kind in ("textarea", "labels"):
+            text = value.get("text", [])
+            texts = _labels(value) if kind == "labels" else [text] if isinstance(text, str) else text
+            self.texts.setdefault(region, []).extend(texts)
+            if kind == "labels" or "x" in value or "points" in value:
+                self.shaped.add(region)
+        else:
+            raise BadRecord("annotation is neither region nor text", self.key, str(kind))
+
+    def add_min(self, item: tuple[str, Any]) -> None:
+        """Add a field of a task of JSON-MIN."""
+        name, values = item
+        if isinstance(values, str) and name in ("caption", "text", "description"):
+            self.captions.append(values)
+        if not isinstance(values, list) or name in ("image", "img"):
+            return
+        lost: list[str] = []
+        for number, value in enumerate(values):
+            if isinstance(value, str):
+                self.captions.append(value)
+            elif isinstance(value, Mapping) and ("points" in value or {"x", "y"} < value.keys()):
+                region = (len(self.boxes), f"{name} {number}")
+                try:
+                    box = _box(value, value.get("original_width"), value.get("original_height"))
+                except (KeyError, TypeError, ValueError) as error:
+                    lost.append(f"{name}[{number}]: {error}")
+                    continue
+                self.boxes[region], self.texts[region] = box, _labels(value)
+            else:
+                lost.append(f"{name}[{number}]")
+        if lost:
+            raise BadRecord("shape without area", self.key, ", ".join(lost))
+
+    def finish(self, bad: list[BadRecord]) -> tuple[list[dict[str, Any]], list[Any]]:
+        """Return regions and captions, and add texts of regions that are not there to a list."""
+        for region, texts in self.texts.items():
+            if region in self.boxes or region in self.unread:
+                continue
+            if region in self.shaped:
+                bad.append(BadRecord("text of a region without box", self.key, ", ".join(map(str, texts))))
+            else:
+                self.captions += texts
+        return [{"caption": self.texts[one], "bb": box} for one, box in self.boxes.items()], self.captions
 
 
 def _labels(value: Mapping[str, Any]) -> list[str]:
     return [text for name in value if name.endswith("labels") for text in value[name]]
 
 
-def _box(value: Mapping[str, Any], width: float, height: float) -> list[float]:
-    """Return the box around a region as parts of the image."""
-    corners = list(_corners(value, width, height))
-    x0, x1 = min(x for x, _ in corners), max(x for x, _ in corners)
-    y0, y1 = min(y for _, y in corners), max(y for _, y in corners)
-    return [x0 / width, y0 / height, (x1 - x0) / width, (y1 - y0) / height]
-
-
-def _corners(value: Mapping[str, Any], width: float, height: float) -> Iterator[tuple[float, float]]:
-    """Yield the corners of a region in pixels; a rectangle is rotated around its first one, clockwise."""
+def _box(value: Mapping[str, Any], width: float | None, height: float | None) -> Box:
+    """Return the box around a region as parts of the image; it is rotated clockwise, by pixels."""
+    degrees = value.get("rotation") or 0
+    if degrees and not (width and height):
+        raise ValueError("it is rotated, and has no original_width and original_height")
+    w, h = width or 1, height or 1
     if "points" in value:
-        yield from ((x * width / 100, y * height / 100) for x, y in value["points"])
-        return
-    if "radiusX" in value:
-        x, y = (value[one] for one in "xy")
-        for sign in (-1, 1):
-            yield (x + sign * value["radiusX"]) * width / 100, (y + sign * value["radiusY"]) * height / 100
-        return
-    x, y = value["x"] * width / 100, value["y"] * height / 100
-    w, h = value["width"] * width / 100, value["height"] * height / 100
-    angle = math.radians(value.get("rotation") or 0)
-    for dx, dy in ((0, 0), (w, 0), (0, h), (w, h)):
-        yield x + dx * math.cos(angle) - dy * math.sin(angle), y + dx * math.sin(angle) + dy * math.cos(angle)
+        box = box_around((x * w / 100, y * h / 100) for x, y in value["points"])
+    else:
+        x, y = value["x"] * w / 100, value["y"] * h / 100
+        if "radiusX" in value:
+            box = ellipse_box((x, y), (value["radiusX"] * w / 100, value["radiusY"] * h / 100), degrees)
+        else:
+            plain = [x, y, value["width"] * w / 100, value["height"] * h / 100]
+            box = rotated_box(plain, degrees, (x, y))
+    return [box[0] / w, box[1] / h, box[2] / w, box[3] / h]
 
 
 DATASET = Dataset("Label Studio", "", "", ("all",), read)
