@@ -43,7 +43,7 @@ EXPECTED: dict[str, tuple[tuple[int, ...], dict[str, int], dict[str, int]]] = {
     "cc3m": ((7, 7, 0, 0, 0), {"not downloaded": 1, "image does not decode": 1, "no text left": 1}, {}),
     "cc12m": ((4, 4, 0, 0, 0), {"image file missing": 2, "row is not two columns": 1}, {}),
     "objects365": ((2, 0, 2, 2, 0), {"image file missing": 1, "crowd annotation": 3}, {}),
-    "openimages": ((2, 2, 2, 2, 0), {"image without annotation": 1}, {}),
+    "openimages": ((2, 2, 2, 2, 0), {"image without annotation": 1, "box of a group": 2}, {}),
     "flickr30k": ((2, 10, 0, 0, 0), {}, {}),
     "flickr30k_entities": ((1, 2, 2, 2, 0), {"not XML": 1}, {}),
     "refcoco": ((3, 0, 3, 3, 0), {}, {}),
@@ -55,7 +55,7 @@ EXPECTED: dict[str, tuple[tuple[int, ...], dict[str, int], dict[str, int]]] = {
     "snli_ve": ((2, 0, 0, 0, 10), {}, {}),
     "nocaps": ((1, 10, 0, 0, 0), {"image without annotation": 1}, {}),
     "vlue": ((2, 10, 0, 0, 0), {}, {}),
-    "finehard": ((2, 4, 4, 2, 0), {"image file missing": 1, "entry is not as released": 1}, {}),
+    "finehard": ((3, 6, 4, 2, 0), {"image file missing": 1, "entry is not as released": 1}, {}),
 }
 
 
@@ -153,3 +153,33 @@ def test_boxes_move_with_a_smaller_image(tmp_path: Path) -> None:
         for a, b in zip(one.concepts, two.concepts, strict=True):
             assert a.texts == b.texts and a.attributes == b.attributes
             assert b.box_xyxy == pytest.approx([side / 2 for side in a.box_xyxy or ()], abs=0.01)
+
+
+def test_regions_of_an_image_that_is_unknown_are_counted(tmp_path: Path) -> None:
+    RELEASES["visual_genome"](tmp_path / "in")
+    path = tmp_path / "in/region_descriptions.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps([*value, {**value[0], "id": 987654}]))
+    done = prepare("visual_genome", str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    assert done.tally("left_out").counts["image is not in image_data.json"] == 1
+    assert "987654.jpg" in done.tally("left_out").examples["image is not in image_data.json"][0]
+
+
+@pytest.mark.parametrize("data", [b"", b"no tar" * 300])
+def test_one_damaged_shard_does_not_stop_the_others(data: bytes, tmp_path: Path) -> None:
+    RELEASES["cc3m"](tmp_path / "in")
+    (tmp_path / "in/00007.tar").write_bytes(data)
+    done = prepare("cc3m", str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    assert done.total("samples") == 7
+    assert done.tally("left_out").counts["shard of the release is damaged"] == 1
+
+
+def test_a_wrong_row_of_openimages_is_lost_alone(tmp_path: Path) -> None:
+    RELEASES["openimages"](tmp_path / "in")
+    path = next((tmp_path / "in").glob("*annotations-bbox.csv"))
+    head, first, *rest = path.read_text().splitlines()
+    wrong = ",".join("x" if one.startswith("0.") else one for one in first.split(","))
+    path.write_text("\n".join([head, wrong, first, *rest]) + "\n")
+    done = prepare("openimages", str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
+    assert done.total("samples") == EXPECTED["openimages"][0][0]
+    assert done.tally("left_out").counts["entry is not as released"] == 1

@@ -16,7 +16,7 @@ from xvlm.common.errors import InputError
 from xvlm.data.files import storage
 from xvlm.data.files.json_parser import parse_value
 from xvlm.data.sources.tar import IMAGE_SUFFIXES, read_member
-from xvlm.data.sources.tar_index import load_tar_index, sample_name
+from xvlm.data.sources.tar_index import DamagedTarError, load_tar_index, sample_name
 from xvlm.prepare.common_ids import flickr_id
 from xvlm.prepare.entries import list_in
 from xvlm.prepare.release import Dataset, Release
@@ -62,7 +62,11 @@ def read_web(release: Release, table: Table) -> Samples:
 
 
 def _read_tar(path: str) -> Samples:
-    index, size = load_tar_index(path), storage.file_state(path).bytes
+    try:
+        index, size = load_tar_index(path), storage.file_state(path).bytes
+    except DamagedTarError as error:
+        yield BadRecord("shard of the release is damaged", path.rpartition("/")[2], str(error))
+        return
     for number in range(len(index)):
         members = index.members(number)
         by_suffix = {sample_name(index.name(member))[1]: member for member in members}

@@ -31,6 +31,10 @@ _COLUMNS = {"first": "i", "names": "S", "offsets": "i", "sizes": "i"}  # -> kind
 _log = logging.getLogger(__name__)
 
 
+class DamagedTarError(InputError):
+    """A file is no tar, or its headers are damaged."""
+
+
 @dataclass(frozen=True)
 class TarIndex:
     """The members of one tar, grouped by sample, in arrays, since there may be millions.
@@ -127,14 +131,14 @@ def _scan(path: str, tar_bytes: int) -> TarIndex:
             with tarfile.open(fileobj=_BoundedFile(file, tar_bytes), mode="r:") as tar:  # type: ignore[call-overload]
                 end = _collect_members(path, tar, tar_bytes, samples)
         except tarfile.ReadError as error:
-            raise InputError(f"{path} is not an uncompressed tar: {error}") from error
+            raise DamagedTarError(f"{path} is not an uncompressed tar: {error}") from error
         except (ValueError, OverflowError, RecursionError, MemoryError) as error:
-            raise InputError(f"{path} is damaged: {type(error).__name__} {str(error)[:200]}") from error
+            raise DamagedTarError(f"{path} is damaged: {type(error).__name__} {str(error)[:200]}") from error
         file.seek(min(end, tar_bytes))
         rest = file.read(tarfile.BLOCKSIZE)
     if rest.strip(b"\0"):  # tarfile takes a damaged header for the end
         if len(rest) == tarfile.BLOCKSIZE:
-            raise InputError(f"{path} is damaged at byte {end}: neither a member nor the end of the tar")
+            raise DamagedTarError(f"{path} is damaged at byte {end}: neither a member nor the end of the tar")
         _log.warning("%s is truncated in a header, at byte %d", printable(path), end)
     if end > tar_bytes:
         _log.warning(
@@ -196,7 +200,7 @@ def _members_in_order(path: str, tar: tarfile.TarFile, tar_bytes: int) -> Iterat
     while end < tar_bytes and (member := tar.next()) is not None:
         tar.members = []  # type: ignore[attr-defined]  # tarfile would hold all members in memory
         if member.size < 0 or tar.offset <= end:
-            raise InputError(f"{path} is damaged at byte {end}: a member of {member.size} bytes")
+            raise DamagedTarError(f"{path} is damaged at byte {end}: a member of {member.size} bytes")
         end = tar.offset
         yield member
 

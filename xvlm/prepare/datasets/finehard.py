@@ -14,9 +14,10 @@ from typing import Any
 
 from xvlm.common.short_repr import short_repr
 from xvlm.data.sources.refcoco import read_json_value
-from xvlm.prepare.entries import list_in, read_entries
+from xvlm.prepare.entries import list_in, read_parts, read_with_parts
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
+from xvlm.records import BadRecord
 
 PREFIX = "grit-20m/data-12m/"
 FOLDERS = ("grit-12m", "data/grit-12m", "images")
@@ -27,23 +28,21 @@ def read(release: Release) -> Samples:
     files = release.find_all("jsonfiles/*.json") or [release.find("jsonfiles/*.json")]
     folder = next((one for one in FOLDERS if release.names(one)), FOLDERS[0])
     for file in files:
-        yield from read_entries(
-            partial(_sample, release, folder), list_in(read_json_value(file), "", file), file
-        )
+        entries = list_in(read_json_value(file), "", file)
+        yield from read_with_parts(partial(_sample, release, folder), entries, file)
 
 
-def _sample(release: Release, folder: str, one: Mapping[str, Any]) -> Sample:
+def _sample(release: Release, folder: str, one: Mapping[str, Any], bad: list[BadRecord]) -> Sample:
     name = one["f_path"].removeprefix(PREFIX)
     captions = [one[field] for field in ("short_caption", "caption") if one.get(field)]
-    elems = [
-        {
-            "caption": [info[field] for field in ("short_expr", "long_expr") if info.get(field)],
-            "bb": _box(info),
-        }
-        for info in one.get("bbox_info") or ()
-    ]
+    elems = list(read_parts(_elem, one.get("bbox_info") or (), name, bad))
     fields = ({"caption": captions} if captions else {}) | ({"elems": elems} if elems else {})
     return Sample(name, release.path(f"{folder}/{name}"), fields, has_fractions=True)
+
+
+def _elem(info: Mapping[str, Any]) -> dict[str, Any]:
+    texts = [info[field] for field in ("short_expr", "long_expr") if info.get(field)]
+    return {"caption": texts, "bb": _box(info)}
 
 
 def _box(info: Mapping[str, Any]) -> list[float]:

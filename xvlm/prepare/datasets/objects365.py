@@ -22,11 +22,11 @@ def read(release: Release) -> Samples:
     names_in = cache(lambda folder: set(release.names(folder)))
     left_out: LeftOut = {}
     found = coco_fields(release.json(*names), names[0], exhaustive=False, left_out=left_out)
-    yield from (bad for some in left_out.values() for bad in some)
     for _, fields in found:
         if isinstance(fields, BadRecord):
             yield fields
             continue
+        yield from left_out.pop(normalize_id(fields["image_id"]), [])
         file = fields.pop("image")
         folder, _, name = file.rpartition("/")
         patch = folder.rpartition("/")[2]
@@ -40,6 +40,7 @@ def read(release: Release) -> Samples:
         place = next((one for one in folders if name in names_in(one.rstrip("/"))), folders[0])
         ids = {"objects365": normalize_id(fields["image_id"])}
         yield Sample(file, release.path(f"{place.rstrip('/')}/{name}"), fields, ids)
+    yield from (bad for some in left_out.values() for bad in some)
 
 
 DATASET = Dataset(

@@ -5,19 +5,19 @@ classes (`class-descriptions-boxable.csv`, with or without a header), and the im
 `train_0/ID.jpg` by their first digit.  If they are there, relationships "is" of
 `oidv6-train-annotations-vrd.csv` become attributes, whose names `oidv6-attributes-description.csv` has, and
 localized narratives (`open_images_train_v6_*.jsonl`) captions.  Boxes are parts of the image; those that
-surround a group (`IsGroupOf`) are left out.
+surround a group (`IsGroupOf`) are left out, and counted.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Mapping
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from typing import Any
 
 from xvlm.data.files import storage
-from xvlm.prepare.entries import NOT_AS_RELEASED, read_entries, read_parts
+from xvlm.prepare.entries import NOT_AS_RELEASED, read_parts, read_with_parts
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples
 from xvlm.records import BadRecord
@@ -37,42 +37,40 @@ def read(release: Release) -> Samples:
     table = _tables(release.split, "annotations-bbox")
     seen: set[str] = set()
 
-    def read_one(group: tuple[str, list[dict[str, str]]]) -> Sample:
+    def read_one(group: tuple[str, list[dict[str, str]]], bad: list[BadRecord]) -> Sample:
         image_id, rows = group
         if not image_id or image_id in seen:
             raise BadRecord(
                 "rows of an image are apart" if image_id else NOT_AS_RELEASED, image_id or table[0]
             )
         seen.add(image_id)
-        return _sample(
-            release, image_id, rows, names, attributes.pop(image_id, {}), captions.pop(image_id, [])
-        )
+        words = attributes.pop(image_id, {})
+        elems = list(read_parts(partial(_elem, names, words, image_id), rows, image_id, bad))
+        return _sample(release, image_id, elems, captions.pop(image_id, []))
 
     grouped = groupby(release.rows(*table), key=lambda row: row.get("ImageID"))
-    yield from read_entries(read_one, ((image_id, list(rows)) for image_id, rows in grouped), table[0])
+    yield from read_with_parts(read_one, ((image_id, list(rows)) for image_id, rows in grouped), table[0])
     for image_id, texts in captions.items():
         yield Sample(image_id, _place(release, image_id), {"caption": texts}, {"openimages": image_id})
 
 
-def _sample(
-    release: Release,
-    image_id: str,
-    rows: list[dict[str, str]],
-    names: dict[str, str],
-    attributes: dict[tuple[str, ...], list[str]],
-    captions: list[str],
-) -> Sample:
-    elems: list[dict[str, Any]] = []
-    for row in rows:
-        if row["IsGroupOf"] == "1":
-            continue
-        x0, y0, x1, y1 = (float(row[side]) for side in _SIDES)
-        elem: dict[str, Any] = {"caption": names.get(row["LabelName"]), "bb": [x0, y0, x1 - x0, y1 - y0]}
-        words = attributes.get(_place_of(row, ""), [])
-        elems.append(elem | ({"attributes": words} if words else {}))
+def _elem(
+    names: dict[str, str], attributes: dict[tuple[str, ...], list[str]], image_id: str, row: dict[str, str]
+) -> dict[str, Any]:
+    """Return the object of a row of an image.  Raises BadRecord if its box surrounds a group."""
+    label = names.get(row["LabelName"])
+    if row["IsGroupOf"] == "1":
+        raise BadRecord("box of a group", image_id, label or row["LabelName"])
+    x0, y0, x1, y1 = (float(row[side]) for side in _SIDES)
+    words = attributes.get(_place_of(row, ""), [])
+    elem: dict[str, Any] = {"caption": label, "bb": [x0, y0, x1 - x0, y1 - y0]}
+    return elem | ({"attributes": words} if words else {})
+
+
+def _sample(release: Release, image_id: str, elems: list[dict[str, Any]], captions: list[str]) -> Sample:
     fields: dict[str, Any] = ({"elems": elems} if elems else {}) | ({"caption": captions} if captions else {})
     if not fields:
-        raise BadRecord("image without annotation", image_id, "all its boxes surround groups")
+        raise BadRecord("image without annotation", image_id, "none of its boxes can be used")
     return Sample(image_id, _place(release, image_id), fields, {"openimages": image_id}, has_fractions=True)
 
 

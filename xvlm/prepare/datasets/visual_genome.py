@@ -36,10 +36,12 @@ def read(release: Release) -> Samples:
             elems.setdefault(image_id, []).append(elem | ({"attributes": words} if words else {}))
     yield from bad
     places = _places(release)
+    unknown = set(elems)
 
     def read_one(image: Mapping[str, Any]) -> Sample:
         image_id = int(image["image_id"])
         key = f"{image_id}.jpg"
+        unknown.discard(image_id)
         if not elems.get(image_id):
             raise BadRecord("image without annotation", key)
         if key not in places:
@@ -48,6 +50,9 @@ def read(release: Release) -> Samples:
         return Sample(key, places[key], {**fields, "elems": elems.pop(image_id)}, _ids(image))
 
     yield from read_entries(read_one, release.json_list("", "image_data.json"), "image_data.json")
+    for image_id in sorted(unknown):
+        detail = f"{len(elems[image_id])} regions and objects refer to it"
+        yield BadRecord("image is not in image_data.json", f"{image_id}.jpg", detail)
 
 
 def _each(

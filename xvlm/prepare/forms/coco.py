@@ -13,7 +13,7 @@ from xvlm.data.sources.refcoco import read_json_value
 from xvlm.prepare.places import ImageFinder
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.sample import Sample, Samples, declared_size
-from xvlm.records import BadRecord
+from xvlm.records import BadRecord, normalize_id
 
 
 def recognises(path: str, value: Any) -> bool:
@@ -29,18 +29,19 @@ def read(release: Release) -> Samples:
     folder = release.root.rpartition("/")[0] or "."
     left_out: LeftOut = {}
     found = coco_fields(value, release.root, exhaustive=False, left_out=left_out)
-    yield from (bad for some in left_out.values() for bad in some)
     names = [fields["image"] for _, fields in found if not isinstance(fields, BadRecord)]
     finder = ImageFinder(names, release.images, folder)
     for key, fields in found:
         if isinstance(fields, BadRecord):
             yield fields
             continue
+        yield from left_out.pop(normalize_id(fields["image_id"]), [])
         size = declared_size(fields.pop("width", None), fields.pop("height", None))
         try:
             yield Sample(key, finder.find(key, fields.pop("image")), fields | size)
         except BadRecord as error:
             yield error
+    yield from (bad for some in left_out.values() for bad in some)
 
 
 DATASET = Dataset("COCO's form", "", "", ("all",), read)
