@@ -21,6 +21,7 @@ from xvlm.tasks.common.sources import SourceConfig
 from xvlm.tasks.pretrain import DataConfig
 from xvlm.training.train import train
 
+ROOT = Path(__file__).resolve().parents[2]
 DATASETS = names("prepare.datasets")
 TASKS = {
     "vqa": "vqa",
@@ -183,3 +184,11 @@ def test_a_wrong_row_of_openimages_is_lost_alone(tmp_path: Path) -> None:
     done = prepare("openimages", str(tmp_path / "in"), str(tmp_path / "out"), workers=1)
     assert done.total("samples") == EXPECTED["openimages"][0][0]
     assert done.tally("left_out").counts["entry is not as released"] == 1
+
+
+def test_the_layout_of_a_release_is_where_the_error_says(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="has no .* see docs/datasets.md for its layout"):
+        prepare("vqa", str(tmp_path), str(tmp_path / "out"), workers=1)
+    assert "v2_OpenEnded_mscoco_PART_questions.json" in (ROOT / "docs/datasets.md").read_text(
+        encoding="utf-8"
+    )

@@ -1,9 +1,15 @@
 """Visual Genome (Krishna et al., 2017): descriptions of regions, and objects with attributes.
 
 The release is `image_data.json`, `region_descriptions.json`, `objects.json`, `attributes.json`, and images
-`ID.jpg` in two folders, `VG_100K` and `VG_100K_2`.  An object's text is its first name, and its attributes
-may be put before it, as in the paper.  `image_data.json` has the ids of COCO and Flickr, by which images of
-evaluation sets are found.
+`ID.jpg` in two folders, `VG_100K` and `VG_100K_2`.  `image_data.json` has the ids of COCO and Flickr, by
+which images of evaluation sets are found.
+
+An object's text is the first of its names.  Its attributes are those of `attributes.json` with the same
+`object_id`, each once and without the spaces around it; they are kept beside the text, and training puts one
+of them before it, another one each time.  The text of a region is its phrase without the spaces around it.
+Shards hold texts as they were released; training lower-cases them and removes punctuation, as the published
+code does.  Objects without a name, empty texts, and boxes that are empty or outside of the image are left out
+and counted.
 """
 
 from __future__ import annotations
