@@ -187,7 +187,7 @@ def test_a_wrong_row_of_openimages_is_lost_alone(tmp_path: Path) -> None:
 
 
 def test_the_layout_of_a_release_is_where_the_error_says(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="has no .* see docs/datasets.md for its layout"):
+    with pytest.raises(OSError, match=r"has no .* see docs/datasets\.md for its layout"):
         prepare("vqa", str(tmp_path), str(tmp_path / "out"), workers=1)
     assert "v2_OpenEnded_mscoco_PART_questions.json" in (ROOT / "docs/datasets.md").read_text(
         encoding="utf-8"

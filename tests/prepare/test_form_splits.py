@@ -44,7 +44,7 @@ SPLITS = "path: .\ntrain: images/train\nval: [images/val, images/more.txt]\ntest
 
 
 def test_splits_of_yolo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    labels = {"train/a": CUP, "val/b": CUP, "more/c": CUP}
+    labels = {"train/a": CUP, "val/b": CUP, "more/c": CUP, "old/e": CUP}
     path = yolo_folder(tmp_path / "in", labels, SPLITS)
     (tmp_path / "in/images/more.txt").write_text("./more/c.jpg\n/else/images/val/b.jpg\n./more/d.jpg\n")
     done, records = imported(path)
@@ -54,6 +54,7 @@ def test_splits_of_yolo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert done.tally("left_out").counts == {
         "image file missing": 1,
         "folder or list of a split missing": 1,
+        "photo with labels is in no split": 1,
     }
     done = import_annotations(str(path), str(tmp_path / "v"), workers=1, sheet=False, split="val")
     assert done.total("samples") == 2 and "merged" not in capsys.readouterr().err

@@ -105,6 +105,20 @@ def checked_images(config: _Config, release: Release) -> Iterator[str | BadRecor
             if isinstance(image, BadRecord) or image not in seen:
                 yield image
                 seen |= {image} if isinstance(image, str) else set()
+    if release.split == ALL:
+        yield from _unlisted(config.folder, seen)
+
+
+def _unlisted(folder: str, listed: set[str]) -> Iterator[BadRecord]:
+    """Yield photos of a folder that have labels and are in no split."""
+    known = {_plain(one) for one in listed}
+    for image in checked_names(files_below(folder, IMAGES)):
+        if isinstance(image, str) and _plain(image) not in known and storage.exists(_labels_of(image)):
+            yield BadRecord("photo with labels is in no split", image)
+
+
+def _plain(path: str) -> str:
+    return path if storage.is_remote(path) else os.path.abspath(path)
 
 
 def _place(path: str, folders: list[str]) -> str | None:
