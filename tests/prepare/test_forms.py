@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.prepare.own import BOXES, FORMS, SIZES, coco, fiftyone, fractions, labelme, write_photos
+from tests.published_data import write_lines
+from tests.tiny import photo
+from xvlm.cli import main
 from xvlm.common.errors import InputError, MissingFileError
 from xvlm.data.sources.open import open_source
 from xvlm.prepare.importing import import_annotations, recognise
@@ -73,6 +76,36 @@ def test_xyxy_read_as_xywh_is_said(tmp_path: Path) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(InputError, match=r"no sample of .* can be used.*box outside the image"):
         import_annotations(str(path), str(tmp_path / "out"), workers=1)
+
+
+def test_the_page_of_an_import_says_it_too(tmp_path: Path) -> None:
+    """Also if all boxes are within the photo and only clipped; copies and repeated texts may be left out."""
+    photo(100, 100, 1).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    rows = [
+        {"image": name, "caption": ["again"], "elems": [{"caption": "a dog", "bb": [10, 10, 95, 95]}] * 3}
+        for name in ("a.png", "b.png")
+    ]
+    write_lines(tmp_path / "in.jsonl", rows)
+    words = ["prepare", "import", str(tmp_path / "in.jsonl"), "--workers", "1", "--out"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    assert "6 of these 6 boxes would lie" in (tmp_path / "out/_look.html").read_text()
+    leaks = ["prepare", "leaks", str(tmp_path / "out"), "--duplicates", "--out", str(tmp_path / "l.jsonl")]
+    assert main(leaks) == 2
+    more = ["--exclude", str(tmp_path / "l.jsonl"), "--max-repeats", "1"]
+    assert main([*words, str(tmp_path / "again"), *more]) == 0
+    counts = json.loads((tmp_path / "again/dataset.json").read_text())
+    assert counts["counts"]["samples"] == 1 and counts["counts"]["captions"] == 0
+
+
+def test_images_without_any_text_are_left_out(tmp_path: Path) -> None:
+    """Readers would refuse them."""
+    photo(40, 30, 1).save(tmp_path / "a.png")
+    write_lines(
+        tmp_path / "in.jsonl", [{"image": "a.png", "caption": ["a dog"]}, {"image": "a.png", "tag": 1}]
+    )
+    done = import_annotations(str(tmp_path / "in.jsonl"), str(tmp_path / "out"), "lines", workers=1)
+    assert done.total("samples") == 1 and sum(done.tally("left_out").counts.values()) == 1
 
 
 def test_unknown_forms(tmp_path: Path) -> None:

@@ -100,7 +100,10 @@ def import_annotations(
     resize: PositiveInt | None = None,
     quality: PositiveInt = 90,
     filters: tuple[str, ...] = (),
+    max_repeats: NonNegativeInt = 0,
+    exclude: str = "",
     per_shard: PositiveInt = 1000,
+    engine: Literal["local", "ray"] = "local",
     workers: PositiveInt = 2,
     max_pixels: PositiveInt = 100_000_000,
     allow_remote: Flag = False,
@@ -117,8 +120,11 @@ def import_annotations(
         resize: shorter side in pixels of larger images, which become JPEGs; by default all stay as they are.
         quality: quality of these JPEGs, 1 to 95.
         filters: filters of texts and images: length:min_words=2, my_filter.py.
+        max_repeats: leave out captions that occur more often; 0 leaves out none.
+        exclude: list of images that `xvlm prepare leaks --out` wrote, which are left out.
         per_shard: samples of a shard.
-        workers: number of processes.
+        engine: local: processes of this machine; ray: a Ray cluster (RAY_ADDRESS, else a local one).
+        workers: number of processes or Ray workers.
         max_pixels: maximum width x height of an image.
         allow_remote: annotations may name images by URL.
         no_sheet: write no page.
@@ -129,8 +135,8 @@ def import_annotations(
     from xvlm.prepare.settings import Settings
 
     change_limits(max_pixels=max_pixels, allow_remote=allow_remote)
-    settings = Settings(resize, quality, filters)
-    done = run(annotations, out, form, images, settings, per_shard, workers, not no_sheet, split)
+    settings = Settings(resize, quality, filters, max_repeats, exclude)
+    done = run(annotations, out, form, images, settings, per_shard, workers, not no_sheet, split, engine)
     print(done.summary())
 
 

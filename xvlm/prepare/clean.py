@@ -13,7 +13,7 @@ from PIL import Image
 from xvlm.data.images.content_hash import content_hash
 from xvlm.data.images.decode import ImageFile, open_image
 from xvlm.data.samples.concept_checks import usable_concepts
-from xvlm.data.sources.record_fields import record_from_fields
+from xvlm.data.sources.record_fields import TEXT_FIELDS, record_from_fields
 from xvlm.prepare.filtering import Filter, unwanted_captions, unwanted_regions, why_not_image, why_not_text
 from xvlm.prepare.image_hashes import content_hash_of
 from xvlm.prepare.perceptual_hash import HASH_PIXELS, perceptual_hash
@@ -119,6 +119,8 @@ def clean(
         raise left_out[0]
     encoded, suffix, scale, small = _encode(opened, settings, notes)
     cleaned = _fields(sample, record, concepts, scale)
+    if not cleaned.keys() & {"caption", "absent", *TEXT_FIELDS}:
+        raise BadRecord("image without annotation", key)
     cleaned |= {"width": round(opened.width * scale[0]), "height": round(opened.height * scale[1])}
     return CleanSample(encoded, suffix, cleaned, content, perceptual_hash(small), left_out, notes, right)
 

@@ -11,7 +11,7 @@ from xvlm.common.terminal import print_notice
 from xvlm.data.files import storage
 from xvlm.data.files.json_parser import parse_value
 from xvlm.data.sources.open import open_source
-from xvlm.prepare.prepare import PER_SHARD, Prepared, prepare
+from xvlm.prepare.prepare import PER_SHARD, Engine, Prepared, prepare
 from xvlm.prepare.release import ALL, Contents, Release
 from xvlm.prepare.settings import Settings
 from xvlm.prepare.shard import find_dataset
@@ -32,6 +32,7 @@ def import_annotations(
     workers: int = 2,
     sheet: bool = True,
     split: str = "",
+    engine: Engine = "local",
 ) -> Prepared:
     """Make shards of annotations, and a page of samples with their boxes.
 
@@ -40,7 +41,7 @@ def import_annotations(
         out: folder or URL of the shards.
         form: form of the annotations; empty: it is recognised.
         images: folder of the images; by default where the annotations say.
-        settings, per_shard, workers: see `prepare`.
+        settings, per_shard, workers, engine: see `prepare`.
         sheet: write `_look.html` into `out`, unless that is a URL.
         split: part of the annotations; empty: all parts together, which is said.
     Raises:
@@ -49,13 +50,11 @@ def import_annotations(
     """
     name = form or recognise(annotations)
     _check_split(find_dataset(ROOM, name).contents(Release(annotations, ALL, images)), annotations, split)
-    done = prepare(
-        name, annotations, out, split, settings, per_shard, "local", workers, room=ROOM, images=images
-    )
+    done = prepare(name, annotations, out, split, settings, per_shard, engine, workers, ROOM, images)
     if sheet and not storage.is_remote(out):
         from xvlm.prepare.look import write_look
 
-        write_look(Path(out) / SHEET, open_source(out))
+        write_look(Path(out) / SHEET, open_source(out), hint=done.box_hint())
     return done
 
 

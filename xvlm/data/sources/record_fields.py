@@ -44,7 +44,7 @@ _IMAGE_FIELDS = {"binary": False, "image_rpath": True, "image": True}  # -> whet
 _SNLI_VE = {"Flickr30K_ID": "image", "sentence2": "sentence", "gold_label": "label"}  # -> usual names
 _TEST_IMAGE_FIELDS = {*_IMAGE_FIELDS, "image_id", "width", "height"}
 _CHECKED_LATER = ("questions", "statements")  # `task_fields` checks their elements one by one
-_TEXT_FIELDS = ("elems", "question", "sentence", "questions", "statements", "text")
+TEXT_FIELDS = ("elems", "question", "sentence", "questions", "statements", "text")
 _ABSENT = "absent"
 
 
@@ -116,7 +116,7 @@ def record_from_fields(
 
 def _with_desc(fields: Fields, names: FieldNames) -> FieldNames:
     """Take the captions from `desc` if there is no other text, as in some of the published files."""
-    has_text = any(name in fields for name in (names.caption_key, *_TEXT_FIELDS))
+    has_text = any(name in fields for name in (names.caption_key, *TEXT_FIELDS))
     if names.caption_key == DEFAULT_FIELD_NAMES.caption_key and "desc" in fields and not has_text:
         return replace(names, caption_key="desc")
     return names
@@ -177,13 +177,13 @@ class _Reader:
             raise self.fault("image is not base64", f"{name}: {error}") from error
 
     def concepts(self, fields: Fields) -> list[Concept]:
-        form = next((name for name in _TEXT_FIELDS if name in fields), self.names.caption_key)
+        form = next((name for name in TEXT_FIELDS if name in fields), self.names.caption_key)
         if form not in fields and _ABSENT in fields:
             return []
         if fields and set(fields) <= _TEST_IMAGE_FIELDS:
             return []
         if form not in fields:
-            raise self.unknown_fields(fields, "text", [self.names.caption_key, *_TEXT_FIELDS])
+            raise self.unknown_fields(fields, "text", [self.names.caption_key, *TEXT_FIELDS])
         if form in ("question", "sentence", "questions", "statements"):
             return []
         if form == "text":
