@@ -126,8 +126,10 @@ def _parts(name: str) -> list[str]:
 
 
 def _is_file(path: str) -> bool:
+    if not storage.is_remote(path):
+        return os.path.isfile(path.removeprefix("file://"))
     folder, _, last = path.rpartition("/")
-    return last in _names(folder or ("/" if path.startswith("/") else "."))
+    return last in _names(folder)
 
 
 @lru_cache(maxsize=4096)
