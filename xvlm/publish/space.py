@@ -72,8 +72,7 @@ def write_space(repo: str, out: Path, title: str = "") -> Path:
     if others:
         raise OutputError(f"{out} holds {others[0]}, which `xvlm space` did not write; name another folder")
     name = repo.partition("@")[0]
-    title = title or f"Where is it? {name.rpartition('/')[2]}"
-    values = {"repo": repo, "title": json.dumps(title, ensure_ascii=False)}
+    values = {"repo": repo, "title": json.dumps(title or f"Where is it? {name.rpartition('/')[2]}")}
     with writing(out):
         write_text(out / "README.md", _README.format(**{**values, "repo": name}))
         write_text(out / "app.py", _APP.format(**values))

@@ -114,7 +114,8 @@ def _load(spec: str, name: str, split: str | None, config: str | None, revision:
         else:
             rows = datasets.load_dataset(name, config, split=split or "train", revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
-        raise MissingFileError(f"{spec} cannot be loaded: {first_line(error)}") from error
+        hint = f"{first_line(error)}; expected hf:FOLDER or hf:ORGANISATION/NAME"
+        raise MissingFileError(f"{spec} cannot be loaded: {hint}") from error
     except ValueError as error:  # no such split or configuration; the message lists those that there are
         raise InputError(f"{spec} cannot be loaded: {first_line(error)}") from error
     for column, feature in rows.features.items():
