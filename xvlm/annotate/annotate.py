@@ -21,12 +21,12 @@ from xvlm.common.lock import folder_lock
 from xvlm.common.progress import progress_bar
 from xvlm.config import from_json
 from xvlm.data.files.json_parser import parse_value
-from xvlm.data.files.storage import is_remote
+from xvlm.data.files.storage import absolute, is_remote
 from xvlm.data.images.decode import open_image
 from xvlm.predict import Photo, Predictor
 from xvlm.records import BadRecord
 from xvlm.search.manifest import fingerprint
-from xvlm.search.photos import PhotoFile, absolute, list_photos, read_photo
+from xvlm.search.photos import PhotoFile, list_photos, read_photo
 
 ROOM = "annotate.forms"
 FOUND, SETTINGS = "found.jsonl", "annotate.json"

@@ -111,8 +111,11 @@ def write_look(
         raise InputError(f"no record of {source.name} can be used; first problem: {counts.bad[0]}")
     lead = f"{source.name}: {total:,} records, of which {len(numbers):,}, evenly spaced, were read."
     hint = hint or hint_at_xyxy([*counts.bad, *notes])
+    problems = _problems(counts.bad)
+    if hint and not problems:  # a section without items is left out
+        problems = [Table(("problem",), [(hint,)])]
     sections = [
-        Section("Problems", hint, _problems(counts.bad) or [Table(("problem",), [(hint,)])] * bool(hint)),
+        Section("Problems", hint, problems),
         Section("Sizes", "", _histograms(counts)),
         *_matching(scored),
         Section("Samples", "Boxes are where training will see them.", items),

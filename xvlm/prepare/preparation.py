@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from xvlm.common.errors import OutputError
@@ -12,11 +11,6 @@ from xvlm.data.files.output import join, write_bytes
 from xvlm.data.files.storage import SIDECARS
 
 _FILE = f"{SIDECARS}/preparation.json"
-
-
-def absolute(path: str) -> str:
-    """Return a path from the root of its file system; URLs as they are."""
-    return path if storage.is_remote(path) else os.path.abspath(path)
 
 
 def check_out(out: str, preparation: dict[str, Any]) -> None:

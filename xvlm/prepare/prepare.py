@@ -26,7 +26,7 @@ from xvlm.prepare.filtering import make_filters
 from xvlm.prepare.image_hashes import read_excluded
 from xvlm.prepare.local_engine import make_locally
 from xvlm.prepare.named_files import named_files
-from xvlm.prepare.preparation import absolute, check_out, write_preparation
+from xvlm.prepare.preparation import check_out, write_preparation
 from xvlm.prepare.release import Dataset, Release
 from xvlm.prepare.repeats import count_samples
 from xvlm.prepare.settings import Settings
@@ -124,12 +124,13 @@ def prepare(
     make_filters(settings.filters)
     release = Release(root, split, images)
     preparation = {"dataset": name, "split": split, "per_shard": per_shard, "settings": asdict(settings)}
-    sources = {"root": absolute(root), "images": images and absolute(images)}
+    whole_root = storage.absolute(root)
+    sources = {"root": whole_root, "images": images and storage.absolute(images)}
     with _lock(out):
         check_out(out, preparation | sources)
         count, repeated = count_samples(dataset, release, settings.max_repeats)
         write_preparation(out, preparation | sources)
-        excluded, files = read_excluded(settings.exclude, absolute(root)), named_files(name, settings.filters)
+        excluded, files = read_excluded(settings.exclude, whole_root), named_files(name, settings.filters)
         maker = Maker(name, room, split, out, settings, current_limits(), repeated, excluded, files)
         reports = _make_all(plan(dataset, release, per_shard), maker, _engine(engine, workers), count)
         prepared = Prepared(out, [reports[one] for one in sorted(reports)])
@@ -177,8 +178,8 @@ def _remove_others(out: str, made: Container[str]) -> None:
         if suffix == "npz" and name not in made:
             for path in (f"{name}.tar", f"{name}.tar.idx", f"{name}.jsonl"):
                 remove_file(join(out, path))
-            for suffix in ("json", "npz"):
-                remove_file(join(out, f"{SIDECARS}/{name}.{suffix}"))
+            for path in (f"{name}.json", f"{name}.npz"):
+                remove_file(join(out, f"{SIDECARS}/{path}"))
 
 
 def _check_not_empty(prepared: Prepared, root: str) -> None:

@@ -88,8 +88,8 @@ def _plain(sample: Sample | BadRecord) -> Any:
         image = [sample.image, _state(sample.image)]
     else:
         image = [hashlib.sha256(sample.image).hexdigest()]
-    pair = sample.fields.get("images", ()) if isinstance(sample.fields.get("images"), list) else ()
-    image += [_state(one) for one in pair if isinstance(one, str)]
+    pair = sample.fields.get("images")
+    image += [_state(one) for one in pair if isinstance(one, str)] if isinstance(pair, list) else []
     return [sample.key, image, dict(sample.fields), dict(sample.ids)]
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from xvlm.common.errors import InputError
 from xvlm.common.short_repr import short_repr
-from xvlm.search.photos import absolute
+from xvlm.data.files.storage import absolute
 
 _EARTH_KM = 6371.0
 

@@ -236,8 +236,7 @@ class Index:
         parts = [row.vectors_CE[number % len(row.vectors_CE)][None] for number, row in enumerate(rows)]
         texts = [text for text in SAMPLE_TEXTS if self.predictor.is_known(text)]
         if texts:
-            encoded = self.predictor.encode_texts(texts)
-            parts.append(self.predictor.model.contrastive.embed_texts(encoded.cls_ND).cpu().numpy())
+            parts.append(self.predictor.text_vectors(texts))
         return np.concatenate([np.zeros((0, self.manifest.embed_dim)), *parts]).astype(np.float32)
 
     @checked

@@ -42,11 +42,6 @@ class PhotoFile:
     mtime_ns: int
 
 
-def absolute(path: str) -> str:
-    """Return a path from the root of its file system, without resolving symbolic links; URLs as they are."""
-    return path if storage.is_remote(path) else os.path.abspath(path.removeprefix("file://"))
-
-
 def list_photos(roots: Sequence[str]) -> Iterator[PhotoFile | BadRecord]:
     """Yield the photos of each root, those of a folder sorted by path, and what could not be listed.
 
@@ -60,7 +55,7 @@ def list_photos(roots: Sequence[str]) -> Iterator[PhotoFile | BadRecord]:
         MissingFileError: a root does not exist.
         InputError: a root cannot be read.
     """
-    for root in map(absolute, roots):
+    for root in map(storage.absolute, roots):
         yield from _list_root(root)
 
 
@@ -153,7 +148,7 @@ def _read_list(root: str) -> Iterator[PhotoFile | BadRecord]:
     for line in filter(None, map(str.strip, lines)):
         path = line if storage.is_remote(line) or os.path.isabs(line) else f"{folder}/{line}"
         try:
-            yield _photo(absolute(path), root)
+            yield _photo(storage.absolute(path), root)
         except BadRecord as error:
             yield error
         except XVLMError as error:

@@ -17,7 +17,7 @@ from xvlm.common.progress import Progress
 from xvlm.data.files import storage
 from xvlm.records import BadRecord
 from xvlm.search.encode import Encoded, ReadPhoto
-from xvlm.search.photos import SUFFIXES, PhotoFile, absolute, list_photos, split_tar
+from xvlm.search.photos import SUFFIXES, PhotoFile, list_photos, split_tar
 from xvlm.search.rows import FileVersion, PhotoRow
 from xvlm.search.table import PhotoTable
 from xvlm.search.upkeep import Health
@@ -133,9 +133,9 @@ def _missing(
     present, full = {file.path for file in files}, {file.root for file in files}
     unreadable = tuple(f"{one.key}/" for one in bad if one.reason in UNREADABLE)
     present |= {one.key for one in bad}  # unusable ones are removed once that is certain
-    named = {absolute(root) for root in roots}
+    named = {storage.absolute(root) for root in roots}
     counts = Counter(version.root for version in known.values())
-    for root in sorted(named - full - {f"{absolute(one.key)}" for one in bad}):
+    for root in sorted(named - full - {storage.absolute(one.key) for one in bad}):
         if not counts[root] and not any(one.key.startswith(f"{root}/") for one in bad):
             raise InputError(f"{root} holds no photo; photos end in {', '.join(sorted(SUFFIXES))}")
         if counts[root] and not allow_empty and not any(f"{root}/".startswith(one) for one in unreadable):

@@ -58,6 +58,11 @@ def is_remote(path: str) -> bool:
     return "://" in path and not path.startswith("file://")
 
 
+def absolute(path: str) -> str:
+    """Return a path from the root of its file system, without resolving symbolic links; URLs as they are."""
+    return path if is_remote(path) else os.path.abspath(path.removeprefix("file://"))
+
+
 def check_url(url: str) -> str:
     """Return the URL.  Raises InputError if it chains protocols, or if its protocol is not allowed."""
     protocol = url.partition("://")[0]

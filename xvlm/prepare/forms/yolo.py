@@ -111,14 +111,14 @@ def checked_images(config: _Config, release: Release) -> Iterator[str | BadRecor
 
 def _unlisted(folder: str, listed: set[str]) -> Iterator[BadRecord]:
     """Yield photos of a folder that have labels and are in no split."""
-    known = {_plain(one) for one in listed}
+    known = {storage.absolute(one) for one in listed}
     for image in checked_names(files_below(folder, IMAGES)):
-        if isinstance(image, str) and _plain(image) not in known and storage.exists(_labels_of(image)):
+        if (
+            isinstance(image, str)
+            and storage.absolute(image) not in known
+            and storage.exists(_labels_of(image))
+        ):
             yield BadRecord("photo with labels is in no split", image)
-
-
-def _plain(path: str) -> str:
-    return path if storage.is_remote(path) else os.path.abspath(path)
 
 
 def _place(path: str, folders: list[str]) -> str | None:
@@ -209,7 +209,7 @@ def _key_points(value: dict[Any, Any], path: str) -> int | None:
 def _labels_of(image: str) -> str:
     """Return the path of the labels of a photo: the last folder `images` becomes `labels`, or beside it."""
     stem = os.path.splitext(image)[0]
-    whole = stem if storage.is_remote(image) else os.path.abspath(stem)
+    whole = storage.absolute(stem)
     before, found, after = whole.rpartition("/images/")
     beside = f"{stem}.txt"
     if not found:
